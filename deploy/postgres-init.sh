@@ -1,0 +1,8 @@
+#!/bin/sh
+# Runs once, when the data folder is empty: the role of the service, which owns nothing. What it may
+# do is granted by `customers migrate`.
+set -eu
+psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" \
+    --set password="$(cat /run/secrets/service_password)" <<'SQL'
+create role customers_service login password :'password';
+SQL

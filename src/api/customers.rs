@@ -1,0 +1,227 @@
+//! Customers: create, read, update, delete, in both spellings. What is asked is parsed here, decided
+//! in `commands`, and answered when the read table shows it.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use serde::Serialize;
+use serde_json::json;
+
+use super::Api;
+use super::error::ApiError;
+use super::extract::{self, Body, CustomerPath, Params};
+use super::freshness;
+use super::guard::{Allowed, Editor, Viewer};
+use crate::clock;
+use crate::commands::{CustomerCommand, IfMatch, Written};
+use crate::events::values::{CustomerId, DateOfBirth, Name, ValueError};
+use crate::projections::customers::{self, Row};
+
+/// A customer as the API shows it.
+#[derive(Debug, Serialize)]
+pub struct Customer<'a> {
+    id: i64,
+    name: &'a str,
+    dob: String,
+    version: i64,
+    created_at: String,
+    updated_at: String,
+}
+
+impl<'a> From<&'a Row> for Customer<'a> {
+    fn from(row: &'a Row) -> Self {
+        Self {
+            id: row.id,
+            name: &row.name,
+            dob: row.dob.to_string(),
+            version: row.version,
+            created_at: clock::rfc3339(row.created_at),
+            updated_at: clock::rfc3339(row.updated_at),
+        }
+    }
+}
+
+/// `GET /customers/{id}`
+pub async fn show(
+    allowed: Allowed<Viewer>,
+    State(api): State<Api>,
+    path: CustomerPath,
+    params: Params,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let Allowed { .. } = allowed;
+    params.none()?;
+    freshness::wait(&api, &headers).await?;
+    let row = customers::find(api.read(), path.id()?).await?.ok_or(ApiError::NoCustomer)?;
+    Ok((etag(row.version), Json(Customer::from(&row))).into_response())
+}
+
+/// `POST /customers`
+pub async fn create(
+    allowed: Allowed<Editor>,
+    State(api): State<Api>,
+    params: Params,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    create_with(StatusCode::CREATED, allowed, &api, params, &headers, body).await
+}
+
+/// `POST /customers/create`: the original's spelling and status.
+pub async fn create_spelled_out(
+    allowed: Allowed<Editor>,
+    State(api): State<Api>,
+    params: Params,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    create_with(StatusCode::OK, allowed, &api, params, &headers, body).await
+}
+
+async fn create_with(
+    status: StatusCode,
+    allowed: Allowed<Editor>,
+    api: &Api,
+    params: Params,
+    headers: &HeaderMap,
+    mut body: Body,
+) -> Result<Response, ApiError> {
+    params.none()?;
+    let (name, dob) = name_and_dob(api, &mut body);
+    body.finish()?;
+    let (Some(name), Some(dob)) = (name, dob) else { return Err(unfinished()) };
+    let written = api.bus().create(name, dob, allowed.metadata).await?;
+    let mut response = shown(api, headers, status, &written).await?;
+    let location = HeaderValue::from_str(&format!("/customers/{}", written.id));
+    if let Ok(location) = location {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// `PUT /customers/{id}`
+pub async fn update(
+    allowed: Allowed<Editor>,
+    State(api): State<Api>,
+    path: CustomerPath,
+    params: Params,
+    headers: HeaderMap,
+    mut body: Body,
+) -> Result<Response, ApiError> {
+    params.none()?;
+    let (name, dob) = name_and_dob(&api, &mut body);
+    body.finish()?;
+    let (Some(name), Some(dob)) = (name, dob) else { return Err(unfinished()) };
+    let if_match = extract::if_match(&headers)?;
+    overwrite(allowed, &api, &headers, path.id()?, (name, dob), if_match).await
+}
+
+/// `POST /customers/update`: the original's spelling, the id in the body.
+pub async fn update_spelled_out(
+    allowed: Allowed<Editor>,
+    State(api): State<Api>,
+    params: Params,
+    headers: HeaderMap,
+    mut body: Body,
+) -> Result<Response, ApiError> {
+    params.none()?;
+    let id = body.customer_id("id");
+    let (name, dob) = name_and_dob(&api, &mut body);
+    body.finish()?;
+    let (Some(id), Some(name), Some(dob)) = (id, name, dob) else { return Err(unfinished()) };
+    let if_match = extract::if_match(&headers)?;
+    overwrite(allowed, &api, &headers, id, (name, dob), if_match).await
+}
+
+async fn overwrite(
+    allowed: Allowed<Editor>,
+    api: &Api,
+    headers: &HeaderMap,
+    id: CustomerId,
+    (name, dob): (Name, DateOfBirth),
+    if_match: IfMatch,
+) -> Result<Response, ApiError> {
+    let command = CustomerCommand::Update { name, dob, if_match };
+    let written = api.bus().change(id, command, allowed.metadata).await?;
+    shown(api, headers, StatusCode::OK, &written).await
+}
+
+/// `DELETE /customers/{id}`
+pub async fn delete(
+    allowed: Allowed<Editor>,
+    State(api): State<Api>,
+    path: CustomerPath,
+    params: Params,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    params.none()?;
+    let if_match = extract::if_match(&headers)?;
+    remove(allowed, &api, &headers, path.id()?, if_match).await
+}
+
+/// `DELETE /customers/delete?id=n`: the original's spelling.
+pub async fn delete_spelled_out(
+    allowed: Allowed<Editor>,
+    State(api): State<Api>,
+    params: Params,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let [id] = params.only(["id"])?;
+    let id = id.ok_or_else(|| ApiError::malformed("id", "is required"))?;
+    let id = CustomerId::parse(&id).map_err(|error| ApiError::malformed("id", error.0))?;
+    let if_match = extract::if_match(&headers)?;
+    remove(allowed, &api, &headers, id, if_match).await
+}
+
+async fn remove(
+    allowed: Allowed<Editor>,
+    api: &Api,
+    headers: &HeaderMap,
+    id: CustomerId,
+    if_match: IfMatch,
+) -> Result<Response, ApiError> {
+    let command = CustomerCommand::Delete { if_match };
+    let written = api.bus().change(id, command, allowed.metadata).await?;
+    let body = Json(json!({"msg": format!("customer {id} deleted"), "id": id}));
+    let mut response = body.into_response();
+    freshness::mark(api, headers, &mut response, written.position).await;
+    Ok(response)
+}
+
+fn name_and_dob(api: &Api, body: &mut Body) -> (Option<Name>, Option<DateOfBirth>) {
+    let today = api.clock().today();
+    (body.text("name", Name::parse), body.text("dob", |text| DateOfBirth::parse(text, today)))
+}
+
+/// `Body::finish` has refused a body that left a value out; this keeps the compiler sure of it.
+fn unfinished() -> ApiError {
+    ApiError::invalid("body", ValueError("is incomplete"))
+}
+
+/// The customer as the command left it, with its version and its place in the log.
+async fn shown(
+    api: &Api,
+    headers: &HeaderMap,
+    status: StatusCode,
+    written: &Written,
+) -> Result<Response, ApiError> {
+    let Some((name, dob)) = &written.current else {
+        return Err(ApiError::Internal("an update left no customer".to_owned()));
+    };
+    let customer = Customer {
+        id: written.id.get(),
+        name: name.as_str(),
+        dob: dob.to_string(),
+        version: written.version,
+        created_at: clock::rfc3339(written.created_at),
+        updated_at: clock::rfc3339(written.updated_at),
+    };
+    let mut response = (status, etag(written.version), Json(customer)).into_response();
+    freshness::mark(api, headers, &mut response, written.position).await;
+    Ok(response)
+}
+
+fn etag(version: i64) -> [(HeaderName, String); 1] {
+    [(header::ETAG, format!("\"{version}\""))]
+}

@@ -1,0 +1,290 @@
+//! Everything that can go wrong, and the one place that turns it into HTTP: problem details
+//! (RFC 9457) on every route.
+//!
+//! An [`ApiError`] becomes a response that carries its [`Problem`]; `api::request` writes the body,
+//! because only it knows the request's id.
+
+use std::time::Duration;
+
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::auth::AuthError;
+use crate::auth::account::AccountError;
+use crate::commands::history::HistoryError;
+use crate::commands::{BusError, Refusal};
+use crate::events::log::read::ReadError;
+use crate::events::values::{Role, ValueError};
+use crate::projections::ProjectionError;
+
+/// Why a request was not answered as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    #[error("log in first")]
+    Unauthenticated,
+    #[error("wrong user name or password")]
+    LoginFailed,
+    #[error("the token came without its cookie")]
+    TokenReplay,
+    #[error("this needs the role {0}")]
+    Forbidden(Role),
+    #[error("there is nothing here")]
+    NoRoute,
+    #[error("there is no such customer")]
+    NoCustomer,
+    #[error("this method is not allowed here")]
+    MethodNotAllowed,
+    #[error("the request cannot be read")]
+    Malformed(Vec<FieldError>),
+    #[error("some values are refused")]
+    Invalid(Vec<FieldError>),
+    #[error("the body must be application/json")]
+    UnsupportedMediaType,
+    #[error("the body must have at most {0} bytes")]
+    TooLarge(usize),
+    #[error("the customer is at version {current}")]
+    VersionMismatch { current: i64 },
+    #[error("too many requests")]
+    RateLimited { retry_after: Duration },
+    #[error("too much at once; try again in a moment")]
+    Overloaded,
+    /// Something that the answer needs cannot be reached. The cause is for the log only.
+    #[error("try again in a moment")]
+    Unavailable(String),
+    /// The projection has not come to the position that the read asked for.
+    #[error("the position asked for is not there yet; try again in a moment")]
+    NotThereYet,
+    /// A fault of ours. The cause is for the log only.
+    #[error("something went wrong here; it has been logged")]
+    Internal(String),
+}
+
+/// A field, parameter or header, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FieldError {
+    pub field: String,
+    pub detail: String,
+}
+
+impl FieldError {
+    pub fn new(field: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { field: field.into(), detail: detail.into() }
+    }
+}
+
+impl ApiError {
+    /// One thing that cannot be read.
+    pub fn malformed(field: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::Malformed(vec![FieldError::new(field, detail)])
+    }
+
+    /// One value that is refused.
+    pub fn invalid(field: impl Into<String>, error: ValueError) -> Self {
+        Self::Invalid(vec![FieldError::new(field, error.to_string())])
+    }
+
+    /// THE match from errors to HTTP.
+    fn problem(&self) -> Problem {
+        let (status, slug, title) = match self {
+            Self::Unauthenticated | Self::LoginFailed => {
+                (StatusCode::UNAUTHORIZED, "unauthenticated", "Not logged in")
+            }
+            Self::TokenReplay => (StatusCode::UNAUTHORIZED, "token-replay", "Token replay"),
+            Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden", "Not allowed"),
+            Self::NoRoute | Self::NoCustomer => (StatusCode::NOT_FOUND, "not-found", "Not found"),
+            Self::MethodNotAllowed => {
+                (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")
+            }
+            Self::Malformed(_) => (StatusCode::BAD_REQUEST, "malformed", "Malformed request"),
+            Self::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "Invalid values"),
+            Self::UnsupportedMediaType => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported-media-type",
+                "Unsupported media type",
+            ),
+            Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Body too large"),
+            Self::VersionMismatch { .. } => {
+                (StatusCode::PRECONDITION_FAILED, "version-mismatch", "Another version")
+            }
+            Self::RateLimited { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "rate-limited", "Too many requests")
+            }
+            Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded"),
+            Self::Unavailable(_) | Self::NotThereYet => {
+                (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Unavailable")
+            }
+            Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
+        };
+        let errors = match self {
+            Self::Malformed(errors) | Self::Invalid(errors) => errors.clone(),
+            _ => vec![],
+        };
+        Problem { status, slug, title, detail: self.to_string(), errors }
+    }
+
+    fn header(&self) -> Option<(HeaderName, HeaderValue)> {
+        match self {
+            Self::Unauthenticated | Self::LoginFailed | Self::TokenReplay => {
+                Some((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")))
+            }
+            // Less than a second would be written as 0, which says "at once".
+            Self::RateLimited { retry_after } => {
+                Some((header::RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1))))
+            }
+            Self::Overloaded | Self::Unavailable(_) | Self::NotThereYet => {
+                Some((header::RETRY_AFTER, HeaderValue::from(1)))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What the body of a failed request says, all but the request's id.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    pub status: StatusCode,
+    slug: &'static str,
+    title: &'static str,
+    detail: String,
+    errors: Vec<FieldError>,
+}
+
+impl Problem {
+    /// The body, as `application/problem+json`.
+    pub fn body(&self, request_id: &str) -> String {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            r#type: String,
+            title: &'a str,
+            status: u16,
+            detail: &'a str,
+            request_id: &'a str,
+            #[serde(skip_serializing_if = "<[_]>::is_empty")]
+            errors: &'a [FieldError],
+        }
+        serde_json::to_string(&Body {
+            r#type: format!("/problems/{}", self.slug),
+            title: self.title,
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            request_id,
+            errors: &self.errors,
+        })
+        .expect("strings and numbers always serialise")
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        match &self {
+            Self::Unavailable(cause) => tracing::warn!(%cause, "unavailable"),
+            Self::Internal(cause) => tracing::error!(%cause, "internal error"),
+            _ => {}
+        }
+        let problem = self.problem();
+        let mut response = problem.status.into_response();
+        if let Some((name, value)) = self.header() {
+            response.headers_mut().insert(name, value);
+        }
+        response.extensions_mut().insert(problem);
+        response
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NotFound => Self::NoCustomer,
+            Refusal::VersionMismatch { current } => Self::VersionMismatch { current },
+            Refusal::Exists => Self::Internal("a create was refused: the id exists".to_owned()),
+        }
+    }
+}
+
+impl From<BusError> for ApiError {
+    fn from(error: BusError) -> Self {
+        match error {
+            BusError::Refused(refusal) => refusal.into(),
+            BusError::Contended => Self::Overloaded,
+            BusError::Log(error) => error.into(),
+            BusError::Lost(error) => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+impl From<ReadError> for ApiError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Database(error) => error.into(),
+            ReadError::Decode(error) => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+impl From<HistoryError> for ApiError {
+    fn from(error: HistoryError) -> Self {
+        match error {
+            HistoryError::Database(error) => error.into(),
+            HistoryError::Stream(cqrs_es::AggregateError::DatabaseConnectionError(error)) => {
+                Self::Unavailable(error.to_string())
+            }
+            HistoryError::Stream(error) => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+impl From<ProjectionError> for ApiError {
+    fn from(error: ProjectionError) -> Self {
+        match error {
+            ProjectionError::Database(error) => error.into(),
+            ProjectionError::Decode { .. } | ProjectionError::Unknown(_) => {
+                Self::Internal(error.to_string())
+            }
+        }
+    }
+}
+
+impl From<AuthError> for ApiError {
+    fn from(error: AuthError) -> Self {
+        match error {
+            AuthError::Unauthenticated => Self::Unauthenticated,
+            AuthError::TokenReplay => Self::TokenReplay,
+            AuthError::Throttled { retry_after } => Self::RateLimited { retry_after },
+            AuthError::Overloaded => Self::Overloaded,
+            AuthError::Store(error) => Self::Unavailable(error.to_string()),
+            AuthError::Database(error) => error.into(),
+            AuthError::Account(AccountError::Database(error)) => error.into(),
+            AuthError::Account(error) => Self::Internal(error.to_string()),
+            AuthError::Keys(error) => Self::Internal(error.to_string()),
+            AuthError::Password(error) => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+impl From<sqlx::Error> for ApiError {
+    /// A database that is away, full, shutting down, read-only or too slow is unavailable; all else
+    /// is a fault of ours.
+    fn from(error: sqlx::Error) -> Self {
+        let passing = match &error {
+            sqlx::Error::Database(database) => database.code().is_some_and(|code| {
+                // Connection, rollback, resources, operator intervention, system; lock not
+                // available; read-only transaction.
+                ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
+                    || matches!(code.as_ref(), "55P03" | "25006")
+            }),
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => true,
+            _ => false,
+        };
+        if passing {
+            Self::Unavailable(error.to_string())
+        } else {
+            Self::Internal(error.to_string())
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! From bytes to values: query parameters, JSON bodies and headers, each refused with its name.
+
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde_json::{Map, Value};
+
+use super::error::{ApiError, FieldError};
+use crate::commands::IfMatch;
+use crate::events::values::{CustomerId, ValueError};
+
+/// The largest JSON body, in bytes: far more than any request needs.
+pub const BODY_MAX: usize = 64 * 1024;
+
+/// How long a body may take to arrive.
+const BODY_TIME: Duration = Duration::from_secs(10);
+
+/// The longest `X-Reason`, in Unicode scalar values.
+const REASON_MAX_CHARS: usize = 500;
+
+/// The query parameters, still as text. Each route names those that it knows.
+pub struct Params(Vec<(String, String)>);
+
+impl<S: Sync> FromRequestParts<S> for Params {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let query = parts.uri.query().unwrap_or_default();
+        Ok(Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect()))
+    }
+}
+
+impl Params {
+    /// # Errors
+    /// Names every parameter that is not known or stands there twice.
+    pub fn only<const N: usize>(self, known: [&str; N]) -> Result<[Option<String>; N], ApiError> {
+        let mut values = [const { None }; N];
+        let mut errors = vec![];
+        for (name, value) in self.0 {
+            let Some(index) = known.iter().position(|known| *known == name) else {
+                errors.push(FieldError::new(name, "is not a parameter of this route"));
+                continue;
+            };
+            if values[index].replace(value).is_some() {
+                errors.push(FieldError::new(name, "must be given only once"));
+            }
+        }
+        if errors.is_empty() { Ok(values) } else { Err(ApiError::Malformed(errors)) }
+    }
+
+    /// # Errors
+    /// Names every parameter: the route has none.
+    pub fn none(self) -> Result<(), ApiError> {
+        self.only([]).map(|_: [Option<String>; 0]| ())
+    }
+}
+
+/// A plain non-negative integer; one that no i64 holds is as good as the largest.
+///
+/// # Errors
+/// Names the parameter.
+pub fn plain_number(name: &str, text: &str) -> Result<i64, ApiError> {
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(ApiError::malformed(name, "must be a plain non-negative integer"));
+    }
+    Ok(text.parse().unwrap_or(i64::MAX))
+}
+
+/// How many items a page holds: 1 to 1000, 100 if not said.
+///
+/// # Errors
+/// Names the parameter.
+pub fn page_limit(text: Option<&str>) -> Result<usize, ApiError> {
+    let Some(text) = text else { return Ok(100) };
+    match usize::try_from(plain_number("limit", text)?) {
+        Ok(limit @ 1..=1000) => Ok(limit),
+        Ok(_) | Err(_) => Err(ApiError::malformed("limit", "must be from 1 to 1000")),
+    }
+}
+
+/// The id in a path; whatever is none names no customer.
+pub struct CustomerPath(Option<CustomerId>);
+
+impl<S: Send + Sync> FromRequestParts<S> for CustomerPath {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        let text = Path::<String>::from_request_parts(parts, state).await;
+        Ok(Self(text.ok().and_then(|Path(text)| CustomerId::parse(&text).ok())))
+    }
+}
+
+impl CustomerPath {
+    /// Asked behind the checks of the body: a 404 comes after a 400.
+    ///
+    /// # Errors
+    /// When the path's id is no positive integer.
+    pub fn id(&self) -> Result<CustomerId, ApiError> {
+        self.0.ok_or(ApiError::NoCustomer)
+    }
+}
+
+/// A JSON object, member by member. All that is wrong with it is named at once.
+pub struct Body {
+    members: Map<String, Value>,
+    errors: Vec<FieldError>,
+}
+
+impl<S: Sync> FromRequest<S> for Body {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        if !is_json(request.headers()) {
+            return Err(ApiError::UnsupportedMediaType);
+        }
+        let bytes = read_body(request).await?;
+        let value: Value = serde_json::from_slice(&bytes)
+            .map_err(|error| ApiError::malformed("body", format!("is not JSON: {error}")))?;
+        match value {
+            Value::Object(members) => Ok(Self { members, errors: vec![] }),
+            Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::String(_)
+            | Value::Array(_) => {
+                Err(ApiError::Invalid(vec![FieldError::new("body", "must be a JSON object")]))
+            }
+        }
+    }
+}
+
+impl Body {
+    /// A member that is a string, parsed.
+    pub fn text<T>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, ValueError>,
+    ) -> Option<T> {
+        self.member(name, |value| {
+            value.as_str().ok_or(ValueError("must be a string")).and_then(parse)
+        })
+    }
+
+    /// A member that is a string, parsed, if it is there and not null.
+    pub fn optional_text<T>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, ValueError>,
+    ) -> Option<T> {
+        match self.members.get(name) {
+            None | Some(Value::Null) => None,
+            Some(_) => self.text(name, parse),
+        }
+    }
+
+    /// A member that is a customer's id, a JSON integer.
+    pub fn customer_id(&mut self, name: &str) -> Option<CustomerId> {
+        const SHAPE: ValueError = ValueError("must be an integer from 1 to 9007199254740991");
+        self.member(name, |value| value.as_i64().and_then(CustomerId::new).ok_or(SHAPE))
+    }
+
+    /// Ends the reading.
+    ///
+    /// # Errors
+    /// Names every member that is missing, of the wrong type or refused.
+    pub fn finish(self) -> Result<(), ApiError> {
+        if self.errors.is_empty() { Ok(()) } else { Err(ApiError::Invalid(self.errors)) }
+    }
+
+    fn member<T>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&Value) -> Result<T, ValueError>,
+    ) -> Option<T> {
+        let parsed = match self.members.get(name) {
+            None => Err(ValueError("is required")),
+            Some(value) => parse(value),
+        };
+        parsed.map_err(|error| self.errors.push(FieldError::new(name, error.to_string()))).ok()
+    }
+}
+
+/// `application/json`, or a type with the suffix `+json` (RFC 6839).
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(Ok(text)) = headers.get(header::CONTENT_TYPE).map(|value| value.to_str()) else {
+        return false;
+    };
+    let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json"
+        || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+async fn read_body(request: Request) -> Result<Bytes, ApiError> {
+    let body = Limited::new(request.into_body(), BODY_MAX).collect();
+    match tokio::time::timeout(BODY_TIME, body).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::TooLarge(BODY_MAX)),
+        Ok(Err(_)) => Err(ApiError::malformed("body", "ended too early")),
+        Err(_) => Err(ApiError::malformed("body", "did not arrive in time")),
+    }
+}
+
+/// The one value of a header as text, if it is there.
+///
+/// # Errors
+/// When it is there twice or is not UTF-8.
+pub fn header_text<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> Result<Option<&'a str>, ApiError> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(ApiError::malformed(name.as_str(), "must be given only once"));
+    }
+    std::str::from_utf8(value.as_bytes())
+        .map(Some)
+        .map_err(|_| ApiError::malformed(name.as_str(), "must be UTF-8"))
+}
+
+/// `X-Reason`: why the caller changes something.
+///
+/// # Errors
+/// When it is too long.
+pub fn reason(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    const NAME: HeaderName = HeaderName::from_static("x-reason");
+    let reason = header_text(headers, &NAME)?.map(str::trim).filter(|reason| !reason.is_empty());
+    match reason {
+        Some(text) if text.chars().count() > REASON_MAX_CHARS => {
+            Err(ApiError::malformed("x-reason", "must have at most 500 characters"))
+        }
+        Some(text) => Ok(Some(text.to_owned())),
+        None => Ok(None),
+    }
+}
+
+/// `If-Match` (RFC 9110, section 13.1.1): `*`, or a list of entity tags. Ours are the versions in
+/// quotes; weak tags never match, and neither do tags that are not ours.
+///
+/// # Errors
+/// When it is neither.
+pub fn if_match(headers: &HeaderMap) -> Result<IfMatch, ApiError> {
+    let mut versions = vec![];
+    let mut seen = false;
+    for value in headers.get_all(header::IF_MATCH) {
+        seen = true;
+        let malformed =
+            || ApiError::malformed("if-match", "must be * or a list of entity tags like \"3\"");
+        let text = value.to_str().map_err(|_| malformed())?.trim();
+        if text == "*" {
+            return Ok(IfMatch::Any);
+        }
+        let mut rest = text;
+        loop {
+            let (weak, tag) = match rest.strip_prefix("W/") {
+                Some(tag) => (true, tag),
+                None => (false, rest),
+            };
+            let (tag, behind) =
+                tag.strip_prefix('"').and_then(|tag| tag.split_once('"')).ok_or_else(malformed)?;
+            if !weak
+                && let Ok(version) = tag.parse::<i64>()
+                && version.to_string() == tag
+            {
+                versions.push(version);
+            }
+            rest = behind.trim_start();
+            if rest.is_empty() {
+                break;
+            }
+            rest = rest.strip_prefix(',').ok_or_else(malformed)?.trim_start();
+        }
+    }
+    Ok(if seen { IfMatch::OneOf(versions) } else { IfMatch::Any })
+}
+
+/// Whether `Prefer: respond-async` is there (RFC 7240). Other preferences are ignored.
+pub fn prefers_async(headers: &HeaderMap) -> bool {
+    headers
+        .get_all("prefer")
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|preference| preference.trim().eq_ignore_ascii_case("respond-async"))
+}

@@ -1,0 +1,64 @@
+//! Read your own writes. A write answers when the read table shows it; a read may ask for a
+//! position that it must show.
+
+use std::time::Duration;
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::response::Response;
+
+use super::Api;
+use super::error::ApiError;
+use super::extract;
+use crate::events::log::read;
+
+/// How long a request waits for the projection.
+const WAIT: Duration = Duration::from_secs(2);
+
+/// The position of a write's event, or of the customer's last one if the write changed nothing.
+const EVENT_POSITION: HeaderName = HeaderName::from_static("event-position");
+
+/// Says that the read table does not show the write yet.
+const PROJECTION_PENDING: HeaderName = HeaderName::from_static("projection-pending");
+
+/// RFC 7240, section 3.
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+/// The position that a read must show.
+const MIN_EVENT_POSITION: HeaderName = HeaderName::from_static("min-event-position");
+
+/// Says where a write stands in the log, once the read table shows it; unless the caller preferred
+/// not to wait.
+pub async fn mark(api: &Api, headers: &HeaderMap, response: &mut Response, position: i64) {
+    let shown = if extract::prefers_async(headers) {
+        api.projector().wake();
+        let applied = HeaderValue::from_static("respond-async");
+        response.headers_mut().insert(PREFERENCE_APPLIED, applied);
+        api.projector().checkpoint() >= position
+    } else {
+        api.projector().reached(position, WAIT).await
+    };
+    let headers = response.headers_mut();
+    headers.insert(EVENT_POSITION, HeaderValue::from(position));
+    if !shown {
+        headers.insert(PROJECTION_PENDING, HeaderValue::from_static("true"));
+    }
+}
+
+/// Waits until the read table shows the position that the read asks for, if it asks.
+///
+/// # Errors
+/// When it is no position, lies beyond the end of the log, or is not shown in time.
+pub async fn wait(api: &Api, headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(text) = extract::header_text(headers, &MIN_EVENT_POSITION)? else { return Ok(()) };
+    let position = extract::plain_number(MIN_EVENT_POSITION.as_str(), text)?;
+    if api.projector().checkpoint() >= position {
+        return Ok(());
+    }
+    if read::head(api.read()).await? < position {
+        return Err(ApiError::malformed(
+            MIN_EVENT_POSITION.as_str(),
+            "lies beyond the end of the log",
+        ));
+    }
+    if api.projector().reached(position, WAIT).await { Ok(()) } else { Err(ApiError::NotThereYet) }
+}

@@ -1,0 +1,139 @@
+//! Who may use a route: a parameter of its handler, with the role in its type, so that a handler
+//! that forgets it does not get at the session either.
+
+use std::marker::PhantomData;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+
+use super::Api;
+use super::error::ApiError;
+use super::extract;
+use super::request::Caller;
+use crate::auth::{Cookie, CookieUse, Session};
+use crate::events::metadata::Metadata;
+use crate::events::values::Role;
+
+/// The name of the cookie on plain http.
+const COOKIE: &str = "customers_session";
+
+/// The name of the cookie on https: browsers accept it only from this very host, with `Secure` and
+/// the path `/` (RFC 6265bis, section 4.1.3.2).
+const HOST_COOKIE: &str = "__Host-session";
+
+/// A role that a handler asks for.
+pub trait Needs: Send {
+    const ROLE: Role;
+    const COOKIE_USE: CookieUse = CookieUse::AsBound;
+}
+
+/// Every account covers a viewer: this is "any".
+pub struct Viewer;
+pub struct Editor;
+pub struct Auditor;
+/// Any account, and the cookie in any case.
+pub struct WithCookie;
+
+impl Needs for Viewer {
+    const ROLE: Role = Role::Viewer;
+}
+
+impl Needs for Editor {
+    const ROLE: Role = Role::Editor;
+}
+
+impl Needs for Auditor {
+    const ROLE: Role = Role::Auditor;
+}
+
+impl Needs for WithCookie {
+    const ROLE: Role = Role::Viewer;
+    const COOKIE_USE: CookieUse = CookieUse::Demanded;
+}
+
+/// A request that was let in with a role that covers `N`'s.
+pub struct Allowed<N> {
+    pub session: Session,
+    pub caller: Caller,
+    /// What events remember of the request.
+    pub metadata: Metadata,
+    needs: PhantomData<N>,
+}
+
+impl<N: Needs> FromRequestParts<Api> for Allowed<N> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+        let caller = caller(parts)?;
+        let mut metadata = caller.metadata();
+        let token = bearer(&parts.headers).ok_or(ApiError::Unauthenticated)?;
+        let cookie = cookie(&parts.headers, cookie_name(api.is_https()));
+        let session = api.auth().authenticate(token, cookie, N::COOKIE_USE, &metadata).await?;
+        if !session.role.covers(N::ROLE) {
+            return Err(ApiError::Forbidden(N::ROLE));
+        }
+        metadata.actor = Some(session.username.to_string());
+        metadata.role = Some(session.role.to_string());
+        metadata.session = Some(session.sid.clone());
+        metadata.reason = extract::reason(&parts.headers)?;
+        Ok(Self { session, caller, metadata, needs: PhantomData })
+    }
+}
+
+/// Who asks, where nobody needs to be logged in.
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        caller(parts)
+    }
+}
+
+fn caller(parts: &Parts) -> Result<Caller, ApiError> {
+    parts
+        .extensions
+        .get()
+        .cloned()
+        .ok_or_else(|| ApiError::Internal("the frame is missing around a route".to_owned()))
+}
+
+/// The token of the one `Authorization: Bearer` (RFC 6750, section 2.1).
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (value, None) = (values.next()?, values.next()) else { return None };
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// The cookie that shows that a token has not moved. Other cookies are passed over.
+fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Cookie<'a> {
+    let mut found = Cookie::Absent;
+    let pairs = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'));
+    for pair in pairs {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if key.trim() == name {
+            found = match found {
+                Cookie::Absent => Cookie::One(value.trim()),
+                Cookie::One(_) | Cookie::Several => Cookie::Several,
+            };
+        }
+    }
+    found
+}
+
+fn cookie_name(https: bool) -> &'static str {
+    if https { HOST_COOKIE } else { COOKIE }
+}
+
+/// The `Set-Cookie` of a log-in, or with no value that of a log-out (RFC 6265, section 4.1).
+pub fn set_cookie(https: bool, value: Option<(&str, u64)>) -> String {
+    let name = cookie_name(https);
+    let secure = if https { "; Secure" } else { "" };
+    let (value, seconds) = value.unwrap_or(("", 0));
+    format!("{name}={value}{secure}; HttpOnly; SameSite=Strict; Path=/; Max-Age={seconds}")
+}

@@ -1,0 +1,120 @@
+//! Limits that stand before every handler: the size of the body, and requests per second and
+//! client.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::Request;
+use axum::http::header;
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use tokio_util::sync::CancellationToken;
+use tower_governor::governor::{GovernorConfig, GovernorConfigBuilder};
+use tower_governor::key_extractor::KeyExtractor;
+use tower_governor::{GovernorError, GovernorLayer};
+
+use super::error::ApiError;
+use super::extract::BODY_MAX;
+use super::request::Caller;
+
+/// How often clients that were quiet are forgotten.
+const FORGET_EVERY: Duration = Duration::from_secs(60);
+
+/// A client: an IPv4 address, or the /64 of an IPv6 address, which is what one customer of a
+/// provider gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientNetwork;
+
+impl KeyExtractor for ClientNetwork {
+    type Key = IpAddr;
+
+    fn extract<T>(&self, request: &axum::http::Request<T>) -> Result<IpAddr, GovernorError> {
+        let caller =
+            request.extensions().get::<Caller>().ok_or(GovernorError::UnableToExtractKey)?;
+        Ok(network(caller.ip))
+    }
+}
+
+/// The address without what a client can change about it.
+pub fn network(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+    }
+}
+
+type Config = GovernorConfig<ClientNetwork, governor_middleware::NoOp>;
+
+/// The layer that tower_governor puts before every route; one count for all of them.
+pub type RateLimit = GovernorLayer<ClientNetwork, governor_middleware::NoOp, axum::body::Body>;
+
+mod governor_middleware {
+    pub use ::governor::clock::QuantaInstant;
+    pub type NoOp = ::governor::middleware::NoOpMiddleware<QuantaInstant>;
+}
+
+/// `None` when `per_second` is 0. Forgets quiet clients until `shutdown`.
+pub fn rate_limit(per_second: u32, shutdown: &CancellationToken) -> Option<RateLimit> {
+    let period = Duration::from_secs(1).checked_div(per_second)?;
+    let config: Arc<Config> = Arc::new(
+        GovernorConfigBuilder::default()
+            .period(period)
+            .burst_size(per_second)
+            .key_extractor(ClientNetwork)
+            .finish()?,
+    );
+    let limiter = Arc::clone(config.limiter());
+    let shutdown = shutdown.clone();
+    tokio::spawn(async move {
+        let forget = async {
+            loop {
+                tokio::time::sleep(FORGET_EVERY).await;
+                limiter.retain_recent();
+            }
+        };
+        shutdown.run_until_cancelled(forget).await;
+    });
+    Some(GovernorLayer::new(config).error_handler(|error| refusal(error).into_response()))
+}
+
+fn refusal(error: GovernorError) -> ApiError {
+    match error {
+        GovernorError::TooManyRequests { wait_time, .. } => {
+            ApiError::RateLimited { retry_after: Duration::from_secs(wait_time) }
+        }
+        GovernorError::UnableToExtractKey => {
+            ApiError::Internal("the frame is missing around a route".to_owned())
+        }
+        GovernorError::Other { msg, .. } => ApiError::Internal(msg.unwrap_or_default()),
+    }
+}
+
+/// Refuses a body that says it is too large before anything else looks at the request. One that
+/// does not say is cut off while it is read.
+pub async fn body_size(request: Request, next: Next) -> Response {
+    let declared = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if declared.is_some_and(|bytes| bytes > BODY_MAX as u64) {
+        return ApiError::TooLarge(BODY_MAX).into_response();
+    }
+    next.run(request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv6_64_is_one_client() {
+        let of = |ip: &str| network(ip.parse().unwrap());
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), of("2001:db8:1:2:ffff::1"));
+        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+    }
+}

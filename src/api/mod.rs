@@ -1,0 +1,180 @@
+//! HOW THEY ASK. The only module that knows HTTP. [`routes`] is THE table of routes.
+
+/// What is known of every request, and the frame around every answer.
+pub mod request;
+
+/// Limits that stand before every handler.
+pub mod limits;
+
+/// Who may use a route.
+pub mod guard;
+
+/// From bytes to values.
+pub mod extract;
+
+/// Everything that can go wrong, as problem details.
+pub mod error;
+
+/// Read your own writes.
+pub mod freshness;
+
+/// Create, read, update, delete.
+pub mod customers;
+
+/// All customers, or the N youngest.
+pub mod list;
+
+/// Who changed a customer.
+pub mod history;
+
+/// Log-in, log-out, password.
+pub mod sessions;
+
+/// Alive, ready, measured.
+pub mod ops;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{self, Next};
+use axum::routing::{MethodRouter, delete, get, post, put};
+use ipnet::IpNet;
+use metrics_exporter_prometheus::PrometheusHandle;
+use sqlx::PgPool;
+
+use self::error::ApiError;
+use self::limits::RateLimit;
+use crate::auth::Auth;
+use crate::clock::Clock;
+use crate::commands::Bus;
+use crate::events::values::Role;
+use crate::projections::projector::Projector;
+
+/// Everything that handlers use. Clones share it.
+#[derive(Clone)]
+pub struct Api(Arc<Parts>);
+
+/// What an [`Api`] is made of.
+pub struct Parts {
+    pub bus: Bus,
+    pub auth: Auth,
+    /// Short queries.
+    pub read: PgPool,
+    /// Long ones.
+    pub bulk: PgPool,
+    /// That of the projection `customers`.
+    pub projector: Projector,
+    pub clock: Clock,
+    pub metrics: PrometheusHandle,
+    pub trusted_proxies: Vec<IpNet>,
+    pub https: bool,
+}
+
+impl Api {
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    fn bus(&self) -> &Bus {
+        &self.0.bus
+    }
+
+    fn auth(&self) -> &Auth {
+        &self.0.auth
+    }
+
+    fn read(&self) -> &PgPool {
+        &self.0.read
+    }
+
+    fn bulk(&self) -> &PgPool {
+        &self.0.bulk
+    }
+
+    fn projector(&self) -> &Projector {
+        &self.0.projector
+    }
+
+    fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    fn metrics(&self) -> &PrometheusHandle {
+        &self.0.metrics
+    }
+
+    fn trusted_proxies(&self) -> &[IpNet] {
+        &self.0.trusted_proxies
+    }
+
+    fn is_https(&self) -> bool {
+        self.0.https
+    }
+}
+
+/// One row of the table.
+pub struct Route {
+    pub method: &'static str,
+    pub path: &'static str,
+    /// Who may use it; `None` needs no log-in, [`Role::Viewer`] any.
+    pub role: Option<Role>,
+    handler: MethodRouter<Api>,
+}
+
+/// THE table of routes. What a route costs and who may use it is decided nowhere else; that each
+/// handler's own type asks for the role that stands here is proved by a test over all rows.
+#[must_use]
+pub fn routes() -> Vec<Route> {
+    use Role::{Auditor, Editor, Viewer};
+    let row = |method, path, role, handler| Route { method, path, role, handler };
+    vec![
+        row("POST", "/login", None, post(sessions::log_in)),
+        row("DELETE", "/logout", Some(Viewer), delete(sessions::log_out)),
+        row("GET", "/session_cookie_experiment", Some(Viewer), get(sessions::experiment)),
+        row("POST", "/password", Some(Viewer), post(sessions::change_password)),
+        row("GET", "/customers", Some(Viewer), get(list::list)),
+        row("POST", "/customers", Some(Editor), post(customers::create)),
+        row("POST", "/customers/create", Some(Editor), post(customers::create_spelled_out)),
+        row("POST", "/customers/update", Some(Editor), post(customers::update_spelled_out)),
+        row("DELETE", "/customers/delete", Some(Editor), delete(customers::delete_spelled_out)),
+        row("GET", "/customers/{id}", Some(Viewer), get(customers::show)),
+        row("PUT", "/customers/{id}", Some(Editor), put(customers::update)),
+        row("DELETE", "/customers/{id}", Some(Editor), delete(customers::delete)),
+        row("GET", "/customers/{id}/history", Some(Auditor), get(history::show)),
+        row("GET", "/livez", None, get(ops::livez)),
+        row("GET", "/readyz", None, get(ops::readyz)),
+        row("GET", "/metrics", None, get(ops::metrics)),
+        row("GET", "/.well-known/jwks.json", None, get(ops::jwks)),
+    ]
+}
+
+/// The table as a service. Layers stand on each route, so that 404 and 405 come before them: body
+/// size, then rate, then the handler's own parameters in their order.
+pub fn router(api: Api, rate_limit: Option<&RateLimit>) -> Router {
+    let mut router = Router::new();
+    for route in routes() {
+        let mut handler = route.handler;
+        if let Some(limit) = rate_limit {
+            handler = handler.route_layer(limit.clone());
+        }
+        let (method, path) = (route.method, route.path);
+        handler = handler.route_layer(middleware::from_fn(limits::body_size)).route_layer(
+            middleware::from_fn(move |request: Request, next: Next| async move {
+                let response = next.run(request).await;
+                let status = response.status().as_u16().to_string();
+                metrics::counter!("customers_http_requests_total",
+                    "method" => method, "route" => path, "status" => status)
+                .increment(1);
+                response
+            }),
+        );
+        router = router.route(path, handler);
+    }
+    router
+        .fallback(async || ApiError::NoRoute)
+        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
+        .layer(middleware::from_fn_with_state(api.clone(), request::frame))
+        .with_state(api)
+}

@@ -1,0 +1,68 @@
+//! For operators and load balancers: alive, ready, measured; and the public keys.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use serde_json::{Value, json};
+
+use super::Api;
+use super::error::ApiError;
+use super::extract::Params;
+use crate::projections::rebuild;
+
+/// How long PostgreSQL may take to answer a check.
+const CHECK_LIMIT: Duration = Duration::from_millis(500);
+
+/// `GET /livez`: the process answers. Nothing else is asked.
+pub async fn livez(params: Params) -> Result<Response, ApiError> {
+    params.none()?;
+    Ok(Json(json!({"status": "ok", "checks": {}})).into_response())
+}
+
+/// `GET /readyz`: migrated, and PostgreSQL and Redis there. How far the projections lag is told,
+/// but takes no process out: all would lag together.
+pub async fn readyz(State(api): State<Api>, params: Params) -> Result<Response, ApiError> {
+    params.none()?;
+    let (postgres, redis) = tokio::join!(
+        tokio::time::timeout(CHECK_LIMIT, rebuild::status(api.read())),
+        api.auth().ping(),
+    );
+    let (postgres, projections) = match postgres {
+        Ok(Ok(status)) => ("ok", json!(status)),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "not ready: postgres");
+            ("unavailable", Value::Null)
+        }
+        Err(_) => ("unavailable", Value::Null),
+    };
+    let redis = match redis {
+        Ok(()) => "ok",
+        Err(error) => {
+            tracing::warn!(%error, "not ready: redis");
+            "unavailable"
+        }
+    };
+    let ready = postgres == "ok" && redis == "ok";
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = json!({
+        "status": if ready { "ok" } else { "unavailable" },
+        "checks": {"postgres": postgres, "redis": redis, "projections": projections},
+    });
+    Ok((status, Json(body)).into_response())
+}
+
+/// `GET /metrics`, in the text format of Prometheus.
+pub async fn metrics(State(api): State<Api>, params: Params) -> Result<Response, ApiError> {
+    params.none()?;
+    let headers = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
+    Ok((headers, api.metrics().render()).into_response())
+}
+
+/// `GET /.well-known/jwks.json`
+pub async fn jwks(State(api): State<Api>, params: Params) -> Result<Response, ApiError> {
+    params.none()?;
+    Ok(Json(api.auth().jwks()).into_response())
+}

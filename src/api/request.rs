@@ -1,0 +1,165 @@
+//! What is known of every request before it is routed, and the frame around every answer: its id,
+//! the client's address, the body of a problem, a panic turned into one.
+
+use std::net::{IpAddr, SocketAddr};
+use std::panic::AssertUnwindSafe;
+
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use futures_util::FutureExt as _;
+use ipnet::IpNet;
+
+use super::Api;
+use super::error::{ApiError, Problem};
+use crate::clock;
+use crate::events::metadata::Metadata;
+
+/// The name of the header that carries the request's id, both ways.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+const X_FORWARDED_FOR: &str = "x-forwarded-for";
+
+/// The longest id that a client may give its request, in bytes.
+const REQUEST_ID_MAX: usize = 64;
+
+/// The longest user agent and traceparent that are kept, in bytes.
+const KEPT_HEADER_MAX: usize = 256;
+
+/// Who asks, before anybody knows the account.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    pub request_id: String,
+    pub ip: IpAddr,
+    user_agent: Option<String>,
+    traceparent: Option<String>,
+}
+
+impl Caller {
+    /// What events remember of the request.
+    #[must_use]
+    pub fn metadata(&self) -> Metadata {
+        Metadata {
+            ip: Some(self.ip.to_string()),
+            user_agent: self.user_agent.clone(),
+            request_id: Some(self.request_id.clone()),
+            traceparent: self.traceparent.clone(),
+            ..Metadata::default()
+        }
+    }
+
+    fn of(request: &Request, trusted: &[IpNet]) -> Self {
+        let peer = request
+            .extensions()
+            .get::<ConnectInfo<SocketAddr>>()
+            .map_or(IpAddr::from([0, 0, 0, 0]), |ConnectInfo(peer)| peer.ip());
+        let headers = request.headers();
+        Self {
+            request_id: request_id(headers),
+            ip: client(peer, headers, trusted),
+            user_agent: kept(headers, &header::USER_AGENT),
+            traceparent: kept(headers, &HeaderName::from_static("traceparent")),
+        }
+    }
+}
+
+/// The outermost layer.
+pub async fn frame(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    let caller = Caller::of(&request, api.trusted_proxies());
+    let request_id = caller.request_id.clone();
+    request.extensions_mut().insert(caller);
+    let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    let mut response = answer.unwrap_or_else(|panic| {
+        let cause = panic
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "a panic without a text".to_owned());
+        ApiError::Internal(cause).into_response()
+    });
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        write_problem(&mut response, &problem, &request_id);
+    }
+    if let Ok(value) = HeaderValue::from_str(&request_id) {
+        response.headers_mut().insert(X_REQUEST_ID, value);
+    }
+    response
+}
+
+fn write_problem(response: &mut Response, problem: &Problem, request_id: &str) {
+    if problem.status.is_server_error() {
+        tracing::warn!(request_id, status = problem.status.as_u16(), "answered with an error");
+    }
+    let body = problem.body(request_id);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    *response.body_mut() = Body::from(body);
+}
+
+/// The client's own id for the request if it is short and plain, else a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    headers
+        .get(X_REQUEST_ID)
+        .map(HeaderValue::as_bytes)
+        .filter(|id| (1..=REQUEST_ID_MAX).contains(&id.len()) && id.iter().copied().all(plain))
+        .map_or_else(|| clock::new_id().to_string(), |id| String::from_utf8_lossy(id).into_owned())
+}
+
+fn kept(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let text = String::from_utf8_lossy(headers.get(name)?.as_bytes());
+    let text: String = text.chars().filter(|c| !c.is_control()).collect();
+    let end = text.floor_char_boundary(KEPT_HEADER_MAX);
+    Some(text[..end].to_owned())
+}
+
+/// The client's address: `X-Forwarded-For` walked from the right past the proxies that are trusted,
+/// since everything to the left of those was written by whoever asked.
+fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+    let is_trusted = |ip: IpAddr| trusted.iter().any(|net| net.contains(&ip));
+    let mut client = peer.to_canonical();
+    let forwarded = headers.get_all(X_FORWARDED_FOR);
+    let hops: Vec<&str> =
+        forwarded.iter().flat_map(|value| value.to_str().unwrap_or_default().split(',')).collect();
+    for hop in hops.into_iter().rev() {
+        if !is_trusted(client) {
+            break;
+        }
+        match hop.trim().parse::<IpAddr>() {
+            Ok(ip) => client = ip.to_canonical(),
+            Err(_) => break,
+        }
+    }
+    client
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client_of(peer: &str, forwarded: &[&str], trusted: &[&str]) -> String {
+        let mut headers = HeaderMap::new();
+        for value in forwarded {
+            headers.append(X_FORWARDED_FOR, value.parse().unwrap());
+        }
+        let trusted: Vec<IpNet> = trusted.iter().map(|net| net.parse().unwrap()).collect();
+        client(peer.parse().unwrap(), &headers, &trusted).to_string()
+    }
+
+    #[test]
+    fn nobody_untrusted_is_believed_about_addresses() {
+        assert_eq!(client_of("192.0.2.1", &["203.0.113.9"], &[]), "192.0.2.1");
+        let proxy = &["10.0.0.0/8"];
+        assert_eq!(client_of("10.0.0.1", &["203.0.113.9"], proxy), "203.0.113.9");
+        assert_eq!(client_of("10.0.0.1", &["1.2.3.4, 203.0.113.9"], proxy), "203.0.113.9");
+        assert_eq!(
+            client_of("10.0.0.1", &["1.2.3.4", "203.0.113.9 ,10.0.0.2"], proxy),
+            "203.0.113.9"
+        );
+        assert_eq!(client_of("10.0.0.1", &["1.2.3.4, garbage"], proxy), "10.0.0.1");
+        assert_eq!(client_of("::ffff:10.0.0.1", &["2001:db8::1"], proxy), "2001:db8::1");
+    }
+}

@@ -1,0 +1,115 @@
+//! Log-in, log-out, the cookie experiment, a new password.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse as _, Response};
+use serde_json::json;
+
+use super::Api;
+use super::error::ApiError;
+use super::extract::{Body, Params};
+use super::guard::{Allowed, Viewer, WithCookie, set_cookie};
+use super::limits;
+use super::request::Caller;
+use crate::auth::AuthError;
+use crate::auth::account::check_password;
+use crate::events::values::ValueError;
+
+/// `POST /login`
+pub async fn log_in(
+    State(api): State<Api>,
+    caller: Caller,
+    params: Params,
+    mut body: Body,
+) -> Result<Response, ApiError> {
+    params.none()?;
+    let text = |text: &str| Ok(text.to_owned());
+    let username = body.text("username", text);
+    let password = body.text("password", text);
+    let bind_now = body.optional_text("binding", |text| match text {
+        "cookie" => Ok(()),
+        _ => Err(ValueError("must be cookie if it is given")),
+    });
+    body.finish()?;
+    let (Some(username), Some(password)) = (username, password) else {
+        return Err(ApiError::LoginFailed);
+    };
+    let address = limits::network(caller.ip).to_string();
+    let logged_in = api
+        .auth()
+        .log_in(&username, password, bind_now.is_some(), &address, caller.metadata())
+        .await
+        .map_err(|error| match error {
+            AuthError::Unauthenticated => ApiError::LoginFailed,
+            error => error.into(),
+        })?;
+    let seconds = logged_in.ttl.as_secs();
+    let mut response = Json(json!({
+        "access_token": logged_in.token,
+        "token_type": "Bearer",
+        "expires_in": seconds,
+    }))
+    .into_response();
+    put_cookie(&api, &mut response, Some((&logged_in.cookie, seconds)))?;
+    Ok(response)
+}
+
+/// `DELETE /logout`
+pub async fn log_out(
+    allowed: Allowed<Viewer>,
+    State(api): State<Api>,
+    params: Params,
+) -> Result<Response, ApiError> {
+    params.none()?;
+    api.auth().log_out(&allowed.session, allowed.metadata).await?;
+    let mut response = Json(json!({"msg": "logged out"})).into_response();
+    put_cookie(&api, &mut response, None)?;
+    Ok(response)
+}
+
+/// `GET /session_cookie_experiment`
+pub async fn experiment(
+    allowed: Allowed<WithCookie>,
+    params: Params,
+) -> Result<Response, ApiError> {
+    params.none()?;
+    let msg = format!("welcome, {}: token and cookie belong together", allowed.session.username);
+    Ok(Json(json!({ "msg": msg })).into_response())
+}
+
+/// `POST /password`
+pub async fn change_password(
+    allowed: Allowed<Viewer>,
+    State(api): State<Api>,
+    params: Params,
+    mut body: Body,
+) -> Result<Response, ApiError> {
+    params.none()?;
+    let old = body.text("old", |text| Ok(text.to_owned()));
+    let new = body.text("new", |text| check_password(text).map(|()| text.to_owned()));
+    body.finish()?;
+    let (Some(old), Some(new)) = (old, new) else {
+        return Err(ApiError::invalid("body", ValueError("is incomplete")));
+    };
+    let address = limits::network(allowed.caller.ip).to_string();
+    let changed =
+        api.auth().change_password(&allowed.session, old, new, &address, allowed.metadata).await?;
+    if !changed {
+        return Err(ApiError::invalid("old", ValueError("is not the account's password")));
+    }
+    Ok(Json(json!({"msg": "password changed, all other sessions ended"})).into_response())
+}
+
+fn put_cookie(
+    api: &Api,
+    response: &mut Response,
+    value: Option<(&str, u64)>,
+) -> Result<(), ApiError> {
+    let cookie = HeaderValue::from_str(&set_cookie(api.is_https(), value))
+        .map_err(|error| ApiError::Internal(error.to_string()))?;
+    let headers = response.headers_mut();
+    headers.insert(header::SET_COOKIE, cookie);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(())
+}

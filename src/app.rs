@@ -1,0 +1,268 @@
+//! The rooms put together: one process of the service, the same in `main` and in tests.
+
+use std::future::IntoFuture as _;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::serve::ListenerExt as _;
+use secrecy::{ExposeSecret as _, SecretString};
+use sqlx::PgPool;
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, Api, limits};
+use crate::auth::{Auth, AuthError};
+use crate::clock::Clock;
+use crate::commands::Bus;
+use crate::config::Config;
+use crate::projections::customers::Customers;
+use crate::projections::projector::Projector;
+use crate::telemetry;
+
+/// The schema, as this program needs it.
+pub static MIGRATOR: Migrator = sqlx::migrate!();
+
+/// Connections that append: one command at a time goes through each, and the append lock lets one
+/// through in all; a few hide the way to the server and back.
+const APPEND_CONNECTIONS: u32 = 4;
+
+/// Connections for short queries. PostgreSQL does not get faster by more of them than cores.
+const READ_CONNECTIONS: u32 = 16;
+
+/// Connections for long queries: lists of all customers, rebuilds.
+const BULK_CONNECTIONS: u32 = 4;
+
+/// How long a request waits for a connection before it is told that the database is unavailable.
+const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
+
+/// One process of the service.
+pub struct App {
+    listener: TcpListener,
+    router: axum::Router,
+    bus: Bus,
+    auth: Auth,
+    pools: Pools,
+    shutdown: CancellationToken,
+}
+
+/// Why a process cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{0} is not set")]
+    Missing(&'static str),
+    #[error("PostgreSQL: {0}")]
+    Database(#[from] sqlx::Error),
+    #[error("the database's schema is not this program's: run `customers migrate`")]
+    NotMigrated,
+    #[error("cannot listen on {0}: {1}")]
+    Listen(SocketAddr, std::io::Error),
+    #[error("{0}")]
+    Auth(#[from] AuthError),
+}
+
+/// Named by what they are for; each with its own limits, so that none starves another.
+#[derive(Clone)]
+pub struct Pools {
+    pub append: PgPool,
+    pub read: PgPool,
+    pub bulk: PgPool,
+    pub projector: PgPool,
+}
+
+impl Pools {
+    /// Connects lazily.
+    ///
+    /// # Errors
+    /// When the URL is none.
+    pub fn new(url: &SecretString) -> Result<Self, sqlx::Error> {
+        let options: PgConnectOptions = url.expose_secret().parse()?;
+        let pool = |max, settings: &[(&'static str, &'static str)]| {
+            PgPoolOptions::new()
+                .max_connections(max)
+                .acquire_timeout(ACQUIRE_LIMIT)
+                // Saves a round trip per query; a connection that died is noticed by the query.
+                .test_before_acquire(false)
+                .connect_lazy_with(
+                    options.clone().application_name("customers").options(settings.iter().copied()),
+                )
+        };
+        Ok(Self {
+            append: pool(
+                APPEND_CONNECTIONS,
+                &[
+                    ("lock_timeout", "2s"),
+                    ("statement_timeout", "5s"),
+                    ("idle_in_transaction_session_timeout", "2s"),
+                ],
+            ),
+            read: pool(
+                READ_CONNECTIONS,
+                &[
+                    ("lock_timeout", "2s"),
+                    ("statement_timeout", "5s"),
+                    ("idle_in_transaction_session_timeout", "2s"),
+                ],
+            ),
+            bulk: pool(
+                BULK_CONNECTIONS,
+                &[
+                    ("lock_timeout", "10s"),
+                    ("statement_timeout", "300s"),
+                    ("idle_in_transaction_session_timeout", "60s"),
+                ],
+            ),
+            // A commit that is lost in a crash takes its checkpoint with it and comes back from the
+            // log, so it need not wait for the disk.
+            projector: pool(
+                2,
+                &[
+                    ("lock_timeout", "2s"),
+                    ("statement_timeout", "5s"),
+                    ("idle_in_transaction_session_timeout", "2s"),
+                    ("synchronous_commit", "off"),
+                ],
+            ),
+        })
+    }
+
+    async fn close(&self) {
+        tokio::join!(
+            self.append.close(),
+            self.read.close(),
+            self.bulk.close(),
+            self.projector.close()
+        );
+    }
+}
+
+/// The configured database.
+///
+/// # Errors
+/// When none is configured.
+pub fn database_url(config: &Config) -> Result<&SecretString, StartError> {
+    config.database_url.as_ref().ok_or(StartError::Missing("DATABASE_URL"))
+}
+
+/// The configured Redis.
+///
+/// # Errors
+/// When none is configured.
+pub fn redis_url(config: &Config) -> Result<&SecretString, StartError> {
+    config.redis_url.as_ref().ok_or(StartError::Missing("REDIS_URL"))
+}
+
+impl App {
+    /// Listens, checks the schema, gets ready to serve. Does not wait for Redis.
+    ///
+    /// # Errors
+    /// Says what is missing.
+    pub async fn build(mut config: Config, clock: Clock) -> Result<Self, StartError> {
+        let pools = Pools::new(database_url(&config)?)?;
+        check_schema(&pools.read).await?;
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .map_err(|error| StartError::Listen(config.listen, error))?;
+        // The public URL follows from it; the port may have been 0.
+        config.listen =
+            listener.local_addr().map_err(|error| StartError::Listen(config.listen, error))?;
+
+        let shutdown = CancellationToken::new();
+        let auth = Auth::new(
+            &config,
+            redis_url(&config)?.expose_secret(),
+            pools.append.clone(),
+            clock.clone(),
+        )?;
+        let bus = Bus::new(pools.append.clone(), pools.read.clone());
+        let projector = Projector::start(&Customers, pools.projector.clone(), shutdown.clone());
+        let api = Api::new(api::Parts {
+            bus: bus.clone(),
+            auth: auth.clone(),
+            read: pools.read.clone(),
+            bulk: pools.bulk.clone(),
+            projector,
+            clock,
+            metrics: telemetry::metrics(),
+            trusted_proxies: config.trusted_proxies.clone(),
+            https: config.is_https(),
+        });
+        let rate_limit = limits::rate_limit(config.rate_limit, &shutdown);
+        let router = api::router(api, rate_limit.as_ref());
+        Ok(Self { listener, router, bus, auth, pools, shutdown })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Panics
+    /// Never: the listener was bound.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.listener.local_addr().expect("a bound listener has an address")
+    }
+
+    #[must_use]
+    pub fn bus(&self) -> &Bus {
+        &self.bus
+    }
+
+    #[must_use]
+    pub fn auth(&self) -> &Auth {
+        &self.auth
+    }
+
+    #[must_use]
+    pub fn pools(&self) -> &Pools {
+        &self.pools
+    }
+
+    /// Serves until `stop` is cancelled, then takes no more connections and gives the requests at
+    /// work `drain` to end.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    pub async fn run(self, stop: CancellationToken, drain: Duration) -> std::io::Result<()> {
+        let service = self.router.into_make_service_with_connect_info::<SocketAddr>();
+        // An answer is one small packet: waiting to fill it (Nagle) would only delay it.
+        let listener = self.listener.tap_io(|stream| {
+            let _ = stream.set_nodelay(true);
+        });
+        let serve = axum::serve(listener, service)
+            .with_graceful_shutdown(stop.clone().cancelled_owned())
+            .into_future();
+        let deadline = async {
+            stop.cancelled().await;
+            tokio::time::sleep(drain).await;
+        };
+        let served = tokio::select! {
+            served = serve => served,
+            () = deadline => Ok(()),
+        };
+        self.shutdown.cancel();
+        // A connection that some request still holds does not keep the process.
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.pools.close()).await;
+        served
+    }
+}
+
+/// Every migration of this program is there, and as it was written.
+async fn check_schema(pool: &PgPool) -> Result<(), StartError> {
+    let applied: Result<Vec<(i64, Vec<u8>)>, sqlx::Error> =
+        sqlx::query_as("select version, checksum from _sqlx_migrations where success")
+            .fetch_all(pool)
+            .await;
+    let applied = match applied {
+        Ok(applied) => applied,
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => {
+            return Err(StartError::NotMigrated);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let all = MIGRATOR.iter().all(|migration| {
+        applied.iter().any(|(version, checksum)| {
+            *version == migration.version && checksum.as_slice() == migration.checksum.as_ref()
+        })
+    });
+    if all { Ok(()) } else { Err(StartError::NotMigrated) }
+}

@@ -1,0 +1,262 @@
+//! Who there is. The secret is in the table `accounts` only; what happened to an account is an event
+//! in the log, appended in the transaction that changes the row.
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgPool};
+
+use crate::clock;
+use crate::events::account::{ACCOUNT, AccountEvent};
+use crate::events::log::{Append, NewEvent, append};
+use crate::events::metadata::Metadata;
+use crate::events::values::{Role, Username, ValueError};
+
+/// The shortest and the longest password, in bytes.
+pub const PASSWORD_BYTES: std::ops::RangeInclusive<usize> = 8..=1024;
+
+/// # Errors
+/// Says how long a password may be.
+pub fn check_password(password: &str) -> Result<(), ValueError> {
+    if PASSWORD_BYTES.contains(&password.len()) {
+        Ok(())
+    } else {
+        Err(ValueError("must have 8 to 1024 bytes"))
+    }
+}
+
+/// One account.
+#[derive(Debug, Clone)]
+pub struct Account {
+    pub username: Username,
+    pub password_hash: String,
+    pub role: Role,
+    pub disabled: bool,
+    pub created_at: DateTime<Utc>,
+}
+
+/// The table of accounts.
+#[derive(Clone)]
+pub struct Accounts(PgPool);
+
+/// Why an account could not be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum AccountError {
+    #[error("the account {0} exists already")]
+    Exists(Username),
+    #[error("there is no account {0}")]
+    Unknown(Username),
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+impl Accounts {
+    #[must_use]
+    pub fn new(pool: PgPool) -> Self {
+        Self(pool)
+    }
+
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn find(&self, username: &Username) -> Result<Option<Account>, sqlx::Error> {
+        let row = sqlx::query!(
+            "select password_hash, role, disabled, created_at from accounts where username = $1",
+            username.as_str()
+        )
+        .fetch_optional(&self.0)
+        .await?;
+        row.map(|row| {
+            Ok(Account {
+                username: username.clone(),
+                password_hash: row.password_hash,
+                role: stored_role(&row.role)?,
+                disabled: row.disabled,
+                created_at: row.created_at,
+            })
+        })
+        .transpose()
+    }
+
+    /// All accounts by name, their hashes left out.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn list(&self) -> Result<Vec<Account>, sqlx::Error> {
+        let rows = sqlx::query!(
+            "select username, role, disabled, created_at from accounts order by username"
+        )
+        .fetch_all(&self.0)
+        .await?;
+        rows.into_iter()
+            .map(|row| {
+                Ok(Account {
+                    username: Username::parse(&row.username)
+                        .map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+                    password_hash: String::new(),
+                    role: stored_role(&row.role)?,
+                    disabled: row.disabled,
+                    created_at: row.created_at,
+                })
+            })
+            .collect()
+    }
+
+    /// # Errors
+    /// When the name is taken.
+    pub async fn add(
+        &self,
+        username: &Username,
+        password_hash: &str,
+        role: Role,
+        metadata: Metadata,
+    ) -> Result<(), AccountError> {
+        let mut transaction = self.0.begin().await?;
+        let added = sqlx::query!(
+            "insert into accounts (username, password_hash, role, created_at)
+             values ($1, $2, $3, clock_timestamp())
+             on conflict on constraint accounts_pkey do nothing",
+            username.as_str(),
+            password_hash,
+            role.as_str()
+        )
+        .execute(&mut *transaction)
+        .await?
+        .rows_affected();
+        if added == 0 {
+            return Err(AccountError::Exists(username.clone()));
+        }
+        let event = AccountEvent::AccountAdded { username: username.clone(), role };
+        append_events(&mut transaction, username, &[event], metadata).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    /// # Errors
+    /// When there is no such account.
+    pub async fn change_password(
+        &self,
+        username: &Username,
+        password_hash: &str,
+        metadata: Metadata,
+    ) -> Result<(), AccountError> {
+        let mut transaction = self.0.begin().await?;
+        let changed = sqlx::query!(
+            "update accounts set password_hash = $2 where username = $1",
+            username.as_str(),
+            password_hash
+        )
+        .execute(&mut *transaction)
+        .await?
+        .rows_affected();
+        finish(transaction, changed, username, AccountEvent::PasswordChanged {}, metadata).await
+    }
+
+    /// # Errors
+    /// When there is no such account.
+    pub async fn change_role(
+        &self,
+        username: &Username,
+        role: Role,
+        metadata: Metadata,
+    ) -> Result<(), AccountError> {
+        let mut transaction = self.0.begin().await?;
+        let changed = sqlx::query!(
+            "update accounts set role = $2 where username = $1",
+            username.as_str(),
+            role.as_str()
+        )
+        .execute(&mut *transaction)
+        .await?
+        .rows_affected();
+        finish(transaction, changed, username, AccountEvent::RoleChanged { role }, metadata).await
+    }
+
+    /// Nobody logs in to it any more. A name is never given to another account.
+    ///
+    /// # Errors
+    /// When there is no such account.
+    pub async fn disable(
+        &self,
+        username: &Username,
+        metadata: Metadata,
+    ) -> Result<(), AccountError> {
+        let mut transaction = self.0.begin().await?;
+        let changed = sqlx::query!(
+            "update accounts set disabled = true where username = $1",
+            username.as_str()
+        )
+        .execute(&mut *transaction)
+        .await?
+        .rows_affected();
+        finish(transaction, changed, username, AccountEvent::AccountDisabled {}, metadata).await
+    }
+
+    /// Puts a hash of today's parameters in the place of `old`; nothing when that changed meanwhile.
+    pub(super) async fn rehash(
+        &self,
+        username: &Username,
+        old: &str,
+        new: &str,
+    ) -> Result<(), sqlx::Error> {
+        sqlx::query!(
+            "update accounts set password_hash = $3 where username = $1 and password_hash = $2",
+            username.as_str(),
+            old,
+            new
+        )
+        .execute(&self.0)
+        .await?;
+        Ok(())
+    }
+
+    /// Appends what happened to the account's sessions.
+    pub(super) async fn record(
+        &self,
+        username: &Username,
+        events: &[AccountEvent],
+        metadata: Metadata,
+    ) -> Result<(), sqlx::Error> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        append(&self.0, &[appended(username, events, metadata)]).await?;
+        Ok(())
+    }
+}
+
+async fn finish(
+    mut transaction: sqlx::Transaction<'_, sqlx::Postgres>,
+    changed: u64,
+    username: &Username,
+    event: AccountEvent,
+    metadata: Metadata,
+) -> Result<(), AccountError> {
+    if changed == 0 {
+        return Err(AccountError::Unknown(username.clone()));
+    }
+    append_events(&mut transaction, username, &[event], metadata).await?;
+    Ok(transaction.commit().await?)
+}
+
+async fn append_events(
+    db: &mut PgConnection,
+    username: &Username,
+    events: &[AccountEvent],
+    metadata: Metadata,
+) -> Result<(), sqlx::Error> {
+    append(db, &[appended(username, events, metadata)]).await?;
+    Ok(())
+}
+
+/// Account events are true whatever came before them: any sequence will do.
+fn appended(username: &Username, events: &[AccountEvent], metadata: Metadata) -> Append {
+    Append {
+        command_id: clock::new_id(),
+        aggregate_type: ACCOUNT,
+        aggregate_id: username.to_string(),
+        expected: None,
+        events: events.iter().map(NewEvent::from).collect(),
+        metadata,
+    }
+}
+
+fn stored_role(text: &str) -> Result<Role, sqlx::Error> {
+    Role::parse(text).map_err(|error| sqlx::Error::Decode(Box::new(error)))
+}

@@ -1,0 +1,383 @@
+//! WHO MAY COME IN. Accounts in PostgreSQL, sessions in Redis, tokens signed with EdDSA.
+//!
+//! Redis holds an allow-list: a token opens the door only while its session is there. What happened
+//! to accounts and sessions is in the log.
+
+/// Who there is: user names, hashes, roles.
+pub mod account;
+
+/// Argon2id, off the async threads, a few at a time.
+pub mod password;
+
+/// Signed tokens and the keys that sign them.
+pub mod token;
+
+/// Log-ins, kept in Redis, each with a cookie that shows that its token has not moved.
+pub mod session;
+
+/// Failed log-ins, counted per account and per address.
+pub mod throttle;
+
+/// One Redis, with a time limit on every call.
+pub mod store;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use sqlx::PgPool;
+
+use self::account::{Account, Accounts};
+use self::password::{PasswordError, Passwords};
+use self::session::{Checked, NewSession, Sessions};
+use self::store::{Store, StoreError};
+use self::throttle::{Throttle, Verdict};
+use self::token::{Claims, KeyError, Keys};
+use crate::clock::{self, Clock};
+use crate::config::{Config, CookieBinding};
+use crate::events::account::{AccountEvent, CloseCause};
+use crate::events::metadata::Metadata;
+use crate::events::values::{Role, Username};
+
+/// The rooms of this module, put together for one process.
+#[derive(Clone)]
+pub struct Auth(Arc<Inner>);
+
+struct Inner {
+    accounts: Accounts,
+    passwords: Passwords,
+    keys: Keys,
+    sessions: Sessions,
+    throttle: Throttle,
+    store: Store,
+    clock: Clock,
+    ttl: Duration,
+    binding: CookieBinding,
+}
+
+/// A request that came in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    pub username: Username,
+    pub role: Role,
+    pub sid: String,
+    pub jti: String,
+}
+
+/// What a log-in leads to.
+pub struct LoggedIn {
+    pub token: String,
+    /// The value of the cookie.
+    pub cookie: String,
+    pub ttl: Duration,
+}
+
+/// What a request brought besides its token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cookie<'a> {
+    Absent,
+    One(&'a str),
+    /// Two or more of our name: somebody else set one of them.
+    Several,
+}
+
+/// Whether a request needs the cookie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CookieUse {
+    /// Only once the session is bound.
+    AsBound,
+    /// In any case: the cookie experiment.
+    Demanded,
+}
+
+/// Why nobody came in.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthError {
+    /// No token, not ours, out of time, or its session is over. Also every failed log-in.
+    #[error("not logged in")]
+    Unauthenticated,
+    /// The token came without its cookie.
+    #[error("the token came without its cookie")]
+    TokenReplay,
+    #[error("too many failed log-ins; try again in {retry_after:?}")]
+    Throttled { retry_after: Duration },
+    #[error("too many log-ins at once")]
+    Overloaded,
+    #[error("redis: {0}")]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Account(#[from] account::AccountError),
+    #[error("postgres: {0}")]
+    Database(#[from] sqlx::Error),
+    #[error("keys: {0}")]
+    Keys(#[from] KeyError),
+    #[error("a hash cannot be computed: {0}")]
+    Password(PasswordError),
+}
+
+impl From<PasswordError> for AuthError {
+    fn from(error: PasswordError) -> Self {
+        match error {
+            PasswordError::Overloaded => Self::Overloaded,
+            PasswordError::Hash(_) | PasswordError::Lost => Self::Password(error),
+        }
+    }
+}
+
+impl Auth {
+    /// Reads or makes the signing keys and gets ready to reach Redis; does not wait for it.
+    ///
+    /// # Errors
+    /// When the keys cannot be read or made, or the URL of Redis is none.
+    pub fn new(
+        config: &Config,
+        redis_url: &str,
+        pool: PgPool,
+        clock: Clock,
+    ) -> Result<Self, AuthError> {
+        let store = Store::new(redis_url, &config.redis_prefix)?;
+        Ok(Self(Arc::new(Inner {
+            accounts: Accounts::new(pool),
+            passwords: Passwords::new(),
+            keys: Keys::open(&config.keys_dir, config.public_url())?,
+            sessions: Sessions::new(store.clone(), config.session_limit),
+            throttle: Throttle::new(store.clone(), config.login_limit),
+            store,
+            clock,
+            ttl: config.token_ttl,
+            binding: config.cookie_binding,
+        })))
+    }
+
+    /// Checks a user name and its password and opens a session. `bind_now` binds it to its cookie
+    /// at once.
+    ///
+    /// # Errors
+    /// [`AuthError::Unauthenticated`] whatever was wrong: unknown name, wrong password and disabled
+    /// account look the same and cost the same work.
+    pub async fn log_in(
+        &self,
+        username: &str,
+        password: String,
+        bind_now: bool,
+        address: &str,
+        mut metadata: Metadata,
+    ) -> Result<LoggedIn, AuthError> {
+        let auth = &*self.0;
+        let username = Username::parse(username).ok();
+        let account = auth.proven(username.as_ref(), password, address, &metadata).await?;
+        metadata.actor = Some(account.username.to_string());
+        metadata.role = Some(account.role.to_string());
+        auth.open_session(&account, bind_now, address, metadata).await
+    }
+
+    /// Lets a request in, or not. Binds the session when it brings the right cookie for the first
+    /// time.
+    ///
+    /// # Errors
+    /// [`AuthError::TokenReplay`] when the session is bound and the cookie is not the right one: the
+    /// session is over then.
+    pub async fn authenticate(
+        &self,
+        token: &str,
+        cookie: Cookie<'_>,
+        cookie_use: CookieUse,
+        metadata: &Metadata,
+    ) -> Result<Session, AuthError> {
+        let auth = &*self.0;
+        let claims = auth.keys.verify(token, auth.clock.now()).ok_or(AuthError::Unauthenticated)?;
+        let cookie = match cookie {
+            Cookie::Absent => None,
+            Cookie::One(value) => Some(value),
+            Cookie::Several if auth.binding == CookieBinding::Off => None,
+            Cookie::Several => return Err(AuthError::Unauthenticated),
+        };
+        let obey = auth.binding != CookieBinding::Off;
+        match auth.sessions.check(&claims, cookie, obey, cookie_use).await? {
+            Checked::Open { role } => {
+                Ok(Session { username: claims.sub, role, sid: claims.sid, jti: claims.jti })
+            }
+            Checked::Closed => Err(AuthError::Unauthenticated),
+            Checked::Refused => Err(AuthError::TokenReplay),
+            Checked::Replayed { opened_ip, opened_user_agent } => {
+                let event = AccountEvent::TokenReplayDetected {
+                    session: claims.sid.clone(),
+                    jti: claims.jti.clone(),
+                    opened_ip,
+                    opened_user_agent,
+                };
+                let mut metadata = metadata.clone();
+                metadata.session = Some(claims.sid);
+                auth.accounts.record(&claims.sub, &[event], metadata).await?;
+                Err(AuthError::TokenReplay)
+            }
+        }
+    }
+
+    /// Ends the session. It is in the log before Redis forgets it, so that it stays ended whatever
+    /// becomes of Redis.
+    ///
+    /// # Errors
+    /// When PostgreSQL or Redis cannot be reached; the log-out must be asked for again then.
+    pub async fn log_out(&self, session: &Session, metadata: Metadata) -> Result<(), AuthError> {
+        let closed = closed(&session.sid, &session.jti, CloseCause::LogOut);
+        self.0.accounts.record(&session.username, &[closed], metadata).await?;
+        self.0.sessions.close(&session.username, &session.sid, &session.jti).await?;
+        Ok(())
+    }
+
+    /// Gives the account another password and ends its other sessions. `false` when `old` is wrong.
+    ///
+    /// # Errors
+    /// As for a log-in.
+    pub async fn change_password(
+        &self,
+        session: &Session,
+        old: String,
+        new: String,
+        address: &str,
+        metadata: Metadata,
+    ) -> Result<bool, AuthError> {
+        let auth = &*self.0;
+        match auth.proven(Some(&session.username), old, address, &metadata).await {
+            Ok(_) => {}
+            Err(AuthError::Unauthenticated) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        let hash = auth.passwords.hash(new).await?;
+        auth.accounts.change_password(&session.username, &hash, metadata.clone()).await?;
+        end_sessions(
+            &auth.sessions,
+            &auth.accounts,
+            &session.username,
+            Some(&session.sid),
+            CloseCause::PasswordChanged,
+            metadata,
+        )
+        .await?;
+        Ok(true)
+    }
+
+    /// The public keys, as a JWK set (RFC 7517).
+    #[must_use]
+    pub fn jwks(&self) -> serde_json::Value {
+        self.0.keys.jwks()
+    }
+
+    /// Whether Redis answers.
+    ///
+    /// # Errors
+    /// When it does not within the time limit.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.0.store.ping().await
+    }
+}
+
+/// Ends all sessions of the account but `except`, and records it.
+///
+/// # Errors
+/// When Redis or PostgreSQL cannot be reached.
+pub async fn end_sessions(
+    sessions: &Sessions,
+    accounts: &Accounts,
+    username: &Username,
+    except: Option<&str>,
+    cause: CloseCause,
+    metadata: Metadata,
+) -> Result<(), AuthError> {
+    let ended = sessions.close_all(username, except).await?;
+    let events: Vec<_> = ended.iter().map(|(sid, jti)| closed(sid, jti, cause)).collect();
+    accounts.record(username, &events, metadata).await?;
+    Ok(())
+}
+
+impl Inner {
+    /// The account whose password this is. Redis is asked before any work is done.
+    async fn proven(
+        &self,
+        username: Option<&Username>,
+        password: String,
+        address: &str,
+        metadata: &Metadata,
+    ) -> Result<Account, AuthError> {
+        self.admit(username, address).await?;
+        let account = match username {
+            Some(username) => self.accounts.find(username).await?,
+            None => None,
+        };
+        let hash = account.as_ref().map(|account| account.password_hash.clone());
+        let slot = self.passwords.slot().await?;
+        // Asked again behind the wait for a slot: those who waited have been counted by now.
+        self.admit(username, address).await?;
+        let matched = self.passwords.verify(slot, password.clone(), hash).await?;
+        let Some(account) = account.filter(|account| matched.is_right() && !account.disabled)
+        else {
+            let reached = self.throttle.count(username, address).await?;
+            if let (Some(by), Some(username)) = (reached, username)
+                && self.accounts.find(username).await?.is_some()
+            {
+                let event = AccountEvent::LoginThrottled { by };
+                self.accounts.record(username, &[event], metadata.clone()).await?;
+            }
+            return Err(AuthError::Unauthenticated);
+        };
+        if matched.is_outdated() {
+            let hash = self.passwords.hash(password).await?;
+            self.accounts.rehash(&account.username, &account.password_hash, &hash).await?;
+        }
+        Ok(account)
+    }
+
+    async fn admit(&self, username: Option<&Username>, address: &str) -> Result<(), AuthError> {
+        match self.throttle.ask(username, address).await? {
+            Verdict::Go => Ok(()),
+            Verdict::Wait(retry_after) => Err(AuthError::Throttled { retry_after }),
+        }
+    }
+
+    async fn open_session(
+        &self,
+        account: &Account,
+        bind_now: bool,
+        address: &str,
+        mut metadata: Metadata,
+    ) -> Result<LoggedIn, AuthError> {
+        let cookie = BASE64_URL_SAFE_NO_PAD.encode(clock::random_bytes::<32>());
+        let sid = clock::new_id().to_string();
+        let jti = BASE64_URL_SAFE_NO_PAD.encode(clock::random_bytes::<16>());
+        let now = self.clock.now();
+        let bound = match self.binding {
+            CookieBinding::Off => false,
+            CookieBinding::Always => true,
+            CookieBinding::FirstUse => bind_now,
+            CookieBinding::Strict => {
+                bind_now || matches!(account.role, Role::Admin | Role::Auditor)
+            }
+        };
+        let claims = Claims::new(&account.username, &sid, &jti, now, self.ttl, &self.keys);
+        let token = self.keys.sign(&claims)?;
+        let ended = self
+            .sessions
+            .open(NewSession {
+                claims: &claims,
+                role: account.role,
+                cookie: &cookie,
+                bound,
+                ip: address,
+                user_agent: metadata.user_agent.as_deref().unwrap_or_default(),
+                ttl: self.ttl,
+            })
+            .await?;
+        metadata.session = Some(sid.clone());
+        let mut events: Vec<_> =
+            ended.iter().map(|(sid, jti)| closed(sid, jti, CloseCause::SessionLimit)).collect();
+        events.push(AccountEvent::SessionOpened { session: sid });
+        self.accounts.record(&account.username, &events, metadata).await?;
+        Ok(LoggedIn { token, cookie, ttl: self.ttl })
+    }
+}
+
+fn closed(sid: &str, jti: &str, cause: CloseCause) -> AccountEvent {
+    AccountEvent::SessionClosed { session: sid.to_owned(), jti: jti.to_owned(), cause }
+}

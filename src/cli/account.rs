@@ -1,0 +1,138 @@
+//! `customers account add|passwd|role|list|disable`.
+
+use std::io::Read as _;
+
+use anyhow::{Context as _, bail};
+use secrecy::ExposeSecret as _;
+use serde_json::json;
+
+use super::serve::misconfigured;
+use crate::app::{Pools, database_url};
+use crate::auth::account::{Account, Accounts, PASSWORD_BYTES, check_password};
+use crate::auth::end_sessions;
+use crate::auth::password::Passwords;
+use crate::auth::session::Sessions;
+use crate::auth::store::Store;
+use crate::clock;
+use crate::config::Config;
+use crate::events::account::CloseCause;
+use crate::events::metadata::Metadata;
+use crate::events::values::{Role, Username};
+
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// Add an account
+    Add {
+        #[arg(value_parser = Username::parse)]
+        name: Username,
+        /// viewer, editor, auditor or admin
+        #[arg(long, value_parser = Role::parse)]
+        role: Role,
+        #[command(flatten)]
+        password: Password,
+    },
+    /// Give an account another password; its sessions end
+    Passwd {
+        #[arg(value_parser = Username::parse)]
+        name: Username,
+        #[command(flatten)]
+        password: Password,
+    },
+    /// Give an account another role; its sessions end
+    Role {
+        #[arg(value_parser = Username::parse)]
+        name: Username,
+        /// viewer, editor, auditor or admin
+        #[arg(value_parser = Role::parse)]
+        role: Role,
+    },
+    /// List the accounts
+    List {
+        /// One JSON object per account
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let nobody log in to an account any more; its sessions end
+    Disable {
+        #[arg(value_parser = Username::parse)]
+        name: Username,
+    },
+}
+
+#[derive(clap::Args)]
+pub struct Password {
+    /// Read the password (8 to 1024 bytes) from standard input; one newline at its end is cut
+    #[arg(long, required = true)]
+    password_stdin: bool,
+}
+
+pub async fn run(config: &Config, command: Command) -> anyhow::Result<()> {
+    let pools = Pools::new(database_url(config).map_err(misconfigured)?)?;
+    let accounts = Accounts::new(pools.append.clone());
+    let metadata = Metadata::of_program("customers account");
+    let (name, cause) = match command {
+        Command::Add { name, role, password } => {
+            let hash = hash(&password).await?;
+            accounts.add(&name, &hash, role, metadata).await?;
+            println!("added {name} ({role})");
+            return Ok(());
+        }
+        Command::List { json } => {
+            for account in accounts.list().await? {
+                print(&account, json)?;
+            }
+            return Ok(());
+        }
+        Command::Passwd { name, password } => {
+            let hash = hash(&password).await?;
+            accounts.change_password(&name, &hash, metadata.clone()).await?;
+            println!("changed the password of {name}");
+            (name, CloseCause::PasswordChanged)
+        }
+        Command::Role { name, role } => {
+            accounts.change_role(&name, role, metadata.clone()).await?;
+            println!("{name} is {role} now");
+            (name, CloseCause::RoleChanged)
+        }
+        Command::Disable { name } => {
+            accounts.disable(&name, metadata.clone()).await?;
+            println!("disabled {name}");
+            (name, CloseCause::AccountDisabled)
+        }
+    };
+    let Some(redis_url) = &config.redis_url else {
+        bail!("REDIS_URL is not set: the sessions of {name} go on until they expire");
+    };
+    let store = Store::new(redis_url.expose_secret(), &config.redis_prefix)?;
+    end_sessions(&Sessions::new(store, 0), &accounts, &name, None, cause, metadata)
+        .await
+        .with_context(|| format!("the sessions of {name} go on until they expire"))
+}
+
+fn print(account: &Account, as_json: bool) -> anyhow::Result<()> {
+    let created_at = clock::rfc3339(account.created_at);
+    if as_json {
+        let line = json!({
+            "username": account.username, "role": account.role,
+            "disabled": account.disabled, "created_at": created_at,
+        });
+        println!("{}", serde_json::to_string(&line)?);
+    } else {
+        let state = if account.disabled { "disabled" } else { "active" };
+        println!("{:<24} {:<8} {state:<9} {created_at}", account.username, account.role);
+    }
+    Ok(())
+}
+
+async fn hash(password: &Password) -> anyhow::Result<String> {
+    debug_assert!(password.password_stdin, "clap requires it");
+    let mut text = String::new();
+    // One byte more than the longest and its newline: enough to see that it is too long.
+    let limit = *PASSWORD_BYTES.end() as u64 + 3;
+    std::io::stdin().take(limit).read_to_string(&mut text).context("the password must be UTF-8")?;
+    let text = text
+        .strip_suffix('\n')
+        .map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
+    check_password(text).map_err(|error| anyhow::anyhow!("the password {error}"))?;
+    Ok(Passwords::new().hash(text.to_owned()).await?)
+}

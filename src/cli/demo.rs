@@ -1,0 +1,54 @@
+//! `customers demo`: dummy data, through commands.
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::serve::misconfigured;
+use crate::app::{Pools, database_url};
+use crate::auth::account::Accounts;
+use crate::auth::password::Passwords;
+use crate::commands::Bus;
+use crate::config::Config;
+use crate::dev::demo;
+use crate::events::log::read;
+
+#[derive(clap::Args)]
+#[group(id = "what", required = true, multiple = true)]
+pub struct Arguments {
+    /// How many customers to create
+    #[arg(long, value_name = "N")]
+    customers: Option<u64>,
+    /// Only when the log has no customer yet
+    #[arg(long, requires = "customers")]
+    if_empty: bool,
+    /// Make the account demo with the password demo-password (admin), if it is missing
+    #[arg(long)]
+    account: bool,
+}
+
+pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
+    let pools = Pools::new(database_url(config).map_err(misconfigured)?)?;
+    if arguments.account {
+        demo::account(&Accounts::new(pools.append.clone()), &Passwords::new()).await?;
+    }
+    let Some(number) = arguments.customers else { return Ok(()) };
+    if arguments.if_empty && read::has_customers(&pools.read).await? {
+        println!("created 0 customers: there are some already");
+        return Ok(());
+    }
+    let bar = progress_bar(number);
+    let bus = Bus::new(pools.append.clone(), pools.read.clone());
+    demo::create(&bus, number, || bar.inc(1)).await?;
+    bar.finish_and_clear();
+    println!("created {number} customers");
+    Ok(())
+}
+
+/// A bar on a terminal, nothing elsewhere.
+pub fn progress_bar(total: u64) -> ProgressBar {
+    let bar = ProgressBar::new(total);
+    let style = "{wide_bar} {human_pos} of {human_len}  {per_sec}  {eta} left";
+    if let Ok(style) = ProgressStyle::with_template(style) {
+        bar.set_style(style);
+    }
+    bar
+}

@@ -1,0 +1,157 @@
+//! `customers dev`: everything on this machine with nothing configured.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio_util::sync::CancellationToken;
+
+use super::{DEV_FOLDER, serve, stop_signal};
+use crate::app::App;
+use crate::auth::account::Accounts;
+use crate::auth::password::Passwords;
+use crate::clock::{self, Clock};
+use crate::config::Config;
+use crate::dev::{Options, Servers, demo};
+use crate::events::log::read;
+use crate::telemetry;
+
+/// How long requests at work may take when it is told to stop; the servers need time too.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// How many customers a new log begins with.
+const CUSTOMERS: u64 = 100;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Start only throw-away servers, run COMMAND with DATABASE_URL and REDIS_URL set, stop them
+    #[arg(long)]
+    run: bool,
+    #[arg(last = true, requires = "run", value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let stop = stop_signal()?;
+    if arguments.run {
+        return run_command(&arguments.command, &stop).await;
+    }
+    // In dev nobody is kept waiting by a limit, unless it is asked for.
+    let lookup = |name: &str| {
+        let set = std::env::var(name).ok().filter(|value| !value.is_empty());
+        set.or_else(|| (name == "CUSTOMERS_RATE_LIMIT").then(|| "0".to_owned()))
+    };
+    let mut config = Config::from_lookup(lookup)?;
+    telemetry::start_logging(&config);
+    let options = Options {
+        folder: PathBuf::from(DEV_FOLDER),
+        postgres: config.database_url.is_none(),
+        redis: config.redis_url.is_none(),
+        secret: clock::random_bytes(),
+        quick: false,
+    };
+    let folder = options.folder.clone();
+    // A start that is interrupted is dropped; the watchdogs end what it had started.
+    let servers = tokio::select! {
+        servers = Servers::start(options) => servers?,
+        () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
+    };
+    if let Some(url) = servers.database_url() {
+        config.database_url = Some(SecretString::from(url));
+    }
+    if let Some(url) = servers.redis_url() {
+        config.redis_url = Some(SecretString::from(url));
+    }
+    let env = folder.join("env");
+    let served = serve_with_demo(config, &env, stop).await;
+    // What it says is true only while the servers run.
+    let _ = fs::remove_file(&env);
+    servers.stop().await;
+    served.map(|()| ExitCode::SUCCESS)
+}
+
+async fn serve_with_demo(
+    config: Config,
+    env: &Path,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    serve::migrate(&config).await?;
+    let urls = urls(&config);
+    write_env(env, &urls)?;
+    let app = App::build(config, Clock::system()).await?;
+    let pools = app.pools();
+    demo::account(&Accounts::new(pools.append.clone()), &Passwords::new()).await?;
+    if !read::has_customers(&pools.read).await? {
+        demo::create(app.bus(), CUSTOMERS, || ()).await?;
+    }
+    println!("address http://{}", app.address());
+    println!("login {} {}", demo::USERNAME, demo::PASSWORD);
+    print!("{urls}");
+    std::io::stdout().flush()?;
+    Ok(app.run(stop, DRAIN).await?)
+}
+
+fn urls(config: &Config) -> String {
+    let url = |secret: &Option<SecretString>| {
+        secret.as_ref().map(|url| url.expose_secret().to_owned()).unwrap_or_default()
+    };
+    format!("DATABASE_URL={}\nREDIS_URL={}\n", url(&config.database_url), url(&config.redis_url))
+}
+
+/// For the other subcommands, which read it when the variables are unset.
+fn write_env(path: &Path, urls: &str) -> anyhow::Result<()> {
+    let write = || {
+        if let Some(folder) = path.parent() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        }
+        let half = path.with_extension("new");
+        let _ = fs::remove_file(&half);
+        fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&half)?
+            .write_all(urls.as_bytes())?;
+        fs::rename(&half, path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Runs a command beside throw-away servers and ends with its exit code.
+async fn run_command(command: &[String], stop: &CancellationToken) -> anyhow::Result<ExitCode> {
+    let (program, arguments) = command.split_first().context("--run needs a command behind --")?;
+    let folder = tempfile::Builder::new().prefix("customers-").tempdir()?;
+    let options = Options {
+        folder: folder.path().join("servers"),
+        postgres: true,
+        redis: true,
+        secret: clock::random_bytes(),
+        quick: true,
+    };
+    let servers = tokio::select! {
+        servers = Servers::start(options) => servers?,
+        () = stop.cancelled() => return Ok(ExitCode::FAILURE),
+    };
+    let child = tokio::process::Command::new(program)
+        .args(arguments)
+        .env("DATABASE_URL", servers.database_url().unwrap_or_default())
+        .env("REDIS_URL", servers.redis_url().unwrap_or_default())
+        .kill_on_drop(true)
+        .spawn();
+    let status = match child {
+        Ok(mut child) => tokio::select! {
+            status = child.wait() => status.map_err(anyhow::Error::from),
+            // The command got the terminal's signal too; without a terminal it is ended here.
+            () = stop.cancelled() => Err(anyhow::anyhow!("stopped")),
+        },
+        Err(error) => Err(anyhow::Error::from(error).context(program.clone())),
+    };
+    servers.stop().await;
+    let code = status?.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+    Ok(ExitCode::from(code))
+}

@@ -1,0 +1,144 @@
+//! The command line. Exit codes: 0, 1 failed, 2 misused or badly configured.
+
+/// `customers account ...`
+mod account;
+
+/// `customers dev`: everything on this machine with nothing configured.
+mod dev;
+
+/// `customers demo`: dummy data.
+mod demo;
+
+/// `customers projection ...`
+mod projection;
+
+/// `customers serve`, `migrate`, `routes`, `health`.
+mod serve;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, ConfigError, VARIABLES};
+use crate::telemetry;
+
+/// Where `customers dev` keeps its servers, keys and addresses.
+const DEV_FOLDER: &str = ".customers";
+
+/// An event-sourced registry of customers on PostgreSQL and Redis.
+#[derive(Parser)]
+#[command(name = "customers", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run everything on this machine: private PostgreSQL and Redis, demo data, the service
+    Dev(dev::Arguments),
+    /// Run the service
+    Serve,
+    /// Bring the database's schema up to date
+    Migrate,
+    /// Add demo customers
+    Demo(demo::Arguments),
+    /// Add and change accounts
+    #[command(subcommand)]
+    Account(account::Command),
+    /// Look at projections, rebuild them, compare them with the log
+    #[command(subcommand)]
+    Projection(projection::Command),
+    /// List the routes and who may use them
+    Routes(serve::RoutesArguments),
+    /// Ask the running service whether it is ready
+    Health,
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let matches = Arguments::command().after_help(environment_help()).get_matches();
+    let arguments = match Arguments::from_arg_matches(&matches) {
+        Ok(arguments) => arguments,
+        Err(error) => error.exit(),
+    };
+    match run(arguments.command) {
+        Ok(code) => code,
+        Err(error) if error.is::<ConfigError>() => {
+            eprintln!("customers: {error}");
+            ExitCode::from(2)
+        }
+        Err(error) => {
+            eprintln!("customers: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    if let Command::Dev(arguments) = command {
+        return dev::run(arguments).await;
+    }
+    let config = Config::from_lookup(configured)?;
+    telemetry::start_logging(&config);
+    match command {
+        Command::Dev(_) | Command::Serve => serve::serve(config).await?,
+        Command::Migrate => serve::migrate(&config).await?,
+        Command::Demo(arguments) => demo::run(&config, arguments).await?,
+        Command::Account(command) => account::run(&config, command).await?,
+        Command::Projection(command) => return projection::run(&config, command).await,
+        Command::Routes(arguments) => serve::routes(&arguments)?,
+        Command::Health => return serve::health(&config).await,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The environment, and behind it the addresses that a running `customers dev` has left.
+fn configured(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty()).or_else(|| {
+        // With a file named for the secret, that is where it comes from.
+        if std::env::var_os(format!("{name}_FILE")).is_some() {
+            return None;
+        }
+        let env = std::fs::read_to_string(Path::new(DEV_FOLDER).join("env")).ok()?;
+        env.lines().find_map(|line| {
+            let (key, value) = line.split_once('=')?;
+            (key == name).then(|| value.to_owned())
+        })
+    })
+}
+
+/// A token that Ctrl-C or SIGTERM cancels.
+fn stop_signal() -> anyhow::Result<CancellationToken> {
+    let token = CancellationToken::new();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let cancelled = token.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        cancelled.cancel();
+    });
+    Ok(token)
+}
+
+fn environment_help() -> String {
+    use std::fmt::Write as _;
+    let mut help = String::from("Environment:\n");
+    for variable in &VARIABLES {
+        let default = match variable.default {
+            "" => String::new(),
+            default => format!(" [default: {default}]"),
+        };
+        let file = if variable.secret { " (or a file: ..._FILE)" } else { "" };
+        let _ = writeln!(help, "  {:<28} {}{file}{default}", variable.name, variable.help);
+    }
+    help
+}

@@ -1,0 +1,101 @@
+//! `customers serve`, `migrate`, `routes`, `health`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use secrecy::ExposeSecret as _;
+use serde_json::json;
+use sqlx::{Connection as _, PgConnection};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::stop_signal;
+use crate::api;
+use crate::app::{App, MIGRATOR, StartError, database_url};
+use crate::clock::Clock;
+use crate::config::{Config, ConfigError};
+use crate::events::values::Role;
+
+/// How long requests at work may take when the service is told to stop.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// How long the service may take to say whether it is ready.
+const HEALTH_LIMIT: Duration = Duration::from_secs(3);
+
+/// `customers serve`
+pub async fn serve(config: Config) -> anyhow::Result<()> {
+    let stop = stop_signal()?;
+    let app = App::build(config, Clock::system()).await.map_err(misconfigured)?;
+    println!("address http://{}", app.address());
+    Ok(app.run(stop, DRAIN).await?)
+}
+
+/// `customers migrate`
+pub async fn migrate(config: &Config) -> anyhow::Result<()> {
+    let url = match &config.owner_database_url {
+        Some(url) => url,
+        None => database_url(config).map_err(misconfigured)?,
+    };
+    let mut connection = PgConnection::connect(url.expose_secret()).await.context("PostgreSQL")?;
+    MIGRATOR.run(&mut connection).await?;
+    connection.close().await?;
+    eprintln!("the schema is up to date");
+    Ok(())
+}
+
+/// A variable that is missing is bad configuration; the rest is a failure.
+pub fn misconfigured(error: StartError) -> anyhow::Error {
+    match error {
+        StartError::Missing(variable) => {
+            ConfigError { variable, problem: "must be set; or run `customers dev`".to_owned() }
+                .into()
+        }
+        error => error.into(),
+    }
+}
+
+#[derive(clap::Args)]
+pub struct RoutesArguments {
+    /// One JSON object per route
+    #[arg(long)]
+    json: bool,
+}
+
+/// `customers routes`
+pub fn routes(arguments: &RoutesArguments) -> anyhow::Result<()> {
+    for route in api::routes() {
+        let role = route.role.map_or("-", Role::as_str);
+        if arguments.json {
+            let line = json!({"method": route.method, "path": route.path, "role": role});
+            println!("{}", serde_json::to_string(&line)?);
+        } else {
+            println!("{:<7} {:<28} {role}", route.method, route.path);
+        }
+    }
+    Ok(())
+}
+
+/// `customers health`: 0 when ready, for a container that has no curl.
+pub async fn health(config: &Config) -> anyhow::Result<ExitCode> {
+    let mut address = config.listen;
+    if address.ip().is_unspecified() {
+        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    let ask = async {
+        let mut stream = TcpStream::connect(address).await?;
+        let request =
+            format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        anyhow::Ok(answer)
+    };
+    let answer = tokio::time::timeout(HEALTH_LIMIT, ask)
+        .await
+        .with_context(|| format!("http://{address}/readyz: no answer within {HEALTH_LIMIT:?}"))?
+        .with_context(|| format!("http://{address}/readyz"))?;
+    println!("{}", answer.rsplit("\r\n\r\n").next().unwrap_or_default());
+    let ready = answer.starts_with("HTTP/1.1 200 ");
+    Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,93 @@
+//! Who changed a customer, when, from where and why: folded from its stream, which postgres-es loads.
+
+use chrono::{DateTime, Utc};
+use cqrs_es::EventStore as _;
+use cqrs_es::persist::PersistedEventStore;
+use postgres_es::PostgresEventRepository;
+use sqlx::PgPool;
+
+use super::customer::{Customer, State};
+use crate::events::log::read;
+use crate::events::values::CustomerId;
+
+/// One change of a customer.
+#[derive(Debug, Clone)]
+pub struct Change {
+    pub version: i64,
+    pub position: i64,
+    /// The name of the event.
+    pub event: &'static str,
+    pub at: DateTime<Utc>,
+    /// Who, from where, why: as in [`crate::events::metadata::Metadata`].
+    pub metadata: std::collections::HashMap<String, String>,
+    /// The fields that the event changed.
+    pub fields: Vec<FieldChange>,
+}
+
+/// One field of one change; `from` is absent at the create, `to` at the deletion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldChange {
+    pub field: &'static str,
+    pub from: Option<String>,
+    pub to: Option<String>,
+}
+
+/// All changes of the customer, oldest first; empty when it was never created.
+///
+/// # Errors
+/// When the log cannot be read.
+pub async fn load(pool: &PgPool, id: CustomerId) -> Result<Vec<Change>, HistoryError> {
+    let store = PersistedEventStore::<_, Customer>::new_event_store(PostgresEventRepository::new(
+        pool.clone(),
+    ));
+    let envelopes = store.load_events(&id.to_string()).await?;
+    // Read behind the events: every event loaded has its place in here.
+    let positions = read::positions(pool, id).await?;
+
+    let mut customer = Customer::default();
+    let mut changes = Vec::with_capacity(envelopes.len());
+    for (envelope, (position, at)) in envelopes.into_iter().zip(positions) {
+        let event = envelope.payload.event_type();
+        let before = fields(&customer.state);
+        customer.apply(envelope.payload);
+        let after = fields(&customer.state);
+        changes.push(Change {
+            version: customer.version,
+            position,
+            event,
+            at,
+            metadata: envelope.metadata,
+            fields: difference(before, after),
+        });
+    }
+    Ok(changes)
+}
+
+/// The fields of a customer by name, as the API writes them.
+type Fields = [(&'static str, Option<String>); 2];
+
+fn fields(state: &State) -> Fields {
+    let (name, dob) = match state {
+        State::Present { name, dob } => (Some(name.to_string()), Some(dob.to_string())),
+        State::Unknown | State::Deleted => (None, None),
+    };
+    [("name", name), ("dob", dob)]
+}
+
+fn difference(before: Fields, after: Fields) -> Vec<FieldChange> {
+    before
+        .into_iter()
+        .zip(after)
+        .filter(|((_, from), (_, to))| from != to)
+        .map(|((field, from), (_, to))| FieldChange { field, from, to })
+        .collect()
+}
+
+/// Why a history cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryError {
+    #[error("the stream cannot be loaded: {0}")]
+    Stream(#[from] cqrs_es::AggregateError<super::refusal::Refusal>),
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}

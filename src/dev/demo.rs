@@ -1,0 +1,107 @@
+//! Demo data: customers made through commands, person `i` the same whatever their number, and the
+//! account that the README logs in with.
+
+use chrono::{Days, NaiveDate};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use crate::auth::account::{AccountError, Accounts};
+use crate::auth::password::Passwords;
+use crate::commands::{Bus, BusError, Written};
+use crate::events::metadata::Metadata;
+use crate::events::values::{DateOfBirth, Name, Role, Username};
+
+/// The account's name and password.
+pub const USERNAME: &str = "demo";
+pub const PASSWORD: &str = "demo-password";
+
+/// How many commands are at work at once when there are many; up to `IN_ORDER` customers are made one
+/// by one, so that a small demo has the same ids everywhere.
+const IN_FLIGHT: usize = 64;
+const IN_ORDER: u64 = 1000;
+
+const FIRST: [&str; 24] = [
+    "Ada", "Grace", "Alan", "Edsger", "Barbara", "Donald", "Radia", "Linus", "Margaret", "Niklaus",
+    "Frances", "Dennis", "Hedy", "Claude", "Karen", "Tim", "Shafi", "Leslie", "Jean", "John",
+    "Annie", "Ken", "Mary", "Kurt",
+];
+
+const LAST: [&str; 20] = [
+    "Lovelace",
+    "Hopper",
+    "Turing",
+    "Dijkstra",
+    "Liskov",
+    "Knuth",
+    "Perlman",
+    "Torvalds",
+    "Hamilton",
+    "Wirth",
+    "Allen",
+    "Ritchie",
+    "Lamarr",
+    "Shannon",
+    "Jones",
+    "Lee",
+    "Goldwasser",
+    "Lamport",
+    "Bartik",
+    "Backus",
+];
+
+/// The first day on which a demo customer is born, and over how many days they spread.
+const BORN_FROM: NaiveDate = NaiveDate::from_ymd_opt(1940, 1, 1).expect("a real day");
+const BORN_DAYS: u64 = 27_000;
+
+/// Person `i`, from 0.
+///
+/// # Panics
+/// Never: all these names are names.
+#[must_use]
+pub fn person(i: u64) -> (Name, DateOfBirth) {
+    let pick = |names: &[&'static str], i: u64| {
+        usize::try_from(i % names.len() as u64).map_or("", |index| names[index])
+    };
+    // 7919 and 17 have no factor in common with the lengths: neighbours look different.
+    let first = pick(&FIRST, i);
+    let last = pick(&LAST, i / FIRST.len() as u64 + i * 17);
+    let date = BORN_FROM + Days::new(i.wrapping_mul(7919) % BORN_DAYS);
+    let name = Name::parse(&format!("{first} {last}")).expect("two words of letters are a name");
+    (name, DateOfBirth::stored(date))
+}
+
+/// Appends `number` creates. `done` is told after each.
+///
+/// # Errors
+/// When the log cannot be reached; those that were created stay.
+pub async fn create(bus: &Bus, number: u64, done: impl Fn()) -> Result<(), BusError> {
+    let in_flight = if number <= IN_ORDER { 1 } else { IN_FLIGHT };
+    stream::iter(0..number)
+        .map(|i| async move {
+            let (name, dob) = person(i);
+            bus.create(name, dob, Metadata::of_program("customers demo")).await
+        })
+        .buffered(in_flight)
+        .try_for_each(|_: Written| {
+            done();
+            std::future::ready(Ok(()))
+        })
+        .await
+}
+
+/// Makes the demo account if it is missing.
+///
+/// # Errors
+/// When PostgreSQL cannot be reached.
+pub async fn account(accounts: &Accounts, passwords: &Passwords) -> anyhow::Result<()> {
+    let username = Username::parse(USERNAME)?;
+    if accounts.find(&username).await?.is_some() {
+        return Ok(());
+    }
+    let hash = passwords.hash(PASSWORD.to_owned()).await?;
+    let metadata = Metadata::of_program("customers demo");
+    match accounts.add(&username, &hash, Role::Admin, metadata).await {
+        // Somebody else was as quick.
+        Ok(()) | Err(AccountError::Exists(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,53 @@
+//! What happens to a customer. Each event carries the whole state that holds after it, so the last
+//! one is enough to decide on.
+
+use serde::{Deserialize, Serialize};
+
+use super::values::{DateOfBirth, Name};
+
+/// The `aggregate_type` of customers in the log.
+pub const CUSTOMER: &str = "customer";
+
+/// The payload is internally tagged and its fields stand in this order, in the log for ever:
+/// `{"type":"CustomerCreated","name":"Ada","dob":"1990-12-10"}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type")]
+pub enum CustomerEvent {
+    CustomerCreated { name: Name, dob: DateOfBirth },
+    CustomerUpdated { name: Name, dob: DateOfBirth },
+    CustomerDeleted {},
+}
+
+impl CustomerEvent {
+    /// The names of all customer events.
+    pub const TYPES: [&'static str; 3] = ["CustomerCreated", "CustomerUpdated", "CustomerDeleted"];
+
+    #[must_use]
+    pub fn event_type(&self) -> &'static str {
+        match self {
+            Self::CustomerCreated { .. } => "CustomerCreated",
+            Self::CustomerUpdated { .. } => "CustomerUpdated",
+            Self::CustomerDeleted {} => "CustomerDeleted",
+        }
+    }
+
+    /// The version in which this program writes the event.
+    #[must_use]
+    pub fn event_version(&self) -> &'static str {
+        match self {
+            Self::CustomerCreated { .. }
+            | Self::CustomerUpdated { .. }
+            | Self::CustomerDeleted {} => "1",
+        }
+    }
+}
+
+impl cqrs_es::DomainEvent for CustomerEvent {
+    fn event_type(&self) -> String {
+        self.event_type().to_owned()
+    }
+
+    fn event_version(&self) -> String {
+        self.event_version().to_owned()
+    }
+}

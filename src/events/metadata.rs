@@ -1,0 +1,37 @@
+//! Who did it, from where and why: stored beside each event as a flat JSON object of strings, the
+//! only shape that cqrs-es loads again.
+
+use serde::{Deserialize, Serialize};
+
+/// Absent members are not stored. Members stand in this order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// The user name, or the name of the program that acted on its own.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub actor: Option<String>,
+    /// The actor's role at that time.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub role: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub session: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ip: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub user_agent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub request_id: Option<String>,
+    /// The caller's trace (W3C Trace Context).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub traceparent: Option<String>,
+    /// What the caller gave as its reason (`X-Reason`).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reason: Option<String>,
+}
+
+impl Metadata {
+    /// Of something that a program did on its own account, such as the demo data.
+    #[must_use]
+    pub fn of_program(name: &str) -> Self {
+        Self { actor: Some(name.to_owned()), ..Self::default() }
+    }
+}

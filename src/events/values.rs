@@ -1,0 +1,247 @@
+//! The values that commands and events are made of. Each is parsed once, at the edge; whoever holds
+//! one needs no further check.
+
+use std::fmt;
+
+use chrono::NaiveDate;
+use serde::{Deserialize, Serialize};
+use unicode_normalization::UnicodeNormalization as _;
+
+/// A customer's number: 1 to 2^53 - 1, so that every JSON reader keeps it exact (RFC 8259, section 6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct CustomerId(i64);
+
+/// The first number that JSON readers with 64-bit floats can no longer tell from its neighbour.
+const ID_END: i64 = 1 << 53;
+
+impl CustomerId {
+    /// `None` outside 1 to 2^53 - 1.
+    #[must_use]
+    pub fn new(id: i64) -> Option<Self> {
+        (1..ID_END).contains(&id).then_some(Self(id))
+    }
+
+    /// Reads plain digits, without sign, space or leading zero.
+    ///
+    /// # Errors
+    /// Says what an id looks like.
+    pub fn parse(text: &str) -> Result<Self, ValueError> {
+        let plain = text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
+        let id = if plain { text.parse().ok().and_then(Self::new) } else { None };
+        id.ok_or(ValueError("must be an integer from 1 to 9007199254740991"))
+    }
+
+    #[must_use]
+    pub fn get(self) -> i64 {
+        self.0
+    }
+}
+
+impl fmt::Display for CustomerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A customer's name: 1 to 128 Unicode scalar values, trimmed, in NFC, without control characters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Name(String);
+
+/// The longest name, in Unicode scalar values after trimming and composing.
+pub const NAME_MAX_CHARS: usize = 128;
+
+impl Name {
+    /// Trims white space, composes (NFC) and checks.
+    ///
+    /// # Errors
+    /// Empty, too long, or with a control character (Unicode category Cc, so NUL as well).
+    pub fn parse(text: &str) -> Result<Self, ValueError> {
+        // Composing can only be judged after it happened; the bound on bytes keeps it cheap. NFC
+        // makes at most three scalar values of one, and one takes at most four bytes.
+        let text = text.trim();
+        if text.len() > NAME_MAX_CHARS * 4 * 8 {
+            return Err(ValueError("must have at most 128 characters"));
+        }
+        let name: String = text.nfc().collect();
+        let name = name.trim();
+        if name.is_empty() {
+            return Err(ValueError("must not be empty"));
+        }
+        if name.chars().count() > NAME_MAX_CHARS {
+            return Err(ValueError("must have at most 128 characters"));
+        }
+        if name.chars().any(char::is_control) {
+            return Err(ValueError("must not contain control characters"));
+        }
+        Ok(Self(name.to_owned()))
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A date of birth: a real day from 1900-01-01 to the day on which it was parsed (UTC).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DateOfBirth(NaiveDate);
+
+const DOB_SHAPE: ValueError = ValueError("must be a real date written YYYY-MM-DD");
+const DOB_FIRST: NaiveDate = NaiveDate::from_ymd_opt(1900, 1, 1).expect("a real day");
+
+impl DateOfBirth {
+    /// Reads `YYYY-MM-DD`, ten ASCII characters.
+    ///
+    /// # Errors
+    /// Not that shape, no such day, before 1900-01-01 or after `today`.
+    pub fn parse(text: &str, today: NaiveDate) -> Result<Self, ValueError> {
+        let bytes = text.as_bytes();
+        let shaped = bytes.len() == 10
+            && bytes.iter().enumerate().all(|(i, b)| match i {
+                4 | 7 => *b == b'-',
+                0..=3 | 5 | 6 | 8 | 9 => b.is_ascii_digit(),
+                10.. => false,
+            });
+        if !shaped {
+            return Err(DOB_SHAPE);
+        }
+        let date: NaiveDate = text.parse().map_err(|_| DOB_SHAPE)?;
+        if date < DOB_FIRST {
+            return Err(ValueError("must not be before 1900-01-01"));
+        }
+        if date > today {
+            return Err(ValueError("must not be in the future"));
+        }
+        Ok(Self(date))
+    }
+
+    /// A date that the log or a read table holds: it was parsed when it came in.
+    #[must_use]
+    pub fn stored(date: NaiveDate) -> Self {
+        Self(date)
+    }
+
+    #[must_use]
+    pub fn date(self) -> NaiveDate {
+        self.0
+    }
+}
+
+impl fmt::Display for DateOfBirth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An account's user name, folded: NFKC, lower case, trimmed; 1 to 64 scalar values without white
+/// space, control characters or braces (a Redis hash tag is written in braces).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Username(String);
+
+/// The longest user name, in Unicode scalar values after folding.
+pub const USERNAME_MAX_CHARS: usize = 64;
+
+impl Username {
+    /// Folds and checks, so that `Ada`, `ada ` and `ＡＤＡ` are one account.
+    ///
+    /// # Errors
+    /// Empty, too long, or with a character that a user name cannot have.
+    pub fn parse(text: &str) -> Result<Self, ValueError> {
+        if text.len() > USERNAME_MAX_CHARS * 16 {
+            return Err(ValueError("must have at most 64 characters"));
+        }
+        // Folding may open what composing had closed, so compose once more behind it.
+        let folded: String = text.trim().nfkc().flat_map(char::to_lowercase).nfkc().collect();
+        if folded.is_empty() {
+            return Err(ValueError("must not be empty"));
+        }
+        if folded.chars().count() > USERNAME_MAX_CHARS {
+            return Err(ValueError("must have at most 64 characters"));
+        }
+        let refused = |c: char| c.is_control() || c.is_whitespace() || matches!(c, '{' | '}');
+        if folded.chars().any(refused) {
+            return Err(ValueError("must not contain spaces, control characters or braces"));
+        }
+        Ok(Self(folded))
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Username {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What an account may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Reads customers.
+    Viewer,
+    /// Reads and changes customers.
+    Editor,
+    /// Reads customers, the past and events; changes nothing.
+    Auditor,
+    /// Everything.
+    Admin,
+}
+
+impl Role {
+    pub const ALL: [Self; 4] = [Self::Viewer, Self::Editor, Self::Auditor, Self::Admin];
+
+    /// # Errors
+    /// Names the four roles.
+    pub fn parse(text: &str) -> Result<Self, ValueError> {
+        Self::ALL
+            .into_iter()
+            .find(|role| role.as_str() == text)
+            .ok_or(ValueError("must be one of viewer, editor, auditor, admin"))
+    }
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Editor => "editor",
+            Self::Auditor => "auditor",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// Whether an account of this role may do what `needed` may do.
+    #[must_use]
+    pub fn covers(self, needed: Self) -> bool {
+        match self {
+            Self::Admin => true,
+            Self::Editor => matches!(needed, Self::Editor | Self::Viewer),
+            Self::Auditor => matches!(needed, Self::Auditor | Self::Viewer),
+            Self::Viewer => matches!(needed, Self::Viewer),
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a text is not a value; a clause that follows the field's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ValueError(pub &'static str);

@@ -1,0 +1,47 @@
+//! A self-hosted registry of customers whose every change is an event.
+//!
+//! The modules stand in reading order, and each may use only those above it
+//! (`tests/architecture.rs` checks that). One request, one way through:
+//!
+//! | step | where |
+//! |---|---|
+//! | route table, limits | [`api`] |
+//! | token, session, cookie, role | [`api::guard`] on [`auth`] |
+//! | values, command | [`api::customers`] |
+//! | the customer's last event, decide | [`commands`] |
+//! | one transaction, the position | [`events::log`] |
+//! | read table | [`projections`] |
+//! | answer | [`api::freshness`] |
+
+/// Time and randomness, passed in everywhere else.
+pub mod clock;
+
+/// The environment, read once.
+pub mod config;
+
+/// WHAT HAPPENED: values, events, the log.
+pub mod events;
+
+/// WHAT MAY HAPPEN: pure decisions and the bus.
+pub mod commands;
+
+/// WHAT PEOPLE LOOK AT: read tables that follow the log.
+pub mod projections;
+
+/// WHO MAY COME IN: accounts, sessions, tokens.
+pub mod auth;
+
+/// HOW THEY ASK: the HTTP contract.
+pub mod api;
+
+/// Logs and metrics.
+pub mod telemetry;
+
+/// The rooms put together: one process of the service.
+pub mod app;
+
+/// THE EMBEDDED DEFAULT: a private PostgreSQL and Redis, and demo data.
+pub mod dev;
+
+/// The command line.
+pub mod cli;

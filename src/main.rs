@@ -1,0 +1,7 @@
+//! The binary `customers`: see `customers --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    customers::cli::main()
+}
