@@ -100,7 +100,8 @@ impl<'a> Cluster<'a> {
         fs::rename(&unfinished, &self.data).map_err(StartError::at(&self.data))
     }
 
-    /// Reads the password that was set when the cluster was made, or sets a new one if its file was lost.
+    /// Reads the password that was set when the cluster was made, or sets a new one if its file was
+    /// lost.
     async fn recall_password(&mut self) -> Result<(), StartError> {
         let path = self.folder.join(PASSWORD);
         let kept = match fs::read_to_string(&path) {
@@ -118,7 +119,8 @@ impl<'a> Cluster<'a> {
         self.folder.write_private(PASSWORD, self.password.as_bytes()).map(drop)
     }
 
-    /// Runs one statement without a server: no password, no network, and nothing of it on a command line.
+    /// Runs one statement without a server: no password, no network, and nothing of it on a command
+    /// line.
     async fn single_user(&self, data: &Path, statement: &str) -> Result<(), StartError> {
         let log = self.log().await?;
         let input = self.folder.write_private(INPUT, format!("{statement}\n").as_bytes())?;

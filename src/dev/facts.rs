@@ -10,7 +10,8 @@ use super::{
 /// Finds out the facts of this machine and chooses.
 pub async fn settle(folder: &Path) -> Result<RunAs, StartError> {
     if !rustix::process::geteuid().is_root() {
-        // A user without a name, as in many containers, is refused by initdb; a namespace lends a name.
+        // A user without a name, as in many containers, is refused by initdb; a namespace lends a
+        // name.
         let named = programs::output(id(&RunAs::Ourselves, &["-un"])).await.is_some();
         return Ok(if named {
             RunAs::Ourselves

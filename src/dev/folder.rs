@@ -23,7 +23,8 @@ use super::{
 pub struct Folder {
     path: PathBuf,
     pub run_as: RunAs,
-    /// The kernel releases the lock when we end, also by `kill -9`; children do not inherit it (`O_CLOEXEC`).
+    /// The kernel releases the lock when we end, also by `kill -9`; children do not inherit it
+    /// (`O_CLOEXEC`).
     lock: File,
 }
 
@@ -48,7 +49,8 @@ impl Folder {
         self.path.join(name)
     }
 
-    /// A directory of mode 0700 that belongs to the user of the programs, with everything that is in it.
+    /// A directory of mode 0700 that belongs to the user of the programs, with everything that is
+    /// in it.
     pub fn private_directory(&self, name: &str) -> Result<PathBuf, StartError> {
         let path = self.join(name);
         match fs::DirBuilder::new().mode(0o700).create(&path) {
@@ -118,7 +120,8 @@ pub fn open_private(path: &Path) -> std::io::Result<File> {
         .open(path)
 }
 
-/// Whether this open file now holds the lock of its file; a lock is shared with every process that inherits the file.
+/// Whether this open file now holds the lock of its file; a lock is shared with every process that
+/// inherits the file.
 pub fn try_lock(file: &File) -> std::io::Result<bool> {
     match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),

@@ -1,7 +1,8 @@
 //! The embedded default: a private Postgres and a private Redis in one folder, kept between runs.
 //!
-//! Read `Servers::start` first. A folder has one living owner at a time (`folder`), every program runs as a
-//! user Postgres accepts (`run_as`), and a watchdog ends each server when we end, however we end (`watchdog`).
+//! Read `Servers::start` first. A folder has one living owner at a time (`folder`), every program
+//! runs as a user Postgres accepts (`run_as`), and a watchdog ends each server when we end, however
+//! we end (`watchdog`).
 
 /// Dummy data.
 pub mod demo;
@@ -26,7 +27,8 @@ use tokio::time::Instant;
 use folder::Folder;
 use watchdog::Watched;
 
-/// How long `Servers::stop` may take in all; the command ends within 10 s of a signal and needs the rest itself.
+/// How long `Servers::stop` may take in all; the command ends within 10 s of a signal and needs the
+/// rest itself.
 pub const STOP_LIMIT: Duration = Duration::from_secs(8);
 
 /// How long a start waits for the servers of an earlier run to be gone.
@@ -34,7 +36,8 @@ pub const STOP_LIMIT: Duration = Duration::from_secs(8);
 /// After a `kill -9` of a postmaster its lock file was seen to be refused for up to 25 s.
 pub const OLD_SERVER_LIMIT: Duration = Duration::from_secs(30);
 
-/// How long a server may take from its start to its first connection: replaying the log of a crash is part of it.
+/// How long a server may take from its start to its first connection: replaying the log of a crash
+/// is part of it.
 pub const READY_LIMIT: Duration = Duration::from_mins(1);
 
 /// What to start, and where.
@@ -45,7 +48,8 @@ pub struct Options {
     pub redis: bool,
     /// Fresh randomness for passwords: the first half for Postgres, the second for Redis.
     pub secret: [u8; 32],
-    /// Throw-away servers of a test run: more connections, no sync of the new cluster's files (fsync stays on).
+    /// Throw-away servers of a test run: more connections, no sync of the new cluster's files
+    /// (fsync stays on).
     pub quick: bool,
 }
 
@@ -68,10 +72,11 @@ struct Running {
 impl Servers {
     /// Starts the wanted servers and returns when a connection to each works, in bounded time.
     ///
-    /// Data of an earlier start on the same folder is there again; addresses and the Redis password are new.
+    /// Data of an earlier start on the same folder is there again; addresses and the Redis password
+    /// are new.
     ///
     /// # Errors
-    /// `StartError`, each with one line for a person. Nothing is left running then.
+    /// `StartError`, each with one line for a person. What was started is ended then.
     pub async fn start(options: Options) -> Result<Self, StartError> {
         let folder = Folder::open(&options.folder).await?;
         let (postgres_secret, redis_secret) = options.secret.split_at(16);
@@ -123,7 +128,8 @@ async fn stop_all(servers: [Option<Running>; 2]) {
     tokio::join!(first, second);
 }
 
-/// Why the servers could not be started. Every `Display` is one line that says what to do or where to look.
+/// Why the servers could not be started. Every `Display` is one line that says what to do or where
+/// to look.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("{program} is not installed: run script/bootstrap")]
@@ -137,8 +143,11 @@ pub enum StartError {
     #[error("{folder} is in use by another process ({owner})")]
     InUse { folder: String, owner: String },
 
-    #[error("{server} of an earlier run is still running on {folder} after {} s; end it and start again", OLD_SERVER_LIMIT.as_secs())]
-    StillRunning { server: &'static str, folder: String },
+    #[error(
+        "{server} of an earlier run still writes to {log} after {} s: `fuser {log}` shows it",
+        OLD_SERVER_LIMIT.as_secs()
+    )]
+    StillRunning { server: &'static str, log: String },
 
     #[error(
         "PostgreSQL does not run as root, and {user} cannot pass {directory}: chmod o+x {directory}, or use another folder"

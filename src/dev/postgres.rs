@@ -18,7 +18,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// How long to wait before asking again a server that refused to start.
 const REFUSED_PAUSE: Duration = Duration::from_millis(200);
 
-/// Connections of a server for a test run, where every test has pools of its own; the default is 100.
+/// Connections of a server for a test run, where every test has pools of its own; the default is
+/// 100.
 const QUICK_CONNECTIONS: u32 = 400;
 
 /// Why a server ended instead of getting ready.
@@ -30,8 +31,8 @@ enum Obstacle {
     Other,
 }
 
-/// Starts Postgres on the data of the folder, again if another program was quicker to take the port or an
-/// earlier server has not left yet.
+/// Starts Postgres on the data of the folder, again if another program was quicker to take the port
+/// or an earlier server has not left yet.
 pub async fn start(folder: &Folder, secret: &[u8], quick: bool) -> Result<Running, StartError> {
     let cluster = Cluster::open(folder, secret, quick).await?;
     let patience = Instant::now() + OLD_SERVER_LIMIT;
@@ -41,7 +42,8 @@ pub async fn start(folder: &Folder, secret: &[u8], quick: bool) -> Result<Runnin
         remove_stale_lock(&cluster)?;
         let port = free_port().map_err(|cause| StartError::Spawn { program: NAME, cause })?;
         let before = lock_file(&cluster);
-        // SIGINT does not wait for clients, SIGQUIT not even for the data files: the next start replays the log.
+        // SIGINT does not wait for clients, SIGQUIT not even for the data files: the next start
+        // replays the log.
         let signals = ("INT", "QUIT");
         let mut process = cluster.run(
             log,
@@ -105,8 +107,8 @@ fn lock_file(cluster: &Cluster<'_>) -> Option<String> {
     fs::read_to_string(cluster.data.join("postmaster.pid")).ok()
 }
 
-/// Removes the lock file of a dead server whose number another program has now, as after a restart of a
-/// container: Postgres would refuse to start for as long as that program runs.
+/// Removes the lock file of a dead server whose number another program has now, as after a restart
+/// of a container: Postgres would refuse to start for as long as that program runs.
 ///
 /// Sure on two grounds: we have the lock of the log, and the process of that number is no Postgres.
 fn remove_stale_lock(cluster: &Cluster<'_>) -> Result<(), StartError> {

@@ -23,7 +23,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 const USUAL: [&str; 6] =
     ["/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/opt/homebrew/bin"];
 
-/// Packages that keep each Postgres in its own folder: where, how the folder's name starts, what follows it.
+/// Packages that keep each Postgres in its own folder: where, how the folder's name starts, what
+/// follows it.
 const VERSIONED: [(&str, &str); 4] = [
     ("/usr/lib/postgresql", ""),
     ("/usr", "pgsql-"),
@@ -45,15 +46,16 @@ pub fn search_path() -> OsString {
     env::join_paths(directories()).unwrap_or_default()
 }
 
-/// The folder with `postgres` and `initdb`: of the version that made the data if there are data, else the first
-/// on PATH, else the newest.
+/// The folder with `postgres` and `initdb`: of the version that made the data if there are data,
+/// else the first on PATH, else the newest.
 pub async fn postgres(folder: &Path, data_version: Option<u32>) -> Result<PathBuf, StartError> {
     let mut found = Vec::new();
     for directory in directories().into_iter().chain(versioned()) {
         if !runnable(&directory.join("initdb")) {
             continue;
         }
-        // Postgres finds its own files from where it is: a link to it in /usr/local/bin is followed first.
+        // Postgres finds its own files from where it is: a link to it in /usr/local/bin is followed
+        // first.
         let Ok(program) = fs::canonicalize(directory.join("postgres")) else {
             continue;
         };
@@ -67,6 +69,8 @@ pub async fn postgres(folder: &Path, data_version: Option<u32>) -> Result<PathBu
         }
         found.push(version.to_string());
     }
+    // The same one may be on PATH and in its own folder.
+    found.dedup();
     if found.is_empty() {
         return Err(StartError::Missing { program: "PostgreSQL (postgres, initdb)" });
     }

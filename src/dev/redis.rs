@@ -1,4 +1,5 @@
-//! The private Redis: started on a free port of 127.0.0.1, every write kept in its append-only file.
+//! The private Redis: started on a free port of 127.0.0.1, every write kept in its append-only
+//! file.
 
 use std::{
     net::{Ipv4Addr, TcpListener},
@@ -95,7 +96,8 @@ async fn answers(port: u16, password: &str) -> std::io::Result<bool> {
     Ok(answer == READY)
 }
 
-/// The configuration file; the password is in it and not on the command line, where everybody can read it.
+/// The configuration file; the password is in it and not on the command line, where everybody can
+/// read it.
 fn settings(data: &Path, port: u16, password: &str) -> Vec<u8> {
     let data = quoted(data.as_os_str().as_bytes());
     format!(

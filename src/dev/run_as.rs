@@ -1,4 +1,5 @@
-//! Which user runs the programs: Postgres refuses root, and the data must be within that user's reach.
+//! Which user runs the programs: Postgres refuses root, and the data must be within that user's
+//! reach.
 
 use std::{
     fs::Metadata,
@@ -24,15 +25,16 @@ pub enum RunAs {
     Ourselves,
     /// We are root in the folder of this user, who owns everything that is made in it.
     Owner(User),
-    /// In a user namespace, where we carry the number `uid`; outside of it the files stay `owner`'s: ours.
+    /// In a user namespace, where we carry the number `uid`; outside of it the files stay
+    /// `owner`'s: ours.
     Namespace { unshare: PathBuf, uid: u32, owner: User },
     /// We are root and lend the data directories to this user, `postgres` as a rule.
     System(User),
 }
 
 impl RunAs {
-    /// A command with an empty environment that runs in `/`: neither what we carry in our environment
-    /// nor a current directory closed to the user can get in the way.
+    /// A command with an empty environment that runs in `/`: neither what we carry in our
+    /// environment nor a current directory closed to the user can get in the way.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = match self {
             Self::Namespace { unshare, uid, .. } => {
@@ -50,7 +52,8 @@ impl RunAs {
                 command
             }
         };
-        // LC_ALL: their messages are read by us, and a macOS postmaster refuses to start without it.
+        // LC_ALL: their messages are read by us, and a macOS postmaster refuses to start without
+        // it.
         command
             .env_clear()
             .env("PATH", programs::search_path())
@@ -59,8 +62,8 @@ impl RunAs {
         command
     }
 
-    /// Who owns the files of the programs, and whose permissions count on the way to the folder: a namespace
-    /// takes root's right to pass everywhere away.
+    /// Who owns the files of the programs, and whose permissions count on the way to the folder: a
+    /// namespace takes root's right to pass everywhere away.
     pub fn user(&self) -> User {
         match self {
             Self::Ourselves => ourselves(),
@@ -81,7 +84,8 @@ pub struct Facts {
     pub namespace: Option<RunAs>,
 }
 
-/// Chooses for root: the folder's owner, else a namespace, else `postgres`; before all what an earlier run used.
+/// Chooses for root: the folder's owner, else a namespace, else `postgres`; before all what an
+/// earlier run used.
 ///
 /// `closed` names the first directory on the way to the folder that a user cannot pass.
 pub fn choose(facts: Facts, closed: impl Fn(User) -> Option<PathBuf>) -> Result<RunAs, StartError> {

@@ -1,8 +1,9 @@
 //! Programs that end when we end, also by `kill -9`.
 //!
-//! Each runs below a small shell that holds the read end of a pipe from us: the kernel closes our end whatever
-//! happens to us, and at end of file the shell stops its program. The program's output goes to a log file whose
-//! `flock` it inherits, so the lock is free exactly when the program and all its children are gone.
+//! Each runs below a small shell that holds the read end of a pipe from us: the kernel closes our
+//! end whatever happens to us, and at end of file the shell stops its program. The program's output
+//! goes to a log file whose `flock` it inherits, so the lock is free exactly when the program and
+//! all its children are gone.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -36,10 +37,11 @@ const QUOTED: (usize, usize) = (3, 300);
 
 /// Arguments: input file, first signal, second signal, program, its arguments.
 ///
-/// It ignores the signals a whole session may get, so that it is there when the program has to be stopped; the
-/// programs install handlers of their own. A shell gives background programs no terminal input, and `3<&-` keeps
-/// the pipe from them. The guard lets go of the log, or its `sleep` would hold the lock for up to a second.
-/// The signals come 5 s and 1 s apart: less than `STOP_LIMIT` in all.
+/// It ignores the signals a whole session may get, so that it is there when the program has to be
+/// stopped; the programs install handlers of their own. A shell gives background programs no
+/// terminal input, and `3<&-` keeps the pipe from them. The guard lets go of the log, or its
+/// `sleep` would hold the lock for up to a second. The signals come 5 s and 1 s apart: less than
+/// `STOP_LIMIT` in all.
 const SCRIPT: &str = r#"
 trap '' HUP INT TERM
 input=$1 first=$2 second=$3
@@ -96,10 +98,8 @@ impl Log {
         let mut told = false;
         while !try_lock(&file).map_err(StartError::at(&path))? {
             if Instant::now() > deadline {
-                return Err(StartError::StillRunning {
-                    server,
-                    folder: folder.join("").display().to_string(),
-                });
+                let log = path.display().to_string();
+                return Err(StartError::StillRunning { server, log });
             }
             if !told {
                 tracing::info!("waiting for {server} of an earlier run to end");
@@ -178,7 +178,8 @@ impl Watched {
             return;
         }
         tracing::warn!("{} did not stop in time and is killed", self.name);
-        // The program is in the watchdog's process group; Postgres's own children leave when it is gone.
+        // The program is in the watchdog's process group; Postgres's own children leave when it is
+        // gone.
         let group = i32::try_from(self.watchdog.id()).ok().and_then(Pid::from_raw);
         if let Some(group) = group
             && let Err(error) = rustix::process::kill_process_group(group, Signal::KILL)

@@ -22,96 +22,26 @@ fn the_compose_files_name_only_what_exists() {
 /// A file, what is right in it, what it is replaced with, and the complaint that must follow.
 const MISTAKES: [(&str, &str, &str, &str); 21] = [
     (DEV, "services:", "services: [", "not YAML"),
-    (
-        DEV,
-        "service_completed_successfully",
-        "service_done",
-        "no condition `service_done`",
-    ),
-    (
-        DEV,
-        "      demo:\n        cond",
-        "      dummy:\n        cond",
-        "no service `dummy`",
-    ),
-    (
-        DEV,
-        "    healthcheck:",
-        "    x-healthcheck:",
-        "has no health check",
-    ),
+    (DEV, "service_completed_successfully", "service_done", "no condition `service_done`"),
+    (DEV, "      demo:\n        cond", "      dummy:\n        cond", "no service `dummy`"),
+    (DEV, "    healthcheck:", "    x-healthcheck:", "has no health check"),
     (DEV, "restart: \"no\"", "restart: always", "never completes"),
     (DEV, "\"health\"", "\"wealth\"", "no subcommand `wealth`"),
-    (
-        DEV,
-        "[\"migrate\"]",
-        "[\"migrates\"]",
-        "no subcommand `migrates`",
-    ),
+    (DEV, "[\"migrate\"]", "[\"migrates\"]", "no subcommand `migrates`"),
     (DEV, "--if-empty", "--if-full", "no option `--if-full`"),
     (DEV, "target: test", "target: tests", "no stage `tests`"),
     (DEV, "- keys:", "- locks:", "no volumes entry `locks`"),
     (DEV, "- keys:", "- ./keys:", "no file ./keys"),
-    (
-        DEV,
-        "- keys:",
-        "- redis:",
-        "`keys` is declared in volumes and not used",
-    ),
-    (
-        DEV,
-        "CUSTOMERS_LISTEN:",
-        "CUSTOMERS_LISTENS:",
-        "no variable `CUSTOMERS_LISTENS`",
-    ),
-    (
-        PROD,
-        "CUSTOMERS_LISTEN:",
-        "CUSTOMERS_LISTEN_FILE:",
-        "no variable `CUSTOMERS_LISTEN_FILE`",
-    ),
-    (
-        PROD,
-        "${CUSTOMERS_PUBLIC_URL",
-        "${PUBLIC_URL",
-        "no variable `PUBLIC_URL`",
-    ),
-    (
-        PROD,
-        "/run/secrets/redis_url",
-        "/run/secrets/redis_uri",
-        "not given redis_uri",
-    ),
-    (
-        PROD,
-        "secrets: [database_url, redis_url]",
-        "secrets: [redis_url]",
-        "not given database_url",
-    ),
-    (
-        PROD,
-        "[front, back]",
-        "[front, rear]",
-        "no networks entry `rear`",
-    ),
-    (
-        PROD,
-        "source: redis",
-        "source: valkey",
-        "no configs entry `valkey`",
-    ),
-    (
-        PROD,
-        "./deploy/nginx.conf",
-        "./deploy/nginx.cnf",
-        "no file ./deploy/nginx.cnf",
-    ),
-    (
-        PROD,
-        "./secrets/tls_key.pem",
-        "./secrets/tls.key",
-        "no file ./secrets/tls.key",
-    ),
+    (DEV, "- keys:", "- redis:", "`keys` is declared in volumes and not used"),
+    (DEV, "CUSTOMERS_LISTEN:", "CUSTOMERS_LISTENS:", "no variable `CUSTOMERS_LISTENS`"),
+    (PROD, "CUSTOMERS_LISTEN:", "CUSTOMERS_LISTEN_FILE:", "no variable `CUSTOMERS_LISTEN_FILE`"),
+    (PROD, "${CUSTOMERS_PUBLIC_URL", "${PUBLIC_URL", "no variable `PUBLIC_URL`"),
+    (PROD, "/run/secrets/redis_url", "/run/secrets/redis_uri", "not given redis_uri"),
+    (PROD, "secrets: [database_url, redis_url]", "secrets: [redis_url]", "not given database_url"),
+    (PROD, "[front, back]", "[front, rear]", "no networks entry `rear`"),
+    (PROD, "source: redis", "source: valkey", "no configs entry `valkey`"),
+    (PROD, "./deploy/nginx.conf", "./deploy/nginx.cnf", "no file ./deploy/nginx.cnf"),
+    (PROD, "./secrets/tls_key.pem", "./secrets/tls.key", "no file ./secrets/tls.key"),
 ];
 
 #[test]
@@ -120,10 +50,7 @@ fn a_compose_file_with_a_mistake_is_refused() {
         let text = read(file);
         assert!(text.contains(right), "{file} no longer has {right}");
         let found = problems(&text.replace(right, wrong));
-        assert!(
-            found.iter().any(|problem| problem.contains(complaint)),
-            "{wrong}: {found:?}"
-        );
+        assert!(found.iter().any(|problem| problem.contains(complaint)), "{wrong}: {found:?}");
     }
 }
 
@@ -153,24 +80,11 @@ fn development_is_reachable_from_this_machine_only() {
 fn production_runs_without_privileges_and_without_dummy_data() {
     for (name, service) in services(&parse(&read(PROD)).expect("it is YAML")) {
         let user = service["user"].as_str().unwrap_or("0");
-        assert!(
-            !user.starts_with('0') && !user.starts_with("root"),
-            "{name} runs as {user}"
-        );
-        assert_eq!(
-            service["read_only"], true,
-            "{name}: the root file system is writable"
-        );
+        assert!(!user.starts_with('0') && !user.starts_with("root"), "{name} runs as {user}");
+        assert_eq!(service["read_only"], true, "{name}: the root file system is writable");
         assert_eq!(entries(&service["cap_drop"]), ["ALL"], "{name}");
-        assert_eq!(
-            entries(&service["security_opt"]),
-            ["no-new-privileges:true"],
-            "{name}"
-        );
-        assert!(
-            !entries(&service["command"]).contains(&"demo".to_owned()),
-            "{name}"
-        );
+        assert_eq!(entries(&service["security_opt"]), ["no-new-privileges:true"], "{name}");
+        assert!(!entries(&service["command"]).contains(&"demo".to_owned()), "{name}");
     }
 }
 
@@ -179,9 +93,7 @@ fn nginx_and_the_production_file_agree() {
     let conf = read("deploy/nginx.conf");
     let file = parse(&read(PROD)).expect("it is YAML");
     let after = |word: &str| -> BTreeSet<String> {
-        let found = conf
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix(word));
+        let found = conf.lines().filter_map(|line| line.trim().strip_prefix(word));
         found
             .filter_map(|rest| rest.trim_end_matches(';').split_whitespace().next())
             .map(|argument| argument.trim_end_matches(';').to_owned())
@@ -190,31 +102,17 @@ fn nginx_and_the_production_file_agree() {
     let (nginx, service) = (&file["services"]["nginx"], &file["services"]["customers"]);
 
     let published = entries(&nginx["ports"]);
-    let targets = published
-        .iter()
-        .filter_map(|port| port.rsplit(':').next())
-        .map(str::to_owned);
+    let targets = published.iter().filter_map(|port| port.rsplit(':').next()).map(str::to_owned);
     assert_eq!(targets.collect::<BTreeSet<_>>(), after("listen "));
 
-    let listen = service["environment"]["CUSTOMERS_LISTEN"]
-        .as_str()
-        .expect("it is set");
+    let listen = service["environment"]["CUSTOMERS_LISTEN"].as_str().expect("it is set");
     let port = listen.rsplit(':').next().expect("it has a port");
-    assert_eq!(
-        after("server "),
-        BTreeSet::from(["{".to_owned(), format!("customers:{port}")])
-    );
+    assert_eq!(after("server "), BTreeSet::from(["{".to_owned(), format!("customers:{port}")]));
 
     let mut keys = after("ssl_certificate ");
     keys.extend(after("ssl_certificate_key "));
     let given = entries(&nginx["secrets"]);
-    assert_eq!(
-        keys,
-        given
-            .iter()
-            .map(|secret| format!("/run/secrets/{secret}"))
-            .collect()
-    );
+    assert_eq!(keys, given.iter().map(|secret| format!("/run/secrets/{secret}")).collect());
 
     let subnet = &file["networks"]["front"]["ipam"]["config"][0]["subnet"];
     assert_eq!(&service["environment"]["CUSTOMERS_TRUSTED_PROXIES"], subnet);
@@ -224,23 +122,14 @@ fn nginx_and_the_production_file_agree() {
 fn the_image_is_built_and_started_with_what_exists() {
     let dockerfile = read("Dockerfile");
     assert!(dockerfile.contains(&format!("FROM rust:{}-", env!("CARGO_PKG_RUST_VERSION"))));
-    let (_, runtime) = dockerfile
-        .split_once(" AS runtime")
-        .expect("there is a runtime stage");
+    let (_, runtime) = dockerfile.split_once(" AS runtime").expect("there is a runtime stage");
     for line in runtime.lines() {
         if let Some(command) = line.strip_prefix("CMD ") {
             let words: Vec<String> = serde_json::from_str(command).expect("CMD is a JSON list");
             assert_eq!(command_problem(&words), None);
         }
-        for assignment in line
-            .strip_prefix("ENV ")
-            .into_iter()
-            .flat_map(str::split_whitespace)
-        {
-            let name = assignment
-                .split('=')
-                .next()
-                .expect("a split has a first part");
+        for assignment in line.strip_prefix("ENV ").into_iter().flat_map(str::split_whitespace) {
+            let name = assignment.split('=').next().expect("a split has a first part");
             assert!(is_variable(name), "{name}");
         }
     }

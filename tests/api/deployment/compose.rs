@@ -8,12 +8,8 @@ use std::sync::LazyLock;
 use serde_yaml_ng::Value;
 
 /// The variables that may also be given as `NAME_FILE`.
-const SECRETS: [&str; 4] = [
-    "DATABASE_URL",
-    "CUSTOMERS_OWNER_DATABASE_URL",
-    "DATABASE_READ_URL",
-    "REDIS_URL",
-];
+const SECRETS: [&str; 4] =
+    ["DATABASE_URL", "CUSTOMERS_OWNER_DATABASE_URL", "DATABASE_READ_URL", "REDIS_URL"];
 
 /// What the built program says of itself, and the stages of the image it is built into.
 pub static KNOWN: LazyLock<Known> = LazyLock::new(|| Known {
@@ -54,9 +50,7 @@ pub fn problems(text: &str) -> Vec<String> {
     found.extend(declaration_problems(&file));
     let interpolated = text.replace("$$", "");
     for rest in interpolated.split("${").skip(1) {
-        let end = rest
-            .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-            .unwrap_or(rest.len());
+        let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
         if !is_variable(&rest[..end]) {
             found.push(format!("no variable `{}`", &rest[..end]));
         }
@@ -104,10 +98,7 @@ fn resource_problems(file: &Value, service: &Value) -> Vec<String> {
         }
     }
     let given = entries(&service["secrets"]);
-    let values = service["environment"]
-        .as_mapping()
-        .into_iter()
-        .flat_map(|pairs| pairs.values());
+    let values = service["environment"].as_mapping().into_iter().flat_map(|pairs| pairs.values());
     for path in values.filter_map(Value::as_str) {
         if let Some(secret) = path.strip_prefix("/run/secrets/")
             && !given.iter().any(|name| name == secret)
@@ -145,15 +136,10 @@ fn program_problems(service: &Value) -> Vec<String> {
     }
     let variables = entries(&service["environment"]).into_iter();
     found.extend(
-        variables
-            .filter(|name| !is_variable(name))
-            .map(|name| format!("no variable `{name}`")),
+        variables.filter(|name| !is_variable(name)).map(|name| format!("no variable `{name}`")),
     );
     let health = entries(&service["healthcheck"]["test"]);
-    for command in [
-        &entries(&service["command"])[..],
-        health.get(2..).unwrap_or_default(),
-    ] {
+    for command in [&entries(&service["command"])[..], health.get(2..).unwrap_or_default()] {
         found.extend(command_problem(command));
     }
     found
@@ -164,9 +150,7 @@ pub fn command_problem(words: &[String]) -> Option<String> {
     let Some(help) = KNOWN.subcommands.get(subcommand) else {
         return Some(format!("no subcommand `{subcommand}`"));
     };
-    let options: Vec<_> = help
-        .split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
-        .collect();
+    let options: Vec<_> = help.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').collect();
     let unknown = arguments.iter().find(|word| {
         word.starts_with("--") && !options.contains(&word.split('=').next().unwrap_or_default())
     });
@@ -175,18 +159,12 @@ pub fn command_problem(words: &[String]) -> Option<String> {
 
 pub fn is_variable(name: &str) -> bool {
     KNOWN.variables.contains(name)
-        || name
-            .strip_suffix("_FILE")
-            .is_some_and(|secret| SECRETS.contains(&secret))
+        || name.strip_suffix("_FILE").is_some_and(|secret| SECRETS.contains(&secret))
 }
 
 /// A path is in the repository, or it is the operator's: deploy/make-secrets writes it or asks for it.
 fn file_problem(path: &str) -> Option<String> {
-    let supplied = |name| {
-        read("deploy/make-secrets")
-            .split_whitespace()
-            .any(|word| word == name)
-    };
+    let supplied = |name| read("deploy/make-secrets").split_whitespace().any(|word| word == name);
     let there = match path.strip_prefix("./secrets/") {
         Some(name) => supplied(name) || supplied(&format!("{name};")),
         None => root().join(path).exists(),
@@ -211,21 +189,11 @@ pub fn entries(value: &Value) -> Vec<String> {
         Value::Mapping(pairs) => pairs.keys().collect(),
         Value::Sequence(items) => items
             .iter()
-            .map(|item| {
-                if item.is_mapping() {
-                    &item["source"]
-                } else {
-                    item
-                }
-            })
+            .map(|item| if item.is_mapping() { &item["source"] } else { item })
             .collect(),
         _ => Vec::new(),
     };
-    names
-        .into_iter()
-        .filter_map(Value::as_str)
-        .map(str::to_owned)
-        .collect()
+    names.into_iter().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 /// The names that a service uses of one kind; of `volume:/path`, the volume.
@@ -246,20 +214,13 @@ fn help(subcommand: &[&str]) -> String {
 
 /// The first words of the lines under a heading; a line that goes on is indented deeper.
 fn listed_under(heading: &str, help: &str) -> BTreeSet<String> {
-    let lines = help
-        .lines()
-        .skip_while(|line| line.trim_end() != heading)
-        .skip(1);
-    let lines: Vec<_> = lines
-        .take_while(|line| line.is_empty() || line.starts_with(' '))
-        .collect();
+    let lines = help.lines().skip_while(|line| line.trim_end() != heading).skip(1);
+    let lines: Vec<_> = lines.take_while(|line| line.is_empty() || line.starts_with(' ')).collect();
     let depth = |line: &str| line.len() - line.trim_start().len();
     let first = lines.first().map_or(0, |line| depth(line));
     let entries = lines.iter().filter(|line| depth(line) == first);
-    let names: BTreeSet<_> = entries
-        .filter_map(|line| line.split_whitespace().next())
-        .map(str::to_owned)
-        .collect();
+    let names: BTreeSet<_> =
+        entries.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect();
     assert!(!names.is_empty(), "--help lists nothing under {heading}");
     names
 }

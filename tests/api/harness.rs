@@ -1,0 +1,356 @@
+//! Real servers for all tests, a service of its own for each.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use customers::app::{App, MIGRATOR, Pools};
+use customers::auth::account::Accounts;
+use customers::auth::password::Passwords;
+use customers::clock::{self, Clock};
+use customers::config::Config;
+use customers::dev::{Options, Servers};
+use customers::events::metadata::Metadata;
+use customers::events::values::{Role, Username};
+use reqwest::{Client, Method, RequestBuilder, StatusCode, header};
+use serde_json::Value;
+use sqlx::{Connection as _, Executor as _, PgConnection};
+use tokio_util::sync::CancellationToken;
+
+/// The password of every account that a test makes.
+pub const PASSWORD: &str = "correct horse battery";
+
+/// How long a test waits for a condition before it fails.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// PostgreSQL and Redis for the whole run.
+pub struct Urls {
+    /// A database from which others can be made.
+    pub database: String,
+    pub redis: String,
+}
+
+/// Those of the environment, or servers of our own that end with this process.
+pub fn urls() -> &'static Urls {
+    static URLS: OnceLock<Urls> = OnceLock::new();
+    URLS.get_or_init(|| {
+        let set = |name| std::env::var(name).ok().filter(|url: &String| !url.is_empty());
+        if let (Some(database), Some(redis)) = (set("DATABASE_URL"), set("REDIS_URL")) {
+            return Urls { database, redis };
+        }
+        own_servers()
+    })
+}
+
+/// Servers live on the runtime of a thread that never ends; their watchdogs see this process end.
+fn own_servers() -> Urls {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let folder = folder.join(format!("servers-{}", std::process::id()));
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let secret = clock::random_bytes();
+            let options = Options { folder, postgres: true, redis: true, secret, quick: true };
+            let servers = Servers::start(options).await.unwrap();
+            let url = |url: Option<&str>| url.unwrap().to_owned();
+            let urls =
+                Urls { database: url(servers.database_url()), redis: url(servers.redis_url()) };
+            sender.send(urls).unwrap();
+            std::future::pending::<()>().await;
+        });
+    });
+    receiver.recv().unwrap()
+}
+
+/// The URL of another database on the same server.
+pub fn database_url(name: &str) -> String {
+    let url = &urls().database;
+    let (base, options) = url.split_once('?').map_or((url.as_str(), None), |(b, o)| (b, Some(o)));
+    let base = base.rsplit_once('/').unwrap().0;
+    options.map_or(format!("{base}/{name}"), |options| format!("{base}/{name}?{options}"))
+}
+
+/// A name that no other test of this or another run has.
+pub fn unique_name(kind: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let (pid, next) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let random = u16::from_be_bytes(clock::random_bytes());
+    format!("test_{kind}_{pid}_{random}_{next}")
+}
+
+/// An empty database without a schema.
+pub async fn empty_database() -> String {
+    let name = unique_name("empty");
+    let mut admin = PgConnection::connect(&urls().database).await.unwrap();
+    admin.execute(format!("create database {name}").as_str()).await.unwrap();
+    database_url(&name)
+}
+
+/// A migrated database, copied from one that was migrated once.
+pub async fn database() -> String {
+    static TEMPLATE: tokio::sync::OnceCell<String> = tokio::sync::OnceCell::const_new();
+    let template = TEMPLATE
+        .get_or_init(|| async {
+            let url = empty_database().await;
+            let mut connection = PgConnection::connect(&url).await.unwrap();
+            MIGRATOR.run(&mut connection).await.unwrap();
+            connection.close().await.unwrap();
+            url.rsplit_once('/').unwrap().1.split('?').next().unwrap().to_owned()
+        })
+        .await;
+    // PostgreSQL copies a database only while nobody else does.
+    static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    let _turn = TURN.lock().await;
+    let name = unique_name("db");
+    let mut admin = PgConnection::connect(&urls().database).await.unwrap();
+    admin.execute(format!("create database {name} template {template}").as_str()).await.unwrap();
+    database_url(&name)
+}
+
+/// A clock that stands still until a test turns it.
+#[derive(Clone)]
+pub struct Hands(Arc<Mutex<DateTime<Utc>>>);
+
+impl Hands {
+    /// At a whole second close to now: tokens are checked against this clock only.
+    pub fn new() -> Self {
+        let now = clock::from_unix(Clock::system().now().timestamp()).unwrap();
+        Self(Arc::new(Mutex::new(now)))
+    }
+
+    pub fn forward(&self, seconds: i64) {
+        *self.0.lock().unwrap() += TimeDelta::seconds(seconds);
+    }
+
+    pub fn clock(&self) -> Clock {
+        let hands = self.clone();
+        Clock::from_fn(move || *hands.0.lock().unwrap())
+    }
+}
+
+/// The configuration of a service of its own. Everything that the environment says is left out.
+pub async fn config() -> Config {
+    config_on(&database().await)
+}
+
+/// The same on a database that is there already.
+pub fn config_on(database_url: &str) -> Config {
+    let variables = variables(database_url);
+    Config::from_lookup(|name| {
+        variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone())
+    })
+    .unwrap()
+}
+
+/// What a process of its own is started with.
+pub fn variables(database_url: &str) -> Vec<(&'static str, String)> {
+    vec![
+        ("DATABASE_URL", database_url.to_owned()),
+        ("REDIS_URL", urls().redis.clone()),
+        ("CUSTOMERS_REDIS_PREFIX", unique_name("redis")),
+        ("CUSTOMERS_LISTEN", "127.0.0.1:0".to_owned()),
+        ("CUSTOMERS_PUBLIC_URL", "http://customers.test".to_owned()),
+        ("CUSTOMERS_KEYS_DIR", folder("keys").display().to_string()),
+        ("CUSTOMERS_RATE_LIMIT", "0".to_owned()),
+        ("CUSTOMERS_LOG", "warn".to_owned()),
+    ]
+}
+
+/// A folder that nobody else has.
+pub fn folder(kind: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique_name(kind));
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+/// A service in this process.
+pub struct Service {
+    pub address: SocketAddr,
+    pub pools: Pools,
+    pub hands: Hands,
+    pub config: Config,
+    accounts: Accounts,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+impl Service {
+    /// One with a database of its own.
+    pub async fn start() -> Self {
+        Self::with(config().await).await
+    }
+
+    pub async fn with(config: Config) -> Self {
+        let hands = Hands::new();
+        let app = App::build(config.clone(), hands.clock()).await.unwrap();
+        let stop = CancellationToken::new();
+        let (address, pools) = (app.address(), app.pools().clone());
+        let accounts = Accounts::new(pools.append.clone());
+        let task = tokio::spawn(app.run(stop.clone(), Duration::from_secs(5)));
+        Self { address, pools, hands, config, accounts, stop, task }
+    }
+
+    /// Stops it and waits until it has ended.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+
+    /// An account named like its role, with [`PASSWORD`], logged in.
+    pub async fn log_in_as(&self, role: Role) -> Login {
+        self.add_account(role.as_str(), role).await;
+        self.log_in(role.as_str()).await
+    }
+
+    /// An account with [`PASSWORD`].
+    pub async fn add_account(&self, name: &str, role: Role) {
+        static HASH: tokio::sync::OnceCell<String> = tokio::sync::OnceCell::const_new();
+        let hash = HASH
+            .get_or_init(async || Passwords::new().hash(PASSWORD.to_owned()).await.unwrap())
+            .await;
+        let name = Username::parse(name).unwrap();
+        self.accounts.add(&name, hash, role, Metadata::of_program("test")).await.unwrap();
+    }
+
+    /// A session of an account with [`PASSWORD`].
+    pub async fn log_in(&self, name: &str) -> Login {
+        let body = serde_json::json!({"username": name, "password": PASSWORD});
+        let answer = send(self.post("/login").json(&body)).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        Login {
+            token: answer.body["access_token"].as_str().unwrap().to_owned(),
+            cookie: answer.cookie().unwrap(),
+        }
+    }
+
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        client().request(method, format!("http://{}{path}", self.address))
+    }
+
+    pub fn get(&self, path: &str) -> RequestBuilder {
+        self.request(Method::GET, path)
+    }
+
+    pub fn post(&self, path: &str) -> RequestBuilder {
+        self.request(Method::POST, path)
+    }
+
+    pub fn put(&self, path: &str) -> RequestBuilder {
+        self.request(Method::PUT, path)
+    }
+
+    pub fn delete(&self, path: &str) -> RequestBuilder {
+        self.request(Method::DELETE, path)
+    }
+}
+
+/// One client for all tests; each test has its own runtime, so connections are not kept.
+pub fn client() -> Client {
+    Client::builder().pool_max_idle_per_host(0).timeout(PATIENCE).no_proxy().build().unwrap()
+}
+
+/// What a log-in gave.
+#[derive(Debug, Clone)]
+pub struct Login {
+    pub token: String,
+    /// `name=value`, as the client sends it back.
+    pub cookie: String,
+}
+
+/// Puts a token on a request.
+pub trait With {
+    /// The token alone.
+    fn token(self, login: &Login) -> Self;
+    /// Token and cookie.
+    fn login(self, login: &Login) -> Self;
+}
+
+impl With for RequestBuilder {
+    fn token(self, login: &Login) -> Self {
+        self.bearer_auth(&login.token)
+    }
+
+    fn login(self, login: &Login) -> Self {
+        self.bearer_auth(&login.token).header(header::COOKIE, &login.cookie)
+    }
+}
+
+/// A whole answer.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: header::HeaderMap,
+    pub text: String,
+    /// Null when it is not JSON.
+    pub body: Value,
+}
+
+/// Sends a request and takes its whole answer.
+pub async fn send(request: RequestBuilder) -> Answer {
+    let response = request.send().await.unwrap();
+    let (status, headers) = (response.status(), response.headers().clone());
+    let text = response.text().await.unwrap();
+    let body = serde_json::from_str(&text).unwrap_or(Value::Null);
+    let answer = Answer { status: status.as_u16(), headers, text, body };
+    assert!(answer.header("x-request-id").is_some(), "no request id: {answer:?}");
+    if status.is_client_error() || status == StatusCode::INTERNAL_SERVER_ERROR {
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{answer:?}");
+        assert_eq!(answer.body["request_id"], answer.header("x-request-id").unwrap());
+    }
+    answer
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    /// The cookie that it sets, as a client sends it back.
+    pub fn cookie(&self) -> Option<String> {
+        self.header("set-cookie").map(|cookie| cookie.split(';').next().unwrap().to_owned())
+    }
+
+    pub fn position(&self) -> i64 {
+        self.header("event-position").unwrap().parse().unwrap()
+    }
+
+    /// Status and whole body on one line; what differs from run to run is replaced.
+    pub fn shape(&self) -> String {
+        let mut body = self.body.clone();
+        redact(&mut body);
+        let body = if body.is_null() { self.text.clone() } else { body.to_string() };
+        format!("{} {body}", self.status)
+    }
+}
+
+/// Puts a word in the place of ids, times and secrets.
+fn redact(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            for (name, value) in members {
+                match name.as_str() {
+                    "request_id" if value.is_string() => *value = "[id]".into(),
+                    "created_at" | "updated_at" | "at" => *value = "[time]".into(),
+                    "access_token" => *value = "[token]".into(),
+                    _ => redact(value),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(redact),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// Waits until the condition holds.
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "never came true: {what}");
+}
