@@ -7,7 +7,6 @@ use std::time::Duration;
 use axum::serve::ListenerExt as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::PgPool;
-use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -19,10 +18,8 @@ use crate::commands::Bus;
 use crate::config::Config;
 use crate::projections::customers::Customers;
 use crate::projections::projector::Projector;
+use crate::schema::{self, SchemaError};
 use crate::telemetry;
-
-/// The schema, as this program needs it.
-pub static MIGRATOR: Migrator = sqlx::migrate!();
 
 /// Connections that append: one command at a time goes through each, and the append lock lets one
 /// through in all; a few hide the way to the server and back.
@@ -54,8 +51,8 @@ pub enum StartError {
     Missing(&'static str),
     #[error("PostgreSQL: {0}")]
     Database(#[from] sqlx::Error),
-    #[error("the database's schema is not this program's: run `customers migrate`")]
-    NotMigrated,
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
     #[error("cannot listen on {0}: {1}")]
     Listen(SocketAddr, std::io::Error),
     #[error("{0}")]
@@ -160,7 +157,7 @@ impl App {
     /// Says what is missing.
     pub async fn build(mut config: Config, clock: Clock) -> Result<Self, StartError> {
         let pools = Pools::new(database_url(&config)?)?;
-        check_schema(&pools.read).await?;
+        schema::check(&pools.read).await?;
         let listener = TcpListener::bind(config.listen)
             .await
             .map_err(|error| StartError::Listen(config.listen, error))?;
@@ -244,25 +241,4 @@ impl App {
         let _ = tokio::time::timeout(Duration::from_secs(1), self.pools.close()).await;
         served
     }
-}
-
-/// Every migration of this program is there, and as it was written.
-async fn check_schema(pool: &PgPool) -> Result<(), StartError> {
-    let applied: Result<Vec<(i64, Vec<u8>)>, sqlx::Error> =
-        sqlx::query_as("select version, checksum from _sqlx_migrations where success")
-            .fetch_all(pool)
-            .await;
-    let applied = match applied {
-        Ok(applied) => applied,
-        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => {
-            return Err(StartError::NotMigrated);
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let all = MIGRATOR.iter().all(|migration| {
-        applied.iter().any(|(version, checksum)| {
-            *version == migration.version && checksum.as_slice() == migration.checksum.as_ref()
-        })
-    });
-    if all { Ok(()) } else { Err(StartError::NotMigrated) }
 }

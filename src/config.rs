@@ -96,7 +96,7 @@ pub const VARIABLES: [Variable; 18] = [
 ];
 
 /// The longest life of a token: what a log-out has to be remembered for.
-const TOKEN_TTL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+const TOKEN_TTL_MAX: Duration = Duration::from_hours(24);
 
 /// A variable with a value that cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

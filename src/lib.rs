@@ -37,6 +37,9 @@ pub mod api;
 /// Logs and metrics.
 pub mod telemetry;
 
+/// The database's schema, and who may do what in it.
+pub mod schema;
+
 /// The rooms put together: one process of the service.
 pub mod app;
 

@@ -43,7 +43,7 @@ impl<'a> From<&'a Row> for Customer<'a> {
 }
 
 /// `GET /customers/{id}`
-pub async fn show(
+pub(super) async fn show(
     allowed: Allowed<Viewer>,
     State(api): State<Api>,
     path: CustomerPath,
@@ -58,7 +58,7 @@ pub async fn show(
 }
 
 /// `POST /customers`
-pub async fn create(
+pub(super) async fn create(
     allowed: Allowed<Editor>,
     State(api): State<Api>,
     params: Params,
@@ -69,7 +69,7 @@ pub async fn create(
 }
 
 /// `POST /customers/create`: the original's spelling and status.
-pub async fn create_spelled_out(
+pub(super) async fn create_spelled_out(
     allowed: Allowed<Editor>,
     State(api): State<Api>,
     params: Params,
@@ -101,7 +101,7 @@ async fn create_with(
 }
 
 /// `PUT /customers/{id}`
-pub async fn update(
+pub(super) async fn update(
     allowed: Allowed<Editor>,
     State(api): State<Api>,
     path: CustomerPath,
@@ -118,7 +118,7 @@ pub async fn update(
 }
 
 /// `POST /customers/update`: the original's spelling, the id in the body.
-pub async fn update_spelled_out(
+pub(super) async fn update_spelled_out(
     allowed: Allowed<Editor>,
     State(api): State<Api>,
     params: Params,
@@ -148,7 +148,7 @@ async fn overwrite(
 }
 
 /// `DELETE /customers/{id}`
-pub async fn delete(
+pub(super) async fn delete(
     allowed: Allowed<Editor>,
     State(api): State<Api>,
     path: CustomerPath,
@@ -161,7 +161,7 @@ pub async fn delete(
 }
 
 /// `DELETE /customers/delete?id=n`: the original's spelling.
-pub async fn delete_spelled_out(
+pub(super) async fn delete_spelled_out(
     allowed: Allowed<Editor>,
     State(api): State<Api>,
     params: Params,

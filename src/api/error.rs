@@ -4,6 +4,8 @@
 //! An [`ApiError`] becomes a response that carries its [`Problem`]; `api::request` writes the body,
 //! because only it knows the request's id.
 
+#![deny(clippy::wildcard_enum_match_arm)]
+
 use std::time::Duration;
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -116,11 +118,17 @@ impl ApiError {
             }
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
         };
-        let errors = match self {
-            Self::Malformed(errors) | Self::Invalid(errors) => errors.clone(),
-            _ => vec![],
+        let errors = if let Self::Malformed(errors) | Self::Invalid(errors) = self {
+            errors.clone()
+        } else {
+            vec![]
         };
-        Problem { status, slug, title, detail: self.to_string(), errors }
+        let cause = if let Self::Unavailable(cause) | Self::Internal(cause) = self {
+            Some(cause.clone())
+        } else {
+            None
+        };
+        Problem { status, slug, title, detail: self.to_string(), errors, cause }
     }
 
     fn header(&self) -> Option<(HeaderName, HeaderValue)> {
@@ -135,7 +143,16 @@ impl ApiError {
             Self::Overloaded | Self::Unavailable(_) | Self::NotThereYet => {
                 Some((header::RETRY_AFTER, HeaderValue::from(1)))
             }
-            _ => None,
+            Self::Forbidden(_)
+            | Self::NoRoute
+            | Self::NoCustomer
+            | Self::MethodNotAllowed
+            | Self::Malformed(_)
+            | Self::Invalid(_)
+            | Self::UnsupportedMediaType
+            | Self::TooLarge(_)
+            | Self::VersionMismatch { .. }
+            | Self::Internal(_) => None,
         }
     }
 }
@@ -148,11 +165,13 @@ pub struct Problem {
     title: &'static str,
     detail: String,
     errors: Vec<FieldError>,
+    /// For the log only.
+    pub cause: Option<String>,
 }
 
 impl Problem {
     /// The body, as `application/problem+json`.
-    pub fn body(&self, request_id: &str) -> String {
+    pub(super) fn body(&self, request_id: &str) -> String {
         #[derive(Serialize)]
         struct Body<'a> {
             r#type: String,
@@ -177,11 +196,6 @@ impl Problem {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        match &self {
-            Self::Unavailable(cause) => tracing::warn!(%cause, "unavailable"),
-            Self::Internal(cause) => tracing::error!(%cause, "internal error"),
-            _ => {}
-        }
         let problem = self.problem();
         let mut response = problem.status.into_response();
         if let Some((name, value)) = self.header() {
@@ -253,8 +267,9 @@ impl From<AuthError> for ApiError {
             AuthError::Throttled { retry_after } => Self::RateLimited { retry_after },
             AuthError::Overloaded => Self::Overloaded,
             AuthError::Store(error) => Self::Unavailable(error.to_string()),
-            AuthError::Database(error) => error.into(),
-            AuthError::Account(AccountError::Database(error)) => error.into(),
+            AuthError::Database(error) | AuthError::Account(AccountError::Database(error)) => {
+                error.into()
+            }
             AuthError::Account(error) => Self::Internal(error.to_string()),
             AuthError::Keys(error) => Self::Internal(error.to_string()),
             AuthError::Password(error) => Self::Internal(error.to_string()),
@@ -266,21 +281,25 @@ impl From<sqlx::Error> for ApiError {
     /// A database that is away, full, shutting down, read-only or too slow is unavailable; all else
     /// is a fault of ours.
     fn from(error: sqlx::Error) -> Self {
-        let passing = match &error {
-            sqlx::Error::Database(database) => database.code().is_some_and(|code| {
+        let passing = error.as_database_error().map_or(
+            matches!(
+                error,
+                sqlx::Error::Io(_)
+                    | sqlx::Error::Tls(_)
+                    | sqlx::Error::Protocol(_)
+                    | sqlx::Error::PoolTimedOut
+                    | sqlx::Error::PoolClosed
+                    | sqlx::Error::WorkerCrashed
+            ),
+            |database| {
                 // Connection, rollback, resources, operator intervention, system; lock not
                 // available; read-only transaction.
-                ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
-                    || matches!(code.as_ref(), "55P03" | "25006")
-            }),
-            sqlx::Error::Io(_)
-            | sqlx::Error::Tls(_)
-            | sqlx::Error::Protocol(_)
-            | sqlx::Error::PoolTimedOut
-            | sqlx::Error::PoolClosed
-            | sqlx::Error::WorkerCrashed => true,
-            _ => false,
-        };
+                database.code().is_some_and(|code| {
+                    ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
+                        || matches!(code.as_ref(), "55P03" | "25006")
+                })
+            },
+        );
         if passing {
             Self::Unavailable(error.to_string())
         } else {

@@ -63,7 +63,7 @@ impl Params {
 ///
 /// # Errors
 /// Names the parameter.
-pub fn plain_number(name: &str, text: &str) -> Result<i64, ApiError> {
+pub(super) fn plain_number(name: &str, text: &str) -> Result<i64, ApiError> {
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
         return Err(ApiError::malformed(name, "must be a plain non-negative integer"));
     }
@@ -74,7 +74,7 @@ pub fn plain_number(name: &str, text: &str) -> Result<i64, ApiError> {
 ///
 /// # Errors
 /// Names the parameter.
-pub fn page_limit(text: Option<&str>) -> Result<usize, ApiError> {
+pub(super) fn page_limit(text: Option<&str>) -> Result<usize, ApiError> {
     let Some(text) = text else { return Ok(100) };
     match usize::try_from(plain_number("limit", text)?) {
         Ok(limit @ 1..=1000) => Ok(limit),
@@ -208,7 +208,7 @@ async fn read_body(request: Request) -> Result<Bytes, ApiError> {
 ///
 /// # Errors
 /// When it is there twice or is not UTF-8.
-pub fn header_text<'a>(
+pub(super) fn header_text<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
 ) -> Result<Option<&'a str>, ApiError> {
@@ -226,7 +226,7 @@ pub fn header_text<'a>(
 ///
 /// # Errors
 /// When it is too long.
-pub fn reason(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+pub(super) fn reason(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     const NAME: HeaderName = HeaderName::from_static("x-reason");
     let reason = header_text(headers, &NAME)?.map(str::trim).filter(|reason| !reason.is_empty());
     match reason {
@@ -243,7 +243,7 @@ pub fn reason(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
 ///
 /// # Errors
 /// When it is neither.
-pub fn if_match(headers: &HeaderMap) -> Result<IfMatch, ApiError> {
+pub(super) fn if_match(headers: &HeaderMap) -> Result<IfMatch, ApiError> {
     let mut versions = vec![];
     let mut seen = false;
     for value in headers.get_all(header::IF_MATCH) {
@@ -279,7 +279,7 @@ pub fn if_match(headers: &HeaderMap) -> Result<IfMatch, ApiError> {
 }
 
 /// Whether `Prefer: respond-async` is there (RFC 7240). Other preferences are ignored.
-pub fn prefers_async(headers: &HeaderMap) -> bool {
+pub(super) fn prefers_async(headers: &HeaderMap) -> bool {
     headers
         .get_all("prefer")
         .iter()

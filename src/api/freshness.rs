@@ -28,7 +28,7 @@ const MIN_EVENT_POSITION: HeaderName = HeaderName::from_static("min-event-positi
 
 /// Says where a write stands in the log, once the read table shows it; unless the caller preferred
 /// not to wait.
-pub async fn mark(api: &Api, headers: &HeaderMap, response: &mut Response, position: i64) {
+pub(super) async fn mark(api: &Api, headers: &HeaderMap, response: &mut Response, position: i64) {
     let shown = if extract::prefers_async(headers) {
         api.projector().wake();
         let applied = HeaderValue::from_static("respond-async");
@@ -48,7 +48,7 @@ pub async fn mark(api: &Api, headers: &HeaderMap, response: &mut Response, posit
 ///
 /// # Errors
 /// When it is no position, lies beyond the end of the log, or is not shown in time.
-pub async fn wait(api: &Api, headers: &HeaderMap) -> Result<(), ApiError> {
+pub(super) async fn wait(api: &Api, headers: &HeaderMap) -> Result<(), ApiError> {
     let Some(text) = extract::header_text(headers, &MIN_EVENT_POSITION)? else { return Ok(()) };
     let position = extract::plain_number(MIN_EVENT_POSITION.as_str(), text)?;
     if api.projector().checkpoint() >= position {

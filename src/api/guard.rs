@@ -131,7 +131,7 @@ fn cookie_name(https: bool) -> &'static str {
 }
 
 /// The `Set-Cookie` of a log-in, or with no value that of a log-out (RFC 6265, section 4.1).
-pub fn set_cookie(https: bool, value: Option<(&str, u64)>) -> String {
+pub(super) fn set_cookie(https: bool, value: Option<(&str, u64)>) -> String {
     let name = cookie_name(https);
     let secure = if https { "; Secure" } else { "" };
     let (value, seconds) = value.unwrap_or(("", 0));

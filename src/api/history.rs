@@ -15,7 +15,7 @@ use crate::commands::history::{self, Change};
 
 /// A page of a customer's history, oldest first.
 #[derive(Serialize)]
-pub struct History {
+pub struct Page {
     customer_id: i64,
     history: Vec<Entry>,
     /// The version to ask for `after` next; null when this is the last page.
@@ -46,13 +46,13 @@ struct FieldEntry {
 }
 
 /// `GET /customers/{id}/history?limit=&after=`
-pub async fn show(
+pub(super) async fn show(
     allowed: Allowed<Auditor>,
     State(api): State<Api>,
     path: CustomerPath,
     params: Params,
     headers: HeaderMap,
-) -> Result<Json<History>, ApiError> {
+) -> Result<Json<Page>, ApiError> {
     let Allowed { .. } = allowed;
     let [limit, after] = params.only(["limit", "after"])?;
     let limit = page_limit(limit.as_deref())?;
@@ -71,7 +71,7 @@ pub async fn show(
         .map(Entry::from)
         .collect();
     let next = history.last().filter(|_| behind > history.len()).map(|entry| entry.version);
-    Ok(Json(History { customer_id: id.get(), history, next }))
+    Ok(Json(Page { customer_id: id.get(), history, next }))
 }
 
 impl From<Change> for Entry {

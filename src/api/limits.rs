@@ -19,7 +19,7 @@ use super::extract::BODY_MAX;
 use super::request::Caller;
 
 /// How often clients that were quiet are forgotten.
-const FORGET_EVERY: Duration = Duration::from_secs(60);
+const FORGET_EVERY: Duration = Duration::from_mins(1);
 
 /// A client: an IPv4 address, or the /64 of an IPv6 address, which is what one customer of a
 /// provider gets.
@@ -37,7 +37,7 @@ impl KeyExtractor for ClientNetwork {
 }
 
 /// The address without what a client can change about it.
-pub fn network(ip: IpAddr) -> IpAddr {
+pub(super) fn network(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(_) => ip,
         IpAddr::V6(v6) => {
@@ -58,6 +58,7 @@ mod governor_middleware {
 }
 
 /// `None` when `per_second` is 0. Forgets quiet clients until `shutdown`.
+#[must_use]
 pub fn rate_limit(per_second: u32, shutdown: &CancellationToken) -> Option<RateLimit> {
     let period = Duration::from_secs(1).checked_div(per_second)?;
     let config: Arc<Config> = Arc::new(
@@ -95,7 +96,7 @@ fn refusal(error: GovernorError) -> ApiError {
 
 /// Refuses a body that says it is too large before anything else looks at the request. One that
 /// does not say is cut off while it is read.
-pub async fn body_size(request: Request, next: Next) -> Response {
+pub(super) async fn body_size(request: Request, next: Next) -> Response {
     let declared = request
         .headers()
         .get(header::CONTENT_LENGTH)

@@ -32,7 +32,7 @@ const CHUNK: usize = 64 * 1024;
 const SHORT: i64 = 1000;
 
 /// `GET /customers`, `GET /customers?numbers=n`
-pub async fn list(
+pub(super) async fn list(
     allowed: Allowed<Viewer>,
     State(api): State<Api>,
     params: Params,
@@ -59,14 +59,17 @@ pub async fn list(
         serde_json::to_writer(&mut spool.waiting, &Customer::from(&row))
             .map_err(|error| ApiError::Internal(error.to_string()))?;
         count += 1;
-        spool.relieve().await.map_err(full)?;
+        spool.relieve().await.map_err(|error| full(&error))?;
     }
     spool.waiting.extend_from_slice(b"]}");
-    spool.answer(format!("{{\"number\":{count},\"customers\":[")).await.map_err(full)
+    spool
+        .answer(format!("{{\"number\":{count},\"customers\":["))
+        .await
+        .map_err(|error| full(&error))
 }
 
 /// The disk does not take the rows.
-fn full(error: std::io::Error) -> ApiError {
+fn full(error: &std::io::Error) -> ApiError {
     ApiError::Unavailable(format!("spool file: {error}"))
 }
 

@@ -17,14 +17,14 @@ use crate::projections::rebuild;
 const CHECK_LIMIT: Duration = Duration::from_millis(500);
 
 /// `GET /livez`: the process answers. Nothing else is asked.
-pub async fn livez(params: Params) -> Result<Response, ApiError> {
+pub(super) async fn livez(params: Params) -> Result<Response, ApiError> {
     params.none()?;
     Ok(Json(json!({"status": "ok", "checks": {}})).into_response())
 }
 
 /// `GET /readyz`: migrated, and PostgreSQL and Redis there. How far the projections lag is told,
 /// but takes no process out: all would lag together.
-pub async fn readyz(State(api): State<Api>, params: Params) -> Result<Response, ApiError> {
+pub(super) async fn readyz(State(api): State<Api>, params: Params) -> Result<Response, ApiError> {
     params.none()?;
     let (postgres, redis) = tokio::join!(
         tokio::time::timeout(CHECK_LIMIT, rebuild::status(api.read())),
@@ -55,14 +55,14 @@ pub async fn readyz(State(api): State<Api>, params: Params) -> Result<Response, 
 }
 
 /// `GET /metrics`, in the text format of Prometheus.
-pub async fn metrics(State(api): State<Api>, params: Params) -> Result<Response, ApiError> {
+pub(super) async fn metrics(State(api): State<Api>, params: Params) -> Result<Response, ApiError> {
     params.none()?;
     let headers = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     Ok((headers, api.metrics().render()).into_response())
 }
 
 /// `GET /.well-known/jwks.json`
-pub async fn jwks(State(api): State<Api>, params: Params) -> Result<Response, ApiError> {
+pub(super) async fn jwks(State(api): State<Api>, params: Params) -> Result<Response, ApiError> {
     params.none()?;
     Ok(Json(api.auth().jwks()).into_response())
 }

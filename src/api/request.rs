@@ -66,7 +66,7 @@ impl Caller {
 }
 
 /// The outermost layer.
-pub async fn frame(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+pub(super) async fn frame(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let caller = Caller::of(&request, api.trusted_proxies());
     let request_id = caller.request_id.clone();
     request.extensions_mut().insert(caller);
@@ -90,7 +90,8 @@ pub async fn frame(State(api): State<Api>, mut request: Request, next: Next) -> 
 
 fn write_problem(response: &mut Response, problem: &Problem, request_id: &str) {
     if problem.status.is_server_error() {
-        tracing::warn!(request_id, status = problem.status.as_u16(), "answered with an error");
+        let (status, cause) = (problem.status.as_u16(), problem.cause.as_deref());
+        tracing::error!(request_id, status, cause, "answered with an error");
     }
     let body = problem.body(request_id);
     let headers = response.headers_mut();

@@ -17,7 +17,7 @@ use crate::auth::account::check_password;
 use crate::events::values::ValueError;
 
 /// `POST /login`
-pub async fn log_in(
+pub(super) async fn log_in(
     State(api): State<Api>,
     caller: Caller,
     params: Params,
@@ -56,7 +56,7 @@ pub async fn log_in(
 }
 
 /// `DELETE /logout`
-pub async fn log_out(
+pub(super) async fn log_out(
     allowed: Allowed<Viewer>,
     State(api): State<Api>,
     params: Params,
@@ -69,7 +69,7 @@ pub async fn log_out(
 }
 
 /// `GET /session_cookie_experiment`
-pub async fn experiment(
+pub(super) async fn experiment(
     allowed: Allowed<WithCookie>,
     params: Params,
 ) -> Result<Response, ApiError> {
@@ -79,7 +79,7 @@ pub async fn experiment(
 }
 
 /// `POST /password`
-pub async fn change_password(
+pub(super) async fn change_password(
     allowed: Allowed<Viewer>,
     State(api): State<Api>,
     params: Params,

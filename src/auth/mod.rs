@@ -3,6 +3,8 @@
 //! Redis holds an allow-list: a token opens the door only while its session is there. What happened
 //! to accounts and sessions is in the log.
 
+#![deny(clippy::wildcard_enum_match_arm)]
+
 /// Who there is: user names, hashes, roles.
 pub mod account;
 

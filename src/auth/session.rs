@@ -8,6 +8,8 @@
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use redis::Script;
 
 use super::CookieUse;
@@ -263,11 +265,10 @@ impl Sessions {
 /// How long a token is denied: longer than any can live, leeway included.
 const DENY_SECONDS: i64 = super::token::LIFETIME_MAX_SECONDS + 2 * LEEWAY_SECONDS;
 
-/// The SHA-256 of a cookie, in hexadecimal: Redis never holds the secret itself, and how long the
+/// The SHA-256 of a cookie, in base64url: Redis never holds the secret itself, and how long the
 /// comparison of two fingerprints takes tells nothing of the secrets behind them.
 fn fingerprint(cookie: &str) -> String {
-    let digest = digest(&SHA256, cookie.as_bytes());
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, cookie.as_bytes()))
 }
 
 fn pairs(flat: Vec<String>) -> Vec<Ended> {

@@ -190,7 +190,7 @@ impl Keys {
     }
 }
 
-fn file_error(path: &Path, problem: impl ToString) -> KeyError {
+fn file_error(path: &Path, problem: impl std::fmt::Display) -> KeyError {
     KeyError::File { path: path.to_owned(), problem: problem.to_string() }
 }
 

@@ -29,7 +29,7 @@ const CUSTOMERS: u64 = 100;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Start only throw-away servers, run COMMAND with DATABASE_URL and REDIS_URL set, stop them
+    /// Start only throw-away servers (where no URL is set), run COMMAND with both URLs set, stop them
     #[arg(long)]
     run: bool,
     #[arg(last = true, requires = "run", value_name = "COMMAND")]
@@ -126,10 +126,12 @@ fn write_env(path: &Path, urls: &str) -> anyhow::Result<()> {
 async fn run_command(command: &[String], stop: &CancellationToken) -> anyhow::Result<ExitCode> {
     let (program, arguments) = command.split_first().context("--run needs a command behind --")?;
     let folder = tempfile::Builder::new().prefix("customers-").tempdir()?;
+    let set = |name| std::env::var(name).ok().filter(|url| !url.is_empty());
+    let (database_url, redis_url) = (set("DATABASE_URL"), set("REDIS_URL"));
     let options = Options {
         folder: folder.path().join("servers"),
-        postgres: true,
-        redis: true,
+        postgres: database_url.is_none(),
+        redis: redis_url.is_none(),
         secret: clock::random_bytes(),
         quick: true,
     };
@@ -139,8 +141,8 @@ async fn run_command(command: &[String], stop: &CancellationToken) -> anyhow::Re
     };
     let child = tokio::process::Command::new(program)
         .args(arguments)
-        .env("DATABASE_URL", servers.database_url().unwrap_or_default())
-        .env("REDIS_URL", servers.redis_url().unwrap_or_default())
+        .env("DATABASE_URL", servers.database_url().or(database_url.as_deref()).unwrap_or_default())
+        .env("REDIS_URL", servers.redis_url().or(redis_url.as_deref()).unwrap_or_default())
         .kill_on_drop(true)
         .spawn();
     let status = match child {

@@ -4,18 +4,17 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use secrecy::ExposeSecret as _;
 use serde_json::json;
-use sqlx::{Connection as _, PgConnection};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::stop_signal;
 use crate::api;
-use crate::app::{App, MIGRATOR, StartError, database_url};
+use crate::app::{App, StartError, database_url};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::events::values::Role;
+use crate::schema;
 
 /// How long requests at work may take when the service is told to stop.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -33,13 +32,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 
 /// `customers migrate`
 pub async fn migrate(config: &Config) -> anyhow::Result<()> {
-    let url = match &config.owner_database_url {
-        Some(url) => url,
-        None => database_url(config).map_err(misconfigured)?,
-    };
-    let mut connection = PgConnection::connect(url.expose_secret()).await.context("PostgreSQL")?;
-    MIGRATOR.run(&mut connection).await?;
-    connection.close().await?;
+    let service = database_url(config).map_err(misconfigured)?;
+    let owner = config.owner_database_url.as_ref().unwrap_or(service);
+    schema::migrate(owner, service).await?;
     eprintln!("the schema is up to date");
     Ok(())
 }

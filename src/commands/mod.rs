@@ -1,5 +1,7 @@
 //! WHAT MAY HAPPEN. Pure decisions, and the bus that takes a decision to the log.
 
+#![deny(clippy::wildcard_enum_match_arm)]
+
 /// What someone asks for.
 pub mod command;
 

@@ -1,5 +1,7 @@
 //! WHAT HAPPENED. The values, the events made of them, and the log that keeps them.
 
+#![deny(clippy::wildcard_enum_match_arm)]
+
 /// What customers and accounts are made of; parsed at the edge.
 pub mod values;
 

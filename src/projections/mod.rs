@@ -3,6 +3,8 @@
 //! A new projection is one file with one `impl Projection`, its tables in a migration, and one line
 //! in [`ALL`]. The write path knows none of them.
 
+#![deny(clippy::wildcard_enum_match_arm)]
+
 /// The customers as they are now, youngest first.
 pub mod customers;
 

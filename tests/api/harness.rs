@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use customers::app::{App, MIGRATOR, Pools};
+use customers::app::{App, Pools};
 use customers::auth::account::Accounts;
 use customers::auth::password::Passwords;
 use customers::clock::{self, Clock};
@@ -15,6 +15,7 @@ use customers::config::Config;
 use customers::dev::{Options, Servers};
 use customers::events::metadata::Metadata;
 use customers::events::values::{Role, Username};
+use customers::schema::MIGRATOR;
 use reqwest::{Client, Method, RequestBuilder, StatusCode, header};
 use serde_json::Value;
 use sqlx::{Connection as _, Executor as _, PgConnection};

@@ -1,0 +1,80 @@
+//! The database's schema: brought up to date by its owner, checked by everybody who starts, and
+//! opened to the service's own role as far as it needs and no further.
+
+use secrecy::{ExposeSecret as _, SecretString};
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection, PgPool};
+
+/// The migrations of this program.
+pub static MIGRATOR: Migrator = sqlx::migrate!();
+
+/// What the service's role may do; `{role}` is its name, quoted. It appends through the function
+/// and in no other way.
+const GRANTS: &str = "
+    revoke execute on function append_events from public;
+    grant usage on schema public to {role};
+    grant select on all tables in schema public to {role};
+    grant execute on function append_events to {role};
+    grant usage on sequence customer_ids to {role};
+    grant insert, update on accounts to {role};
+    grant update on projections to {role};
+    grant insert, update, delete on customers to {role};
+";
+
+/// Why the schema is not what this program needs.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    #[error("the database's schema is not this program's: run `customers migrate`")]
+    NotMigrated,
+    #[error("PostgreSQL: {0}")]
+    Database(#[from] sqlx::Error),
+    #[error("PostgreSQL: {0}")]
+    Migrate(#[from] MigrateError),
+}
+
+/// Applies what is missing, as `owner`. When the service connects as another role, that role is
+/// given what it needs.
+///
+/// # Errors
+/// When PostgreSQL cannot be reached or a migration fails; those before it stay applied.
+pub async fn migrate(owner: &SecretString, service: &SecretString) -> Result<(), SchemaError> {
+    let owner: PgConnectOptions = owner.expose_secret().parse()?;
+    let service: PgConnectOptions = service.expose_secret().parse()?;
+    let mut connection = owner.connect().await?;
+    MIGRATOR.run(&mut connection).await?;
+    if service.get_username() != owner.get_username() {
+        grant(&mut connection, service.get_username()).await?;
+    }
+    Ok(connection.close().await?)
+}
+
+async fn grant(connection: &mut PgConnection, role: &str) -> Result<(), sqlx::Error> {
+    let role = format!("\"{}\"", role.replace('"', "\"\""));
+    connection.execute(GRANTS.replace("{role}", &role).as_str()).await?;
+    Ok(())
+}
+
+/// Every migration of this program is applied, as it was written.
+///
+/// # Errors
+/// [`SchemaError::NotMigrated`] when one is missing or another.
+pub async fn check(pool: &PgPool) -> Result<(), SchemaError> {
+    let applied: Result<Vec<(i64, Vec<u8>)>, sqlx::Error> =
+        sqlx::query_as("select version, checksum from _sqlx_migrations where success")
+            .fetch_all(pool)
+            .await;
+    let applied = match applied {
+        Ok(applied) => applied,
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => {
+            return Err(SchemaError::NotMigrated);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let all = MIGRATOR.iter().all(|migration| {
+        applied.iter().any(|(version, checksum)| {
+            *version == migration.version && checksum.as_slice() == migration.checksum.as_ref()
+        })
+    });
+    if all { Ok(()) } else { Err(SchemaError::NotMigrated) }
+}
