@@ -39,7 +39,7 @@ pub struct App {
     listener: TcpListener,
     router: axum::Router,
     bus: Bus,
-    auth: Auth,
+    projector: Projector,
     pools: Pools,
     shutdown: CancellationToken,
 }
@@ -176,10 +176,10 @@ impl App {
         let projector = Projector::start(&Customers, pools.projector.clone(), shutdown.clone());
         let api = Api::new(api::Parts {
             bus: bus.clone(),
-            auth: auth.clone(),
+            auth,
             read: pools.read.clone(),
             bulk: pools.bulk.clone(),
-            projector,
+            projector: projector.clone(),
             clock,
             metrics: telemetry::metrics(),
             trusted_proxies: config.trusted_proxies.clone(),
@@ -187,7 +187,7 @@ impl App {
         });
         let rate_limit = limits::rate_limit(config.rate_limit, &shutdown);
         let router = api::router(api, rate_limit.as_ref());
-        Ok(Self { listener, router, bus, auth, pools, shutdown })
+        Ok(Self { listener, router, bus, projector, pools, shutdown })
     }
 
     /// Where it listens.
@@ -204,9 +204,10 @@ impl App {
         &self.bus
     }
 
+    /// That of the projection `customers`.
     #[must_use]
-    pub fn auth(&self) -> &Auth {
-        &self.auth
+    pub fn projector(&self) -> &Projector {
+        &self.projector
     }
 
     #[must_use]

@@ -1,5 +1,6 @@
 //! Logs on stderr, metrics for Prometheus. Both are one per process.
 
+use std::io::IsTerminal as _;
 use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -9,8 +10,13 @@ use crate::config::{Config, LogFormat};
 
 /// Starts to log as configured. Later calls change nothing.
 pub fn start_logging(config: &Config) {
-    let filter = EnvFilter::try_new(&config.log).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // PostgreSQL's notices of what a migration found already there tell nobody anything.
+    let directives = format!("sqlx::postgres::notice=warn,{}", config.log);
+    let filter = EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     // Fails when somebody logs already: a test with two services in one process.
     let _ = match config.log_format {
         LogFormat::Pretty => builder.try_init(),

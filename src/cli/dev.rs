@@ -24,6 +24,9 @@ use crate::telemetry;
 /// How long requests at work may take when it is told to stop; the servers need time too.
 const DRAIN: Duration = Duration::from_secs(1);
 
+/// How long the projection may take to show them.
+const SHOWN_WITHIN: Duration = Duration::from_secs(5);
+
 /// How many customers a new log begins with.
 const CUSTOMERS: u64 = 100;
 
@@ -88,6 +91,8 @@ async fn serve_with_demo(
     demo::account(&Accounts::new(pools.append.clone()), &Passwords::new()).await?;
     if !read::has_customers(&pools.read).await? {
         demo::create(app.bus(), CUSTOMERS, || ()).await?;
+        // Whoever comes in sees them.
+        app.projector().reached(read::head(&pools.read).await?, SHOWN_WITHIN).await;
     }
     println!("address http://{}", app.address());
     println!("login {} {}", demo::USERNAME, demo::PASSWORD);

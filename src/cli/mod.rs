@@ -138,7 +138,7 @@ fn environment_help() -> String {
             default => format!(" [default: {default}]"),
         };
         let file = if variable.secret { " (or a file: ..._FILE)" } else { "" };
-        let _ = writeln!(help, "  {:<28} {}{file}{default}", variable.name, variable.help);
+        let _ = writeln!(help, "  {}\n          {}{file}{default}", variable.name, variable.help);
     }
     help
 }

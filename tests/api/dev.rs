@@ -1,0 +1,151 @@
+//! `customers dev`: everything on one machine with nothing configured, and nothing left behind.
+
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use reqwest::Method;
+use rustix::process::Signal;
+use serde_json::json;
+use tokio::process::Command;
+
+use crate::harness::{With as _, send, until};
+use crate::process::{BINARY, Process, command};
+
+/// A running `customers dev` and where its servers listen.
+struct Dev {
+    process: Process,
+    servers: Vec<String>,
+}
+
+impl Dev {
+    async fn start(mut command: Command) -> Self {
+        command.env("CUSTOMERS_LISTEN", "127.0.0.1:0");
+        let mut process = Process::start(command).await;
+        assert_eq!(process.line("login ").await, "demo demo-password");
+        let mut servers = vec![];
+        for name in ["DATABASE_URL=", "REDIS_URL="] {
+            let url = process.line(name).await;
+            let host = url.split('@').nth(1).unwrap().split('/').next().unwrap();
+            servers.push(host.to_owned());
+        }
+        Self { process, servers }
+    }
+
+    async fn customers(&self) -> i64 {
+        let login = self.process.log_in_with("demo", "demo-password").await;
+        let list = send(self.process.request(Method::GET, "/customers").login(&login)).await;
+        list.body["number"].as_i64().unwrap()
+    }
+
+    async fn create(&self) {
+        let login = self.process.log_in_with("demo", "demo-password").await;
+        let ada = json!({"name": "Ada", "dob": "1990-12-10"});
+        let request = self.process.request(Method::POST, "/customers").login(&login).json(&ada);
+        assert_eq!(send(request).await.status, 201);
+    }
+}
+
+fn is_gone(address: &str) -> bool {
+    TcpStream::connect(address).is_err()
+}
+
+/// A folder that nobody but us can enter, below no folder of the build.
+fn private_folder() -> tempfile::TempDir {
+    let private = std::fs::Permissions::from_mode(0o700);
+    tempfile::Builder::new().permissions(private).tempdir().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dev_keeps_its_data_and_leaves_no_server_behind_whatever_ends_it() {
+    let folder = private_folder();
+    let dev = Dev::start(command(&["dev"], folder.path())).await;
+    assert_eq!(dev.customers().await, 100);
+    dev.create().await;
+    let env = folder.path().join(".customers/env");
+    assert_eq!(std::fs::metadata(&env).unwrap().permissions().mode() & 0o777, 0o600);
+
+    // Other subcommands find the servers by themselves.
+    let mut status = command(&["projection", "verify", "customers"], folder.path());
+    assert!(status.output().await.unwrap().status.success());
+
+    let servers = dev.servers.clone();
+    dev.process.kill().await;
+    until("the servers are gone after a kill", async || servers.iter().all(|s| is_gone(s))).await;
+
+    let dev = Dev::start(command(&["dev"], folder.path())).await;
+    assert_eq!(dev.customers().await, 101, "another log, or another demo");
+    let servers = dev.servers.clone();
+    assert_eq!(dev.process.end(Signal::INT).await, Some(0));
+    assert!(servers.iter().all(|server| is_gone(server)), "a server outlived the command");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_right_after_a_kill_works() {
+    let folder = private_folder();
+    let dev = Dev::start(command(&["dev"], folder.path())).await;
+    dev.create().await;
+    dev.process.kill().await;
+    let dev = Dev::start(command(&["dev"], folder.path())).await;
+    assert_eq!(dev.customers().await, 101);
+    assert_eq!(dev.process.end(Signal::TERM).await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dev_runs_as_somebody_who_is_not_root() {
+    if !rustix::process::getuid().is_root() {
+        // Then every test in this file shows it.
+        return;
+    }
+    let folder = private_folder();
+    let nobody = 65534;
+    // The build may lie where nobody else can go.
+    let binary = folder.path().join("customers");
+    std::fs::copy(BINARY, &binary).unwrap();
+    for path in [folder.path(), &binary] {
+        std::os::unix::fs::chown(path, Some(nobody), Some(nobody)).unwrap();
+    }
+    let mut dev = Command::new(&binary);
+    dev.arg("dev")
+        .current_dir(folder.path())
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .env("HOME", folder.path())
+        .uid(nobody)
+        .gid(nobody)
+        .kill_on_drop(true);
+    let dev = Dev::start(dev).await;
+    assert_eq!(dev.customers().await, 100);
+    assert_eq!(dev.process.end(Signal::TERM).await, Some(0));
+    assert_eq!(owner(&folder.path().join(".customers/postgres")), nobody);
+}
+
+fn owner(path: &Path) -> u32 {
+    std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(path).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_dev_in_the_same_folder_says_so_in_one_line() {
+    let folder = private_folder();
+    let dev = Dev::start(command(&["dev"], folder.path())).await;
+    let mut second = command(&["dev"], folder.path());
+    let second = second.env("CUSTOMERS_LISTEN", "127.0.0.1:0").output().await.unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    let line = String::from_utf8(second.stderr).unwrap();
+    assert_eq!(line.lines().count(), 1, "{line}");
+    assert!(std::fs::exists(folder.path().join(".customers/env")).unwrap(), "took the first's env");
+    assert_eq!(dev.process.end(Signal::TERM).await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dev_run_gives_a_command_servers_and_ends_with_its_code() {
+    let folder = private_folder();
+    let script =
+        "test -n \"$DATABASE_URL\" && test -n \"$REDIS_URL\" && echo $DATABASE_URL && exit 7";
+    let mut run = command(&["dev", "--run", "--", "sh", "-c", script], folder.path());
+    let output = run.output().await.unwrap();
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+    let url = String::from_utf8(output.stdout).unwrap();
+    let server = url.trim().split('@').nth(1).unwrap().split('/').next().unwrap().to_owned();
+    assert!(is_gone(&server), "the servers outlived the command");
+}
