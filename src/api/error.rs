@@ -1,7 +1,7 @@
 //! Everything that can go wrong, and the one place that turns it into HTTP: problem details
 //! (RFC 9457) on every route.
 //!
-//! An [`ApiError`] becomes a response that carries its [`Problem`]; `api::request` writes the body,
+//! An `ApiError` becomes a response that carries its `Problem`; `api::request` writes the body,
 //! because only it knows the request's id.
 
 #![deny(clippy::wildcard_enum_match_arm)]

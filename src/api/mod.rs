@@ -1,4 +1,4 @@
-//! HOW THEY ASK. The only module that knows HTTP. [`routes`] is THE table of routes.
+//! HOW THEY ASK. The only module that knows HTTP. [`routes`](crate::api::routes) is THE table of routes.
 
 /// What is known of every request, and the frame around every answer.
 pub mod request;

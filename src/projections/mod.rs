@@ -1,7 +1,7 @@
 //! WHAT PEOPLE LOOK AT. Projections follow the log and keep read tables.
 //!
 //! A new projection is one file with one `impl Projection`, its tables in a migration, and one line
-//! in [`ALL`]. The write path knows none of them.
+//! in [`ALL`](crate::projections::ALL). The write path knows none of them.
 
 #![deny(clippy::wildcard_enum_match_arm)]
 

@@ -13,8 +13,10 @@ use customers::auth::password::Passwords;
 use customers::clock::{self, Clock};
 use customers::config::Config;
 use customers::dev::{Options, Servers};
+use customers::events::log::read;
 use customers::events::metadata::Metadata;
 use customers::events::values::{Role, Username};
+use customers::projections::projector::Projector;
 use customers::schema::MIGRATOR;
 use reqwest::{Client, Method, RequestBuilder, StatusCode, header};
 use serde_json::Value;
@@ -94,6 +96,8 @@ pub async fn empty_database() -> String {
 /// A migrated database, copied from one that was migrated once.
 pub async fn database() -> String {
     static TEMPLATE: tokio::sync::OnceCell<String> = tokio::sync::OnceCell::const_new();
+    // PostgreSQL copies a database only while nobody else does.
+    static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let template = TEMPLATE
         .get_or_init(|| async {
             let url = empty_database().await;
@@ -103,8 +107,6 @@ pub async fn database() -> String {
             url.rsplit_once('/').unwrap().1.split('?').next().unwrap().to_owned()
         })
         .await;
-    // PostgreSQL copies a database only while nobody else does.
-    static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let _turn = TURN.lock().await;
     let name = unique_name("db");
     let mut admin = PgConnection::connect(&urls().database).await.unwrap();
@@ -172,6 +174,7 @@ pub fn folder(kind: &str) -> PathBuf {
 pub struct Service {
     pub address: SocketAddr,
     pub pools: Pools,
+    pub projector: Projector,
     pub hands: Hands,
     pub config: Config,
     accounts: Accounts,
@@ -190,9 +193,16 @@ impl Service {
         let app = App::build(config.clone(), hands.clock()).await.unwrap();
         let stop = CancellationToken::new();
         let (address, pools) = (app.address(), app.pools().clone());
+        let projector = app.projector().clone();
         let accounts = Accounts::new(pools.append.clone());
         let task = tokio::spawn(app.run(stop.clone(), Duration::from_secs(5)));
-        Self { address, pools, hands, config, accounts, stop, task }
+        Self { address, pools, projector, hands, config, accounts, stop, task }
+    }
+
+    /// Waits until the read table shows the whole log.
+    pub async fn caught_up(&self) {
+        let head = read::head(&self.pools.read).await.unwrap();
+        assert!(self.projector.reached(head, PATIENCE).await, "the projection stands still");
     }
 
     /// Stops it and waits until it has ended.

@@ -9,3 +9,5 @@ mod dev;
 mod harness;
 mod log;
 mod process;
+mod projections;
+mod schema;

@@ -1,0 +1,168 @@
+//! The read table: what a rebuild gives, what live following gives and what the log says are one.
+
+use chrono::NaiveDate;
+use customers::commands::{Bus, CustomerCommand, IfMatch};
+use customers::events::log::read;
+use customers::events::metadata::Metadata;
+use customers::events::values::{CustomerId, DateOfBirth, Name, Role};
+use customers::projections::customers::Customers;
+use customers::projections::rebuild::{rebuild, verify};
+use proptest::prelude::*;
+use serde_json::json;
+use sqlx::{Executor as _, PgPool};
+
+use crate::harness::{Service, With as _, send};
+
+/// What somebody does to the customer of that number, if there is one.
+#[derive(Debug, Clone)]
+enum Step {
+    Create(u8),
+    Update(usize, u8),
+    Delete(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => any::<u8>().prop_map(Step::Create),
+        3 => (0..8_usize, any::<u8>()).prop_map(|(index, n)| Step::Update(index, n)),
+        1 => (0..8_usize).prop_map(Step::Delete),
+    ]
+}
+
+fn person(n: u8) -> (Name, DateOfBirth) {
+    let date = NaiveDate::from_ymd_opt(1990, 1, 1 + u32::from(n % 28)).unwrap();
+    (Name::parse(&format!("Person {n}")).unwrap(), DateOfBirth::stored(date))
+}
+
+async fn take(bus: &Bus, steps: &[Step]) {
+    let mut ids: Vec<CustomerId> = vec![];
+    for step in steps {
+        let result = match step {
+            Step::Create(n) => {
+                let (name, dob) = person(*n);
+                let written = bus.create(name, dob, Metadata::default()).await.unwrap();
+                ids.push(written.id);
+                continue;
+            }
+            Step::Update(index, n) => {
+                let Some(id) = ids.get(*index) else { continue };
+                let (name, dob) = person(*n);
+                let command = CustomerCommand::Update { name, dob, if_match: IfMatch::Any };
+                bus.change(*id, command, Metadata::default()).await
+            }
+            Step::Delete(index) => {
+                let Some(id) = ids.get(*index) else { continue };
+                let command = CustomerCommand::Delete { if_match: IfMatch::Any };
+                bus.change(*id, command, Metadata::default()).await
+            }
+        };
+        // A deleted customer refuses: that is one of the steps worth taking.
+        drop(result);
+    }
+}
+
+async fn rows(pool: &PgPool) -> Vec<String> {
+    sqlx::query_scalar("select customers::text from customers order by dob desc, id")
+        .fetch_all(pool)
+        .await
+        .unwrap()
+}
+
+/// Law: for any commands the live rows, a rebuild from nothing and a fold of the log are equal.
+#[test]
+fn a_rebuild_gives_what_following_gave_and_what_the_log_says() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let service = runtime.block_on(Service::start());
+    let bus = Bus::new(service.pools.append.clone(), service.pools.read.clone());
+    let config = ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() };
+    proptest!(config, |(steps in prop::collection::vec(step(), 1..40))| {
+        runtime.block_on(async {
+            let pool = &service.pools.bulk;
+            take(&bus, &steps).await;
+            service.caught_up().await;
+            let live = rows(pool).await;
+            prop_assert_eq!(verify(&Customers, pool).await.unwrap().1, None);
+            let position = rebuild(&Customers, pool, |_, _| ()).await.unwrap();
+            prop_assert_eq!(position, read::head(pool).await.unwrap());
+            prop_assert_eq!(rows(pool).await, live);
+            Ok(())
+        })?;
+    });
+    runtime.block_on(service.stop());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn verify_names_the_first_difference_and_a_rebuild_mends_it() {
+    let service = Service::start().await;
+    let bus = Bus::new(service.pools.append.clone(), service.pools.read.clone());
+    let pool = &service.pools.bulk;
+    take(&bus, &[Step::Create(1), Step::Create(2), Step::Create(3)]).await;
+    service.caught_up().await;
+    for (mistake, expected) in [
+        ("update customers set name = 'Eve' where id = 2", "customer 2: the table has"),
+        ("delete from customers where id = 1", "customer 1: in the log, not in the table"),
+        (
+            "insert into customers values (9, 'Eve', '2000-01-01', 1, now(), now())",
+            "customer 9: in the table, not in the log",
+        ),
+        ("update customers set created_at = now() where id = 3", "customer 3: the table has"),
+    ] {
+        pool.execute(mistake).await.unwrap();
+        let difference = verify(&Customers, pool).await.unwrap().1.unwrap();
+        assert!(difference.starts_with(expected), "{mistake}: {difference}");
+        rebuild(&Customers, pool, |_, _| ()).await.unwrap();
+        assert_eq!(verify(&Customers, pool).await.unwrap().1, None);
+    }
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_go_on_while_a_rebuild_runs_and_writes_arrive_after_it() {
+    let service = Service::start().await;
+    let login = service.log_in_as(Role::Editor).await;
+    let ada = json!({"name": "Ada", "dob": "1990-12-10"});
+    for _ in 0..20 {
+        assert_eq!(send(service.post("/customers").login(&login).json(&ada)).await.status, 201);
+    }
+    let pool = service.pools.bulk.clone();
+    let rebuilds = tokio::spawn(async move {
+        for _ in 0..20 {
+            rebuild(&Customers, &pool, |_, _| ()).await.unwrap();
+        }
+    });
+    let mut expected = 20;
+    while !rebuilds.is_finished() {
+        let list = send(service.get("/customers").login(&login)).await;
+        assert_eq!(list.body["number"], expected, "a reader saw a half-built table");
+        let created = send(service.post("/customers").login(&login).json(&ada)).await;
+        assert_eq!(created.status, 201);
+        expected += 1;
+        let position = created.position().to_string();
+        let read = service.get("/customers?numbers=0").login(&login);
+        assert_eq!(send(read.header("min-event-position", position)).await.status, 200);
+    }
+    rebuilds.await.unwrap();
+    service.caught_up().await;
+    assert_eq!(verify(&Customers, &service.pools.bulk).await.unwrap().1, None);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_processes_share_the_work_and_apply_nothing_twice() {
+    let config = crate::harness::config().await;
+    let (a, b) = (Service::with(config.clone()).await, Service::with(config).await);
+    let login = a.log_in_as(Role::Editor).await;
+    let ada = json!({"name": "Ada", "dob": "1990-12-10"});
+    let writes = (0..60).map(|i| {
+        let service = if i % 2 == 0 { &a } else { &b };
+        send(service.post("/customers").login(&login).json(&ada))
+    });
+    for answer in futures_util::future::join_all(writes).await {
+        assert_eq!((answer.status, answer.header("projection-pending")), (201, None));
+    }
+    let list = send(b.get("/customers").login(&login)).await;
+    assert_eq!(list.body["number"], 60);
+    assert_eq!(verify(&Customers, &a.pools.bulk).await.unwrap().1, None);
+    a.stop().await;
+    b.stop().await;
+}

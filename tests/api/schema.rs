@@ -1,0 +1,71 @@
+//! The service's own role can do what the service does, and no more.
+
+use customers::events::values::Role;
+use customers::schema;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::json;
+use sqlx::{Connection as _, Executor as _, PgConnection};
+
+use crate::harness::{Service, With as _, config_on, database, empty_database, send, unique_name};
+
+/// The same database for another role.
+fn url_for(database_url: &str, role: &str) -> String {
+    let (_, host) = database_url.split_once('@').unwrap();
+    format!("postgres://{role}:secret@{host}")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_services_role_appends_through_the_function_and_in_no_other_way() {
+    let owner = database().await;
+    let role = unique_name("role");
+    let mut admin = PgConnection::connect(&owner).await.unwrap();
+    let create = format!("create role {role} login password 'secret'");
+    admin.execute(create.as_str()).await.unwrap();
+    let url = url_for(&owner, &role);
+    schema::migrate(&SecretString::from(owner), &SecretString::from(url.clone())).await.unwrap();
+
+    let service = Service::with(config_on(&url)).await;
+    let login = service.log_in_as(Role::Admin).await;
+    let ada = json!({"name": "Ada", "dob": "1990-12-10"});
+    let created = send(service.post("/customers").login(&login).json(&ada)).await;
+    assert_eq!((created.status, created.header("projection-pending")), (201, None));
+    let path = created.header("location").unwrap();
+    assert_eq!(send(service.get(&format!("{path}/history")).login(&login)).await.status, 200);
+    assert_eq!(send(service.delete(path).login(&login)).await.status, 200);
+    assert_eq!(send(service.delete("/logout").login(&login)).await.status, 200);
+
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    for statement in [
+        "insert into events select * from events",
+        "update events set event_type = 'x'",
+        "delete from events",
+        "truncate events",
+        "alter table events disable trigger all",
+        "drop trigger events_append_only on events",
+        "delete from accounts",
+        "delete from projections",
+        "truncate customers",
+        "create table mine (id int)",
+        "set session_replication_role = replica",
+    ] {
+        let error = connection.execute(statement).await.unwrap_err();
+        let code = error.as_database_error().unwrap().code().unwrap().into_owned();
+        assert_eq!(code, "42501", "{statement}: {error}");
+    }
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_that_is_missing_or_another_stops_the_start() {
+    let url = SecretString::from(empty_database().await);
+    let pool = sqlx::PgPool::connect(url.expose_secret()).await.unwrap();
+    let error = schema::check(&pool).await.unwrap_err().to_string();
+    assert!(error.contains("customers migrate"), "{error}");
+    // Twice, at once, from two places: one after the other.
+    let (first, second) = tokio::join!(schema::migrate(&url, &url), schema::migrate(&url, &url));
+    first.unwrap();
+    second.unwrap();
+    schema::check(&pool).await.unwrap();
+    pool.execute("update _sqlx_migrations set checksum = 'x' where version = 2").await.unwrap();
+    assert!(schema::check(&pool).await.is_err());
+}
