@@ -1,4 +1,4 @@
-//! Time and randomness. Everything else in the crate is handed a [`Clock`] or calls the functions
+//! Time and randomness. Everything else in the crate is handed a `Clock` or calls the functions
 //! below; `.clippy.toml` forbids the ambient calls everywhere but here.
 
 #![expect(clippy::disallowed_methods, reason = "this is the one place where they are wrapped")]

@@ -149,3 +149,28 @@ async fn dev_run_gives_a_command_servers_and_ends_with_its_code() {
     let server = url.trim().split('@').nth(1).unwrap().split('/').next().unwrap().to_owned();
     assert!(is_gone(&server), "the servers outlived the command");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_program_is_named_with_what_installs_it() {
+    if !rustix::process::getuid().is_root() {
+        // Hiding a program from one process alone takes a mount namespace.
+        return;
+    }
+    let folder = private_folder();
+    let hide = "for program in redis-server redis-check-rdb valkey-server; do
+            path=$(command -v $program) && mount --bind /dev/null $(readlink -f $path)
+        done
+        exec \"$0\" dev";
+    let mut unshare = Command::new("unshare");
+    unshare
+        .args(["--mount", "sh", "-c", hide, BINARY])
+        .current_dir(folder.path())
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .env("CUSTOMERS_LOG", "error")
+        .kill_on_drop(true);
+    let output = unshare.output().await.unwrap();
+    let line = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), line.lines().count()), (Some(1), 1), "{line}");
+    assert!(line.contains("redis-server") && line.contains("script/bootstrap"), "{line}");
+}
