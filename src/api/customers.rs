@@ -15,6 +15,7 @@ use super::freshness;
 use super::guard::{Allowed, Editor, Viewer};
 use crate::clock;
 use crate::commands::{CustomerCommand, IfMatch, Written};
+use crate::events::metadata::Metadata;
 use crate::events::values::{CustomerId, DateOfBirth, Name, ValueError};
 use crate::projections::customers::{self, Row};
 
@@ -91,7 +92,8 @@ async fn create_with(
     let (name, dob) = name_and_dob(api, &mut body);
     body.finish()?;
     let (Some(name), Some(dob)) = (name, dob) else { return Err(unfinished()) };
-    let written = api.bus().create(name, dob, allowed.metadata).await?;
+    let metadata = extract::with_reason(allowed.metadata, headers)?;
+    let written = api.bus().create(name, dob, metadata).await?;
     let mut response = shown(api, headers, status, &written).await?;
     let location = HeaderValue::from_str(&format!("/customers/{}", written.id));
     if let Ok(location) = location {
@@ -114,7 +116,8 @@ pub(super) async fn update(
     body.finish()?;
     let (Some(name), Some(dob)) = (name, dob) else { return Err(unfinished()) };
     let if_match = extract::if_match(&headers)?;
-    overwrite(allowed, &api, &headers, path.id()?, (name, dob), if_match).await
+    let metadata = extract::with_reason(allowed.metadata, &headers)?;
+    overwrite(metadata, &api, &headers, path.id()?, (name, dob), if_match).await
 }
 
 /// `POST /customers/update`: the original's spelling, the id in the body.
@@ -131,11 +134,12 @@ pub(super) async fn update_spelled_out(
     body.finish()?;
     let (Some(id), Some(name), Some(dob)) = (id, name, dob) else { return Err(unfinished()) };
     let if_match = extract::if_match(&headers)?;
-    overwrite(allowed, &api, &headers, id, (name, dob), if_match).await
+    let metadata = extract::with_reason(allowed.metadata, &headers)?;
+    overwrite(metadata, &api, &headers, id, (name, dob), if_match).await
 }
 
 async fn overwrite(
-    allowed: Allowed<Editor>,
+    metadata: Metadata,
     api: &Api,
     headers: &HeaderMap,
     id: CustomerId,
@@ -143,7 +147,7 @@ async fn overwrite(
     if_match: IfMatch,
 ) -> Result<Response, ApiError> {
     let command = CustomerCommand::Update { name, dob, if_match };
-    let written = api.bus().change(id, command, allowed.metadata).await?;
+    let written = api.bus().change(id, command, metadata).await?;
     shown(api, headers, StatusCode::OK, &written).await
 }
 
@@ -157,7 +161,8 @@ pub(super) async fn delete(
 ) -> Result<Response, ApiError> {
     params.none()?;
     let if_match = extract::if_match(&headers)?;
-    remove(allowed, &api, &headers, path.id()?, if_match).await
+    let metadata = extract::with_reason(allowed.metadata, &headers)?;
+    remove(metadata, &api, &headers, path.id()?, if_match).await
 }
 
 /// `DELETE /customers/delete?id=n`: the original's spelling.
@@ -171,18 +176,19 @@ pub(super) async fn delete_spelled_out(
     let id = id.ok_or_else(|| ApiError::malformed("id", "is required"))?;
     let id = CustomerId::parse(&id).map_err(|error| ApiError::malformed("id", error.0))?;
     let if_match = extract::if_match(&headers)?;
-    remove(allowed, &api, &headers, id, if_match).await
+    let metadata = extract::with_reason(allowed.metadata, &headers)?;
+    remove(metadata, &api, &headers, id, if_match).await
 }
 
 async fn remove(
-    allowed: Allowed<Editor>,
+    metadata: Metadata,
     api: &Api,
     headers: &HeaderMap,
     id: CustomerId,
     if_match: IfMatch,
 ) -> Result<Response, ApiError> {
     let command = CustomerCommand::Delete { if_match };
-    let written = api.bus().change(id, command, allowed.metadata).await?;
+    let written = api.bus().change(id, command, metadata).await?;
     let body = Json(json!({"msg": format!("customer {id} deleted"), "id": id}));
     let mut response = body.into_response();
     freshness::mark(api, headers, &mut response, written.position).await;

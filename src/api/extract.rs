@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::error::{ApiError, FieldError};
 use crate::commands::IfMatch;
+use crate::events::metadata::Metadata;
 use crate::events::values::{CustomerId, ValueError};
 
 /// The largest JSON body, in bytes: far more than any request needs.
@@ -222,11 +223,16 @@ pub(super) fn header_text<'a>(
         .map_err(|_| ApiError::malformed(name.as_str(), "must be UTF-8"))
 }
 
-/// `X-Reason`: why the caller changes something.
+/// Adds `X-Reason`: why the caller changes something. Asked by the handlers, not by the guard: a 415
+/// comes before a 400.
 ///
 /// # Errors
 /// When it is too long.
-pub(super) fn reason(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+pub(super) fn with_reason(metadata: Metadata, headers: &HeaderMap) -> Result<Metadata, ApiError> {
+    Ok(Metadata { reason: reason(headers)?, ..metadata })
+}
+
+fn reason(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     const NAME: HeaderName = HeaderName::from_static("x-reason");
     let reason = header_text(headers, &NAME)?.map(str::trim).filter(|reason| !reason.is_empty());
     match reason {
@@ -238,44 +244,49 @@ pub(super) fn reason(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     }
 }
 
-/// `If-Match` (RFC 9110, section 13.1.1): `*`, or a list of entity tags. Ours are the versions in
-/// quotes; weak tags never match, and neither do tags that are not ours.
+/// `If-Match` (RFC 9110, section 13.1.1): `*`, or a list of entity tags, which may go on in another
+/// header and have empty elements (section 5.6.1). Ours are the versions in quotes; weak tags never
+/// match, and neither do tags that are not ours.
 ///
 /// # Errors
 /// When it is neither.
 pub(super) fn if_match(headers: &HeaderMap) -> Result<IfMatch, ApiError> {
+    const BETWEEN: [char; 3] = [',', ' ', '\t'];
+    let malformed =
+        || ApiError::malformed("if-match", "must be * or a list of entity tags like \"3\"");
+    let values = headers.get_all(header::IF_MATCH).iter().map(|value| value.to_str());
+    let values: Vec<&str> = values.collect::<Result<_, _>>().map_err(|_| malformed())?;
+    if values.is_empty() {
+        return Ok(IfMatch::Any);
+    }
+    let text = values.join(",");
+    if text.trim() == "*" {
+        return Ok(IfMatch::Any);
+    }
+    let mut rest = text.trim_start_matches(BETWEEN);
     let mut versions = vec![];
-    let mut seen = false;
-    for value in headers.get_all(header::IF_MATCH) {
-        seen = true;
-        let malformed =
-            || ApiError::malformed("if-match", "must be * or a list of entity tags like \"3\"");
-        let text = value.to_str().map_err(|_| malformed())?.trim();
-        if text == "*" {
-            return Ok(IfMatch::Any);
+    loop {
+        let (weak, tag) = match rest.strip_prefix("W/") {
+            Some(tag) => (true, tag),
+            None => (false, rest),
+        };
+        let (tag, behind) =
+            tag.strip_prefix('"').and_then(|tag| tag.split_once('"')).ok_or_else(malformed)?;
+        if !weak
+            && let Ok(version) = tag.parse::<i64>()
+            && version.to_string() == tag
+        {
+            versions.push(version);
         }
-        let mut rest = text;
-        loop {
-            let (weak, tag) = match rest.strip_prefix("W/") {
-                Some(tag) => (true, tag),
-                None => (false, rest),
-            };
-            let (tag, behind) =
-                tag.strip_prefix('"').and_then(|tag| tag.split_once('"')).ok_or_else(malformed)?;
-            if !weak
-                && let Ok(version) = tag.parse::<i64>()
-                && version.to_string() == tag
-            {
-                versions.push(version);
-            }
-            rest = behind.trim_start();
-            if rest.is_empty() {
-                break;
-            }
-            rest = rest.strip_prefix(',').ok_or_else(malformed)?.trim_start();
+        let behind = behind.trim_start();
+        if !behind.is_empty() && !behind.starts_with(',') {
+            return Err(malformed());
+        }
+        rest = behind.trim_start_matches(BETWEEN);
+        if rest.is_empty() {
+            return Ok(IfMatch::OneOf(versions));
         }
     }
-    Ok(if seen { IfMatch::OneOf(versions) } else { IfMatch::Any })
 }
 
 /// Whether `Prefer: respond-async` is there (RFC 7240). Other preferences are ignored.

@@ -9,7 +9,6 @@ use axum::http::{HeaderMap, header};
 
 use super::Api;
 use super::error::ApiError;
-use super::extract;
 use super::request::Caller;
 use crate::auth::{Cookie, CookieUse, Session};
 use crate::events::metadata::Metadata;
@@ -56,7 +55,7 @@ impl Needs for WithCookie {
 pub struct Allowed<N> {
     pub session: Session,
     pub caller: Caller,
-    /// What events remember of the request.
+    /// What events remember of the request, all but its reason.
     pub metadata: Metadata,
     needs: PhantomData<N>,
 }
@@ -76,7 +75,6 @@ impl<N: Needs> FromRequestParts<Api> for Allowed<N> {
         metadata.actor = Some(session.username.to_string());
         metadata.role = Some(session.role.to_string());
         metadata.session = Some(session.sid.clone());
-        metadata.reason = extract::reason(&parts.headers)?;
         Ok(Self { session, caller, metadata, needs: PhantomData })
     }
 }

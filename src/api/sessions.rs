@@ -2,13 +2,13 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::json;
 
 use super::Api;
 use super::error::ApiError;
-use super::extract::{Body, Params};
+use super::extract::{Body, Params, with_reason};
 use super::guard::{Allowed, Viewer, WithCookie, set_cookie};
 use super::limits;
 use super::request::Caller;
@@ -60,9 +60,11 @@ pub(super) async fn log_out(
     allowed: Allowed<Viewer>,
     State(api): State<Api>,
     params: Params,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     params.none()?;
-    api.auth().log_out(&allowed.session, allowed.metadata).await?;
+    let metadata = with_reason(allowed.metadata, &headers)?;
+    api.auth().log_out(&allowed.session, metadata).await?;
     let mut response = Json(json!({"msg": "logged out"})).into_response();
     put_cookie(&api, &mut response, None)?;
     Ok(response)
@@ -83,6 +85,7 @@ pub(super) async fn change_password(
     allowed: Allowed<Viewer>,
     State(api): State<Api>,
     params: Params,
+    headers: HeaderMap,
     mut body: Body,
 ) -> Result<Response, ApiError> {
     params.none()?;
@@ -92,9 +95,10 @@ pub(super) async fn change_password(
     let (Some(old), Some(new)) = (old, new) else {
         return Err(ApiError::invalid("body", ValueError("is incomplete")));
     };
+    let metadata = with_reason(allowed.metadata, &headers)?;
     let address = limits::network(allowed.caller.ip).to_string();
     let changed =
-        api.auth().change_password(&allowed.session, old, new, &address, allowed.metadata).await?;
+        api.auth().change_password(&allowed.session, old, new, &address, metadata).await?;
     if !changed {
         return Err(ApiError::invalid("old", ValueError("is not the account's password")));
     }
