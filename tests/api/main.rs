@@ -3,11 +3,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod bad_input;
+mod bad_parameters;
 mod crash;
+mod customers;
+mod decisions;
 mod deployment;
 mod dev;
 mod harness;
+mod history;
+mod if_match;
+mod lists;
 mod log;
+mod own_writes;
 mod process;
 mod projections;
+mod refusals;
+mod roles;
 mod schema;
+mod sizes;

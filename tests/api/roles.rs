@@ -1,0 +1,162 @@
+//! Who may use what: every row of the table of routes, asked by every role.
+
+use customers::api;
+use customers::events::values::Role;
+use reqwest::header::HeaderValue;
+use reqwest::{Method, RequestBuilder};
+use serde_json::json;
+
+use crate::harness::{Answer, Login, Service, With as _, send};
+
+/// A request that every handler refuses with 400, but only once it has let us in: it tells who is
+/// let in and changes nothing.
+fn knock(service: &Service, route: &api::Route) -> RequestBuilder {
+    let path = format!("{}?surprise=1", route.path.replace("{id}", "1"));
+    let request = service.request(route.method.parse().unwrap(), &path);
+    if matches!(route.method, "POST" | "PUT") { request.json(&json!({})) } else { request }
+}
+
+fn assert_not_logged_in(answer: &Answer, what: &str) {
+    assert_eq!(answer.header("www-authenticate"), Some("Bearer"), "{what}");
+    assert_eq!(
+        answer.shape(),
+        r#"401 {"detail":"log in first","request_id":"[id]","status":401,"title":"Not logged in","type":"/problems/unauthenticated"}"#,
+        "{what}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_role_is_let_in_exactly_where_the_table_of_routes_says() {
+    let service = Service::start().await;
+    for role in Role::ALL {
+        let login = service.log_in_as(role).await;
+        for route in api::routes() {
+            let what = format!("{role}: {} {}", route.method, route.path);
+            let answer = send(knock(&service, &route).login(&login)).await;
+            match route.role {
+                Some(needed) if !role.covers(needed) => {
+                    let whole = format!(
+                        r#"403 {{"detail":"this needs the role {needed}","request_id":"[id]","status":403,"title":"Not allowed","type":"/problems/forbidden"}}"#
+                    );
+                    assert_eq!(answer.shape(), whole, "{what}");
+                }
+                Some(_) | None => {
+                    assert_eq!(answer.status, 400, "{what}");
+                    assert_eq!(answer.body["errors"][0]["field"], "surprise", "{what}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_let_in_without_a_token_where_one_is_needed() {
+    let service = Service::start().await;
+    for route in api::routes() {
+        let what = format!("{} {}", route.method, route.path);
+        let bare = send(knock(&service, &route)).await;
+        let garbage = send(knock(&service, &route).bearer_auth("garbage")).await;
+        if route.role.is_some() {
+            assert_not_logged_in(&bare, &what);
+            assert_not_logged_in(&garbage, &what);
+        } else {
+            assert_eq!([bare.status, garbage.status], [400, 400], "{what}");
+        }
+    }
+}
+
+/// The four rows of DESIGN's section 1: who may do what, in words that the code does not share.
+#[test]
+fn the_roles_are_what_the_design_says() {
+    let covered = |role: Role| Role::ALL.map(|needed| role.covers(needed));
+    // viewer, editor, auditor, admin
+    assert_eq!(covered(Role::Viewer), [true, false, false, false]);
+    assert_eq!(covered(Role::Editor), [true, true, false, false]);
+    assert_eq!(covered(Role::Auditor), [true, false, true, false]);
+    assert_eq!(covered(Role::Admin), [true, true, true, true]);
+    let table: Vec<_> = api::routes()
+        .iter()
+        .map(|route| {
+            let role = route.role.map_or("-", Role::as_str);
+            format!("{} {} {role}", route.method, route.path)
+        })
+        .collect();
+    insta::assert_snapshot!("routes", table.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_one_plain_bearer_token_is_a_log_in() {
+    let service = Service::start().await;
+    let Login { token, .. } = service.log_in_as(Role::Viewer).await;
+    let ask = async |values: &[&[u8]]| {
+        let add = |request: RequestBuilder, value: &&[u8]| {
+            request.header("authorization", HeaderValue::from_bytes(value).unwrap())
+        };
+        send(values.iter().fold(service.get("/customers"), add)).await
+    };
+    let bearer = |word: &str| format!("{word} {token}").into_bytes();
+    for word in ["Bearer", "bearer", "BEARER"] {
+        assert_eq!(ask(&[&bearer(word)]).await.status, 200, "{word}");
+    }
+    let (head, rest) = token.split_once('.').unwrap();
+    let (claims, signature) = rest.rsplit_once('.').unwrap();
+    let twice = format!("Bearer {token}, Bearer {token}");
+    let unsigned = format!("Bearer {head}.{claims}.");
+    let changed = format!("Bearer {head}.{claims}x.{signature}");
+    let bad: [&[&[u8]]; 14] = [
+        &[b""],
+        &[b"Bearer"],
+        &[b"Bearer "],
+        &[b"Bearer  "],
+        &[b"Basic dmlld2VyOnB3"],
+        &[b"Bearer \xc3\xa9"],
+        &[b"\xff"],
+        &[token.as_bytes()],
+        &[&bearer("Token")],
+        &[&bearer("Bearer"), &bearer("Bearer")],
+        &[&bearer("Bearer"), b"Basic dmlld2VyOnB3"],
+        &[twice.as_bytes()],
+        &[unsigned.as_bytes()],
+        &[changed.as_bytes()],
+    ];
+    for values in bad {
+        let what: Vec<_> = values.iter().map(|value| String::from_utf8_lossy(value)).collect();
+        assert_not_logged_in(&ask(values).await, &format!("{what:?}"));
+    }
+    // A token is taken from nowhere else.
+    for request in [
+        service.get("/customers").header("cookie", format!("access_token={token}")),
+        service.get("/customers").header("x-authorization", format!("Bearer {token}")),
+        service.get(&format!("/customers?access_token={token}")),
+    ] {
+        assert_not_logged_in(&send(request).await, "elsewhere");
+    }
+    // None of this has ended the session.
+    assert_eq!(ask(&[&bearer("Bearer")]).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_viewer_reads_an_editor_changes_and_an_auditor_looks_back() {
+    let service = Service::start().await;
+    let [viewer, editor, auditor] = [
+        service.log_in_as(Role::Viewer).await,
+        service.log_in_as(Role::Editor).await,
+        service.log_in_as(Role::Auditor).await,
+    ];
+    let body = json!({"name": "Ada", "dob": "1990-12-10"});
+    let ask = async |login: &Login, method: Method, path: &str| {
+        send(service.request(method, path).json(&body).token(login)).await.status
+    };
+    let mut statuses = vec![];
+    for login in [&viewer, &auditor, &editor] {
+        statuses.push([
+            ask(login, Method::POST, "/customers").await,
+            ask(login, Method::GET, "/customers").await,
+            ask(login, Method::GET, "/customers/1/history").await,
+        ]);
+    }
+    assert_eq!(statuses, [[403, 200, 403], [403, 200, 404], [201, 200, 403]]);
+    assert_eq!(ask(&auditor, Method::GET, "/customers/1/history").await, 200);
+    assert_eq!(ask(&viewer, Method::DELETE, "/customers/1").await, 403);
+    assert_eq!(ask(&viewer, Method::GET, "/customers/1").await, 200);
+}
