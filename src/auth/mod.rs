@@ -171,7 +171,7 @@ impl Auth {
         let account = auth.proven(username.as_ref(), password, address, &metadata).await?;
         metadata.actor = Some(account.username.to_string());
         metadata.role = Some(account.role.to_string());
-        auth.open_session(&account, bind_now, address, metadata).await
+        auth.open_session(&account, bind_now, metadata).await
     }
 
     /// Lets a request in, or not. Binds the session when it brings the right cookie for the first
@@ -310,9 +310,9 @@ impl Inner {
         };
         let hash = account.as_ref().map(|account| account.password_hash.clone());
         let slot = self.passwords.slot().await?;
-        // Asked again behind the wait for a slot: those who waited have been counted by now.
+        // Asked again behind the wait for a slot: those who held it before have been counted by now.
         self.admit(username, address).await?;
-        let matched = self.passwords.verify(slot, password.clone(), hash).await?;
+        let (matched, slot) = self.passwords.verify(slot, password.clone(), hash).await?;
         let Some(account) = account.filter(|account| matched.is_right() && !account.disabled)
         else {
             let reached = self.throttle.count(username, address).await?;
@@ -324,6 +324,8 @@ impl Inner {
             }
             return Err(AuthError::Unauthenticated);
         };
+        // A new hash takes a slot of its own.
+        drop(slot);
         if matched.is_outdated() {
             let hash = self.passwords.hash(password).await?;
             self.accounts.rehash(&account.username, &account.password_hash, &hash).await?;
@@ -342,7 +344,6 @@ impl Inner {
         &self,
         account: &Account,
         bind_now: bool,
-        address: &str,
         mut metadata: Metadata,
     ) -> Result<LoggedIn, AuthError> {
         let cookie = BASE64_URL_SAFE_NO_PAD.encode(clock::random_bytes::<32>());
@@ -366,7 +367,7 @@ impl Inner {
                 role: account.role,
                 cookie: &cookie,
                 bound,
-                ip: address,
+                ip: metadata.ip.as_deref().unwrap_or_default(),
                 user_agent: metadata.user_agent.as_deref().unwrap_or_default(),
                 ttl: self.ttl,
             })

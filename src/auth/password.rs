@@ -88,7 +88,8 @@ impl Passwords {
         Ok(Slot { _slot: slot, _queue: queue })
     }
 
-    /// Computes one hash and compares. `None` as the stored hash costs the same and is wrong.
+    /// Computes one hash and compares. `None` as the stored hash costs the same and is wrong. Gives
+    /// the slot back, so that the caller can keep the next one out until it has counted a failure.
     ///
     /// # Errors
     /// When the computation fails.
@@ -97,11 +98,10 @@ impl Passwords {
         slot: Slot,
         password: String,
         stored: Option<String>,
-    ) -> Result<Matched, PasswordError> {
+    ) -> Result<(Matched, Slot), PasswordError> {
         let dummy = self.dummy.clone();
         metrics::counter!("customers_password_hashes_total").increment(1);
         tokio::task::spawn_blocking(move || {
-            let _slot = slot;
             // A hash that cannot be used or costs too much counts as none.
             let stored = stored.and_then(|stored| usable(&stored));
             let known = stored.is_some();
@@ -110,11 +110,12 @@ impl Passwords {
                 None => PasswordHash::new(&dummy).map_err(|_| PasswordError::Lost)?,
             };
             let right = argon2().verify_password(password.as_bytes(), &hash).is_ok();
-            Ok(match (known && right, is_current(&hash)) {
+            let matched = match (known && right, is_current(&hash)) {
                 (false, _) => Matched::Wrong,
                 (true, true) => Matched::Right,
                 (true, false) => Matched::Outdated,
-            })
+            };
+            Ok((matched, slot))
         })
         .await
         .map_err(|_| PasswordError::Lost)?

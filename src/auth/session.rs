@@ -2,7 +2,7 @@
 //! is one round-trip time and two requests at once never decide against each other.
 //!
 //! Keys, all under the hash tag of the account: `session:SID` a hash (jti, role, cookie, bound, ip,
-//! user_agent, created_at, expires_at), `sessions` a sorted set of the session ids by opening time,
+//! user_agent, created_at, expires_at), `sessions` a sorted set of the session ids by the time they expire,
 //! `denied:JTI` a token that must not come back while its signature is good.
 
 use std::time::Duration;
@@ -18,10 +18,17 @@ use super::token::{Claims, LEEWAY_SECONDS};
 use crate::events::values::{Role, Username};
 
 /// Opens a session; over the limit the oldest ones end. Returns those as pairs of sid and jti.
+///
+/// `HSET` comes first: a Redis that is full refuses the first write of a script, but none that
+/// follows one that it took. The set lives as long as the last of its sessions, also when another
+/// process opened that for longer.
 const OPEN: &str = r"
 local session, sessions, prefix = KEYS[1], KEYS[2], KEYS[3]
-local sid, now, keep, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-redis.call('ZREMRANGEBYSCORE', sessions, '-inf', now - keep * 1000)
+local sid, over_since, expires = ARGV[1], ARGV[2], ARGV[3]
+local keep, limit = tonumber(ARGV[4]), tonumber(ARGV[5])
+redis.call('HSET', session, unpack(ARGV, 6))
+redis.call('EXPIRE', session, keep)
+redis.call('ZREMRANGEBYSCORE', sessions, '-inf', over_since)
 local ended = {}
 if limit > 0 then
     local over = redis.call('ZCARD', sessions) - limit
@@ -35,10 +42,8 @@ if limit > 0 then
         redis.call('ZREM', sessions, old)
     end
 end
-redis.call('HSET', session, unpack(ARGV, 5))
-redis.call('EXPIRE', session, keep)
-redis.call('ZADD', sessions, now, sid)
-redis.call('EXPIRE', sessions, keep)
+redis.call('ZADD', sessions, expires, sid)
+redis.call('EXPIRE', sessions, math.max(keep, redis.call('TTL', sessions)))
 return ended
 ";
 
@@ -159,7 +164,8 @@ impl Sessions {
                     .key(self.store.key(tag, "sessions"))
                     .key(self.session_key(&claims.sub, ""))
                     .arg(&claims.sid)
-                    .arg(claims.iat * 1000)
+                    .arg(claims.iat - LEEWAY_SECONDS)
+                    .arg(claims.exp)
                     .arg(keep)
                     .arg(self.limit)
                     .arg(&["jti", &claims.jti])
