@@ -1,5 +1,6 @@
 //! The rooms put together: one process of the service, the same in `main` and in tests.
 
+use std::error::Error as _;
 use std::future::IntoFuture as _;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -49,6 +50,9 @@ pub struct App {
 pub enum StartError {
     #[error("{0} is not set")]
     Missing(&'static str),
+    /// The variable's value looks like an address and is none.
+    #[error("{0} cannot be used: {1}")]
+    Address(&'static str, String),
     #[error("PostgreSQL: {0}")]
     Database(#[from] sqlx::Error),
     #[error(transparent)]
@@ -73,8 +77,11 @@ impl Pools {
     ///
     /// # Errors
     /// When the URL is none.
-    pub fn new(url: &SecretString) -> Result<Self, sqlx::Error> {
-        let options: PgConnectOptions = url.expose_secret().parse()?;
+    pub fn new(url: &SecretString) -> Result<Self, StartError> {
+        let options = url.expose_secret().parse::<PgConnectOptions>().map_err(|error| {
+            let problem = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+            StartError::Address("DATABASE_URL", problem)
+        })?;
         let pool = |max, settings: &[(&'static str, &'static str)]| {
             PgPoolOptions::new()
                 .max_connections(max)
@@ -171,7 +178,12 @@ impl App {
             redis_url(&config)?.expose_secret(),
             pools.append.clone(),
             clock.clone(),
-        )?;
+        )
+        .map_err(|error| match error {
+            // Nobody has called Redis yet: it is the URL.
+            AuthError::Store(error) => StartError::Address("REDIS_URL", error.to_string()),
+            error => error.into(),
+        })?;
         let bus = Bus::new(pools.append.clone(), pools.read.clone());
         let projector = Projector::start(&Customers, pools.projector.clone(), shutdown.clone());
         let api = Api::new(api::Parts {

@@ -7,7 +7,7 @@ use secrecy::ExposeSecret as _;
 use serde_json::json;
 
 use super::serve::misconfigured;
-use crate::app::{Pools, database_url};
+use crate::app::{Pools, StartError, database_url};
 use crate::auth::account::{Account, Accounts, PASSWORD_BYTES, check_password};
 use crate::auth::end_sessions;
 use crate::auth::password::Passwords;
@@ -67,7 +67,7 @@ pub struct Password {
 }
 
 pub async fn run(config: &Config, command: Command) -> anyhow::Result<()> {
-    let pools = Pools::new(database_url(config).map_err(misconfigured)?)?;
+    let pools = Pools::new(database_url(config).map_err(misconfigured)?).map_err(misconfigured)?;
     let accounts = Accounts::new(pools.append.clone());
     let metadata = Metadata::of_program("customers account");
     let (name, cause) = match command {
@@ -103,7 +103,8 @@ pub async fn run(config: &Config, command: Command) -> anyhow::Result<()> {
     let Some(redis_url) = &config.redis_url else {
         bail!("REDIS_URL is not set: the sessions of {name} go on until they expire");
     };
-    let store = Store::new(redis_url.expose_secret(), &config.redis_prefix)?;
+    let store = Store::new(redis_url.expose_secret(), &config.redis_prefix)
+        .map_err(|error| misconfigured(StartError::Address("REDIS_URL", error.to_string())))?;
     end_sessions(&Sessions::new(store, 0), &accounts, &name, None, cause, metadata)
         .await
         .with_context(|| format!("the sessions of {name} go on until they expire"))

@@ -26,7 +26,7 @@ pub struct Arguments {
 }
 
 pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
-    let pools = Pools::new(database_url(config).map_err(misconfigured)?)?;
+    let pools = Pools::new(database_url(config).map_err(misconfigured)?).map_err(misconfigured)?;
     if arguments.account {
         demo::account(&Accounts::new(pools.append.clone()), &Passwords::new()).await?;
     }

@@ -61,7 +61,9 @@ enum Command {
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    let matches = Arguments::command().after_help(environment_help()).get_matches();
+    // Not wrapped: the list of variables has one line for each.
+    let command = Arguments::command().after_help(environment_help()).term_width(0);
+    let matches = command.get_matches();
     let arguments = match Arguments::from_arg_matches(&matches) {
         Ok(arguments) => arguments,
         Err(error) => error.exit(),

@@ -25,7 +25,7 @@ pub enum Command {
 }
 
 pub async fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> {
-    let pools = Pools::new(database_url(config).map_err(misconfigured)?)?;
+    let pools = Pools::new(database_url(config).map_err(misconfigured)?).map_err(misconfigured)?;
     match command {
         Command::Status { json } => {
             for status in rebuild::status(&pools.read).await? {

@@ -46,6 +46,7 @@ pub fn misconfigured(error: StartError) -> anyhow::Error {
             ConfigError { variable, problem: "must be set; or run `customers dev`".to_owned() }
                 .into()
         }
+        StartError::Address(variable, problem) => ConfigError { variable, problem }.into(),
         error => error.into(),
     }
 }
