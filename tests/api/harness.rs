@@ -19,6 +19,7 @@ use customers::events::values::{Role, Username};
 use customers::projections::projector::Projector;
 use customers::schema::MIGRATOR;
 use reqwest::{Client, Method, RequestBuilder, StatusCode, header};
+use secrecy::ExposeSecret as _;
 use serde_json::Value;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio_util::sync::CancellationToken;
@@ -95,6 +96,8 @@ pub async fn empty_database() -> String {
 
 /// A migrated database, copied from one that was migrated once.
 pub async fn database() -> String {
+    // PostgreSQL copies a database only while nobody else does.
+    static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     static TEMPLATE: tokio::sync::OnceCell<String> = tokio::sync::OnceCell::const_new();
     // PostgreSQL copies a database only while nobody else does.
     static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -203,6 +206,11 @@ impl Service {
     pub async fn caught_up(&self) {
         let head = read::head(&self.pools.read).await.unwrap();
         assert!(self.projector.reached(head, PATIENCE).await, "the projection stands still");
+    }
+
+    /// For what no route shows or does.
+    pub fn database_url(&self) -> &str {
+        self.config.database_url.as_ref().unwrap().expose_secret()
     }
 
     /// Stops it and waits until it has ended.

@@ -5,6 +5,8 @@
 
 mod bad_input;
 mod bad_parameters;
+mod binding;
+mod cli;
 mod crash;
 mod customers;
 mod decisions;
@@ -15,10 +17,15 @@ mod history;
 mod if_match;
 mod lists;
 mod log;
+mod ops;
 mod own_writes;
+mod password;
 mod process;
 mod projections;
 mod refusals;
 mod roles;
 mod schema;
+mod sessions;
 mod sizes;
+mod throttle;
+mod tokens;

@@ -1,0 +1,161 @@
+//! `customers account`: who may log in, and whose sessions end.
+
+use customers::config::Config;
+use customers::events::values::Role;
+use serde_json::json;
+
+use super::{Shell, json_lines};
+use crate::harness::{Login, PASSWORD, Service, send};
+use crate::sessions::{account_events, events_of_type, login_of, sid, token_alone, verdict};
+
+/// A service, and the command line beside it.
+async fn both() -> (Service, Shell) {
+    let shell = Shell::migrated().await;
+    let config = Config::from_lookup(|name| {
+        shell.variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())
+    });
+    (Service::with(config.unwrap()).await, shell)
+}
+
+async fn log_in(service: &Service, name: &str, password: &str) -> String {
+    let body = json!({"username": name, "password": password});
+    verdict(service.post("/login").json(&body)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_added_account_may_log_in() {
+    let (service, shell) = both().await;
+    for (name, input, password) in [
+        ("newline", "a good password\n", "a good password"),
+        ("crlf", "a good password\r\n", "a good password"),
+        ("plain", "a good password", "a good password"),
+        ("two", "a good password\n\n", "a good password\n"),
+        ("spaces", " a good password \n", " a good password "),
+        ("short", "8 bytes.\n", "8 bytes."),
+    ] {
+        let add = format!("account add {name} --role editor --password-stdin");
+        let ended = shell.run_with(&add, input).await;
+        assert_eq!(ended.code, 0, "{ended:?}");
+        assert_eq!(ended.stdout, format!("added {name} (editor)\n"));
+        assert_eq!(log_in(&service, name, password).await, "200", "{name}");
+    }
+    let events = account_events(&service, "plain").await;
+    assert_eq!(
+        events[0].data,
+        json!({"type": "AccountAdded", "username": "plain", "role": "editor"})
+    );
+    assert_eq!(events[0].metadata, json!({"actor": "customers account"}));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_account_is_not_added() {
+    let shell = Shell::migrated().await;
+    let add = "account add ada --role viewer --password-stdin";
+    assert_eq!(shell.run_with(add, "a good password\n").await.code, 0);
+    let long = "x".repeat(1025);
+    for (what, arguments, input, code) in [
+        ("existing name", add, "another password\n", 1),
+        ("existing name, folded", "account add ADA --role admin --password-stdin", PASSWORD, 1),
+        ("short", "account add bob --role viewer --password-stdin", "7 bytes\n", 1),
+        ("empty", "account add bob --role viewer --password-stdin", "", 1),
+        ("long", "account add bob --role viewer --password-stdin", &long, 1),
+        ("no such role", "account add bob --role root --password-stdin", PASSWORD, 2),
+        ("no role", "account add bob --password-stdin", PASSWORD, 2),
+        ("no password", "account add bob --role viewer", PASSWORD, 2),
+        ("no name", "account add --role viewer --password-stdin", PASSWORD, 2),
+        ("passwd of nobody", "account passwd bob --password-stdin", PASSWORD, 1),
+        ("short passwd", "account passwd ada --password-stdin", "7 bytes\n", 1),
+        ("role of nobody", "account role bob viewer", "", 1),
+        ("no such role", "account role ada root", "", 2),
+        ("disable nobody", "account disable bob", "", 1),
+    ] {
+        let ended = shell.run_with(arguments, input).await;
+        assert_eq!((ended.code, ended.stdout.as_str()), (code, ""), "{what}: {ended:?}");
+        assert!(!ended.stderr.is_empty(), "{what}");
+    }
+    let accounts = json_lines(&shell.run("account list --json").await.stdout);
+    assert_eq!(accounts.len(), 1);
+    assert_eq!((&accounts[0]["username"], &accounts[0]["role"]), (&json!("ada"), &json!("viewer")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accounts_are_listed_by_name_without_their_secrets() {
+    let (service, shell) = both().await;
+    for role in [Role::Viewer, Role::Admin, Role::Editor] {
+        service.add_account(role.as_str(), role).await;
+    }
+    assert_eq!(shell.run("account disable editor").await.code, 0);
+    let ended = shell.run("account list --json").await;
+    assert_eq!(ended.code, 0);
+    assert!(!ended.stdout.contains("argon2"));
+    let mut accounts = json_lines(&ended.stdout);
+    for account in &mut accounts {
+        let time = account.as_object_mut().unwrap().remove("created_at").unwrap();
+        let time = time.as_str().unwrap();
+        assert!(time.len() == 27 && time.ends_with('Z'), "{time}");
+    }
+    assert_eq!(
+        accounts,
+        [
+            json!({"username": "admin", "role": "admin", "disabled": false}),
+            json!({"username": "editor", "role": "editor", "disabled": true}),
+            json!({"username": "viewer", "role": "viewer", "disabled": false}),
+        ]
+    );
+    let ended = shell.run("account list").await;
+    let names: Vec<_> =
+        ended.stdout.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(names, ["admin", "editor", "viewer"]);
+}
+
+/// These sessions are over, and the log says why.
+async fn all_ended(service: &Service, logins: &[Login], cause: &str) {
+    for login in logins {
+        assert_eq!(token_alone(service, login).await, "401 unauthenticated", "{cause}");
+    }
+    let closed = events_of_type(service, "viewer", "SessionClosed").await;
+    let closed: Vec<_> = closed.iter().rev().take(logins.len()).rev().collect();
+    for (event, login) in closed.iter().zip(logins) {
+        assert_eq!(
+            (&event.data["session"], &event.data["cause"]),
+            (&json!(sid(login)), &json!(cause))
+        );
+        assert_eq!(event.metadata["actor"], "customers account");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_account_has_to_log_in_again() {
+    const NEW: &str = "a longer and better one";
+    let (service, shell) = both().await;
+    let first = service.log_in_as(Role::Viewer).await;
+    let bystander = service.log_in_as(Role::Admin).await;
+    let logins = [first, service.log_in("viewer").await];
+    let body = json!({"name": "Ada", "dob": "1990-12-10"});
+    assert_eq!(
+        send(service.post("/customers").bearer_auth(&logins[0].token).json(&body)).await.status,
+        403
+    );
+
+    let ended = shell.run("account role viewer editor").await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (0, "viewer is editor now\n"), "{ended:?}");
+    all_ended(&service, &logins, "role-changed").await;
+    let logins = [service.log_in("viewer").await, service.log_in("viewer").await];
+    assert_eq!(
+        verdict(service.post("/customers").bearer_auth(&logins[0].token).json(&body)).await,
+        "201"
+    );
+
+    let ended = shell.run_with("account passwd viewer --password-stdin", &format!("{NEW}\n")).await;
+    assert_eq!(ended.code, 0, "{ended:?}");
+    all_ended(&service, &logins, "password-changed").await;
+    assert_eq!(log_in(&service, "viewer", PASSWORD).await, "401 unauthenticated");
+    let body = json!({"username": "viewer", "password": NEW});
+    let login = login_of(&send(service.post("/login").json(&body)).await);
+
+    assert_eq!(shell.run("account disable viewer").await.code, 0);
+    all_ended(&service, &[login], "account-disabled").await;
+    assert_eq!(events_of_type(&service, "viewer", "AccountDisabled").await.len(), 1);
+    assert_eq!(log_in(&service, "viewer", NEW).await, "401 unauthenticated");
+    assert_eq!(token_alone(&service, &bystander).await, "200");
+}

@@ -1,0 +1,142 @@
+//! `customers demo` and `customers projection`: demo data, and read tables compared with the log.
+
+use serde_json::json;
+use sqlx::{Connection as _, Executor as _, PgConnection};
+
+use super::{Shell, json_lines};
+use crate::harness::{Service, config_on, database};
+
+async fn customers(database_url: &str) -> Vec<(i64, String, String)> {
+    let mut connection = PgConnection::connect(database_url).await.unwrap();
+    sqlx::query_as("select id, name, dob::text from customers order by id")
+        .fetch_all(&mut connection)
+        .await
+        .unwrap()
+}
+
+/// How many customers the log has, and how many accounts.
+async fn counts(database_url: &str) -> (i64, i64) {
+    let mut connection = PgConnection::connect(database_url).await.unwrap();
+    sqlx::query_as(
+        "select count(*) filter (where event_type = 'CustomerCreated'),
+                count(*) filter (where event_type = 'AccountAdded') from events",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .unwrap()
+}
+
+/// What a command said; it must succeed.
+async fn said(shell: &Shell, arguments: &str) -> String {
+    let ended = shell.run(arguments).await;
+    assert_eq!(ended.code, 0, "{arguments}: {ended:?}");
+    ended.stdout
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn person_i_is_the_same_for_every_number() {
+    let mut lists = vec![];
+    for number in [5, 10] {
+        let url = database().await;
+        let shell = Shell::on(&url);
+        let expected = format!("created {number} customers\n");
+        assert_eq!(said(&shell, &format!("demo --customers {number}")).await, expected);
+        said(&shell, "projection rebuild customers").await;
+        lists.push(customers(&url).await);
+    }
+    assert_eq!((lists[0].len(), lists[1].len()), (5, 10));
+    assert_eq!(lists[0], lists[1][..5]);
+    let mut names: Vec<_> = lists[1].iter().map(|(_, name, _)| name).collect();
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), 10, "and everybody is somebody else");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn demo_customers_are_appended_unless_there_are_some() {
+    let url = database().await;
+    let shell = Shell::on(&url);
+    said(&shell, "demo --customers 2 --if-empty").await;
+    assert_eq!(counts(&url).await.0, 2);
+    said(&shell, "demo --customers 2 --if-empty").await;
+    assert_eq!(counts(&url).await.0, 2);
+    said(&shell, "demo --customers 3").await;
+    assert_eq!(counts(&url).await.0, 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_demo_account_is_made_once() {
+    let url = database().await;
+    let shell = Shell::on(&url);
+    for _ in 0..2 {
+        said(&shell, "demo --account").await;
+        assert_eq!(counts(&url).await, (0, 1));
+    }
+    let accounts = json_lines(&said(&shell, "account list --json").await);
+    assert_eq!((&accounts[0]["username"], &accounts[0]["role"]), (&json!("demo"), &json!("admin")));
+    let service = Service::with(config_on(&url)).await;
+    let body = json!({"username": "demo", "password": "demo-password"});
+    let answer = crate::harness::send(service.post("/login").json(&body)).await;
+    assert_eq!(answer.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_status_says_how_far_a_projection_is() {
+    let shell = Shell::migrated().await;
+    said(&shell, "demo --customers 3").await;
+    let status = |checkpoint| {
+        json!({"name": "customers", "checkpoint": checkpoint, "head": 3,
+               "lag_events": 3 - checkpoint})
+    };
+    let json = said(&shell, "projection status --json").await;
+    assert_eq!(json_lines(&json), [status(0)], "no service follows the log here");
+    said(&shell, "projection rebuild customers").await;
+    let json = said(&shell, "projection status --json").await;
+    assert_eq!(json_lines(&json), [status(3)]);
+    let plain = said(&shell, "projection status").await;
+    assert_eq!(plain, "customers        checkpoint 3, head 3, 0 behind\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_difference_is_found_and_named_and_a_rebuild_mends_it() {
+    let url = database().await;
+    let shell = Shell::on(&url);
+    said(&shell, "projection verify customers").await;
+    said(&shell, "demo --customers 5").await;
+    said(&shell, "projection rebuild customers").await;
+    said(&shell, "projection verify customers").await;
+    let good = customers(&url).await;
+    let id = good[2].0;
+    for damage in [
+        format!("update customers set name = 'x' where id = {id}"),
+        format!("update customers set version = 2 where id = {id}"),
+        format!("update customers set updated_at = updated_at + interval '1 us' where id = {id}"),
+        format!("delete from customers where id = {id}"),
+    ] {
+        let mut connection = PgConnection::connect(&url).await.unwrap();
+        connection.execute(damage.as_str()).await.unwrap();
+        let ended = shell.run("projection verify customers").await;
+        assert_eq!(ended.code, 1, "{damage}: {ended:?}");
+        assert!(ended.stdout.contains(&format!("customer {id}:")), "{damage}: {ended:?}");
+        said(&shell, "projection rebuild customers").await;
+        said(&shell, "projection verify customers").await;
+        assert_eq!(customers(&url).await, good);
+    }
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    let more = "insert into customers select 999, name, dob, version, created_at, updated_at
+                from customers limit 1";
+    connection.execute(more).await.unwrap();
+    let ended = shell.run("projection verify customers").await;
+    assert_eq!(ended.code, 1, "{ended:?}");
+    assert!(ended.stdout.contains("customer 999:"), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_projection_fails_and_names_those_there_are() {
+    let shell = Shell::migrated().await;
+    for what in ["rebuild", "verify"] {
+        let ended = shell.run(&format!("projection {what} nothing")).await;
+        assert_eq!((ended.code, ended.stdout.as_str()), (1, ""), "{ended:?}");
+        assert!(ended.stderr.contains("there are: customers"), "{ended:?}");
+    }
+}

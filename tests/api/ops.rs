@@ -1,0 +1,257 @@
+//! Alive, ready, measured; and what the service says while Redis or PostgreSQL is away.
+
+use std::time::{Duration, Instant};
+
+use customers::config::Config;
+use customers::dev::{Options, Servers};
+use customers::events::values::Role;
+use reqwest::RequestBuilder;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use sqlx::{Connection as _, Executor as _, PgConnection};
+
+use crate::harness::{
+    Login, PASSWORD, Service, With as _, config, config_on, database, folder, send, unique_name,
+    until, urls,
+};
+use crate::sessions::verdict;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_is_alive_and_ready_without_a_log_in() {
+    let service = Service::start().await;
+    insta::assert_snapshot!(send(service.get("/livez")).await.shape(), @r#"200 {"checks":{},"status":"ok"}"#);
+    insta::assert_snapshot!(
+        send(service.get("/readyz")).await.shape(),
+        @r#"200 {"checks":{"postgres":"ok","projections":[{"checkpoint":0,"head":0,"lag_events":0,"name":"customers"}],"redis":"ok"},"status":"ok"}"#
+    );
+    for path in ["/livez", "/readyz", "/metrics", "/.well-known/jwks.json"] {
+        let query = format!("{path}?verbose=1");
+        assert_eq!(verdict(service.get(&query)).await, "400 malformed", "{path}");
+        assert_eq!(verdict(service.post(path)).await, "405 method-not-allowed", "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_far_the_projections_lag_is_told_but_takes_nothing_out() {
+    let service = Service::start().await;
+    let login = service.log_in_as(Role::Editor).await;
+    let body = json!({"name": "Ada", "dob": "1990-12-10"});
+    let answer = send(service.post("/customers").json(&body).token(&login)).await;
+    let head = answer.position();
+    let ready = send(service.get("/readyz")).await;
+    let expected =
+        json!([{"name": "customers", "checkpoint": head, "head": head, "lag_events": 0}]);
+    assert_eq!(ready.body["checks"]["projections"], expected);
+    // As if a great many were still to be projected: nobody projects on while the row is held.
+    let mut projector = PgConnection::connect(service.database_url()).await.unwrap();
+    let mut holding = projector.begin().await.unwrap();
+    holding.execute("select from projections for update").await.unwrap();
+    let prefer = service.post("/customers").header("prefer", "respond-async");
+    assert_eq!(verdict(prefer.json(&body).token(&login)).await, "201");
+    let ready = send(service.get("/readyz")).await;
+    assert_eq!((ready.status, &ready.body["status"]), (200, &json!("ok")));
+    assert_eq!(ready.body["checks"]["projections"][0]["lag_events"], 1);
+    holding.rollback().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_count_requests_hashes_and_what_is_projected() {
+    let service = Service::start().await;
+    let login = service.log_in_as(Role::Editor).await;
+    let body = json!({"name": "Ada", "dob": "1990-12-10"});
+    assert_eq!(verdict(service.post("/customers").json(&body).token(&login)).await, "201");
+    assert_eq!(verdict(service.get("/customers")).await, "401 unauthenticated");
+    let answer = send(service.get("/metrics")).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4"));
+    // The recorder is one per process: other tests count in it too.
+    for series in [
+        r#"customers_http_requests_total{method="POST",route="/login",status="200"}"#,
+        r#"customers_http_requests_total{method="POST",route="/customers",status="201"}"#,
+        r#"customers_http_requests_total{method="GET",route="/customers",status="401"}"#,
+        "customers_password_hashes_total",
+        r#"customers_projection_checkpoint{projection="customers"}"#,
+    ] {
+        let value =
+            answer.text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        assert!(value.unwrap().parse::<f64>().unwrap() >= 1.0, "{series}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_published_keys_are_public() {
+    let service = Service::start().await;
+    let answer = send(service.get("/.well-known/jwks.json")).await;
+    let keys = answer.body["keys"].as_array().unwrap();
+    assert_eq!((answer.status, keys.len()), (200, 1));
+    let mut key = keys[0].clone();
+    for (name, length) in [("kid", 36), ("x", 43)] {
+        assert_eq!(key[name].as_str().unwrap().len(), length);
+        key[name] = Value::from(format!("[{name}]"));
+    }
+    let expected = json!({"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA",
+                          "kid": "[kid]", "x": "[x]"});
+    assert_eq!(key, expected);
+}
+
+/// A 503 that tells nothing of its cause, in time; never a 401.
+async fn unavailable(request: RequestBuilder, limit: Duration) {
+    let began = Instant::now();
+    let answer = send(request).await;
+    let took = began.elapsed();
+    let expected = r#"503 {"detail":"try again in a moment","request_id":"[id]","status":503,"title":"Unavailable","type":"/problems/unavailable"}"#;
+    assert_eq!(answer.shape(), expected);
+    assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    assert_eq!(answer.header("www-authenticate"), None);
+    assert!(took < limit, "{took:?}");
+}
+
+async fn ready(service: &Service) -> (u16, Value, Value) {
+    let answer = send(service.get("/readyz")).await;
+    let checks = &answer.body["checks"];
+    (answer.status, checks["postgres"].clone(), checks["redis"].clone())
+}
+
+/// Everything that needs Redis says so, and nothing else suffers. All requests bring the cookie: a
+/// Redis that was frozen may still carry out what it was asked.
+async fn redis_is_missed(service: &Service, login: &Login) {
+    // The service promises 500 ms; the rest is for a machine that is busy.
+    let limit = Duration::from_secs(2);
+    let attempt = |password: &str| {
+        service.post("/login").json(&json!({"username": "editor", "password": password}))
+    };
+    unavailable(service.get("/customers?numbers=1").login(login), limit).await;
+    unavailable(service.get("/session_cookie_experiment").login(login), limit).await;
+    unavailable(service.delete("/logout").login(login), limit).await;
+    unavailable(attempt(PASSWORD), limit).await;
+    unavailable(attempt("wrong password"), limit).await;
+    assert_eq!(verdict(service.get("/customers")).await, "401 unauthenticated");
+    assert_eq!(verdict(service.get("/livez")).await, "200");
+    assert_eq!(ready(service).await, (503, json!("ok"), json!("unavailable")));
+}
+
+/// A service whose Redis is nobody else's.
+async fn with_own_redis() -> (Servers, Service) {
+    let secret = customers::clock::random_bytes();
+    let (folder, quick) = (folder("own_redis"), true);
+    let servers = Servers::start(Options { folder, postgres: false, redis: true, secret, quick });
+    let servers = servers.await.unwrap();
+    let redis_url = Some(servers.redis_url().unwrap().to_owned().into());
+    (servers, Service::with(Config { redis_url, ..config().await }).await)
+}
+
+async fn connect(redis_url: &str) -> redis::aio::MultiplexedConnection {
+    redis::Client::open(redis_url).unwrap().get_multiplexed_async_connection().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_redis_nobody_gets_in_and_everybody_is_told_so_at_once() {
+    let (servers, service) = with_own_redis().await;
+    let url = servers.redis_url().unwrap().to_owned();
+    let login = service.log_in_as(Role::Editor).await;
+
+    // Frozen: it takes bytes and answers nothing. It goes on by itself, and so do the sessions.
+    let redis = process_of(&url).await;
+    kill_process(redis, Signal::STOP).unwrap();
+    redis_is_missed(&service, &login).await;
+    kill_process(redis, Signal::CONT).unwrap();
+    until("redis is back", async || ready(&service).await.0 == 200).await;
+    assert_eq!(verdict(service.get("/customers?numbers=1").login(&login)).await, "200");
+    assert_eq!(ready(&service).await, (200, json!("ok"), json!("ok")));
+
+    // Gone.
+    servers.stop().await;
+    redis_is_missed(&service, &login).await;
+}
+
+/// The server behind the URL, which is one that this test started.
+async fn process_of(redis_url: &str) -> Pid {
+    let mut connection = connect(redis_url).await;
+    let info: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await.unwrap();
+    let pid = info.lines().find_map(|line| line.strip_prefix("process_id:")).unwrap();
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+    assert!(["redis-server", "valkey-server"].contains(&name.trim()), "{name}");
+    Pid::from_raw(pid.trim().parse().unwrap()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_takes_no_writes_lets_nobody_in() {
+    let (servers, service) = with_own_redis().await;
+    let login = service.log_in_as(Role::Editor).await;
+    let mut redis = connect(servers.redis_url().unwrap()).await;
+    let attempt = |password: &str| {
+        service.post("/login").json(&json!({"username": "editor", "password": password}))
+    };
+    for (what, broken, mended) in [
+        ("full", "config set maxmemory 1", "config set maxmemory 0"),
+        ("read-only", "replicaof 127.0.0.1 1", "replicaof no one"),
+    ] {
+        let command = |line: &str| {
+            let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            redis::cmd(&words[0]).arg(&words[1..]).clone()
+        };
+        command(broken).exec_async(&mut redis).await.unwrap();
+        for password in [PASSWORD, "wrong password"] {
+            unavailable(attempt(password), Duration::from_secs(2)).await;
+        }
+        let verdict_now = verdict(service.get("/customers?numbers=0").token(&login)).await;
+        assert!(["200", "503 unavailable"].contains(&verdict_now.as_str()), "{what} {verdict_now}");
+        command(mended).exec_async(&mut redis).await.unwrap();
+        until("redis takes writes", async || verdict(attempt(PASSWORD)).await == "200").await;
+        assert_eq!(verdict(service.get("/customers?numbers=0").token(&login)).await, "200");
+    }
+    servers.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_takes_nobody_is_unavailable_until_it_is_back() {
+    let url = database().await;
+    let name = url.rsplit('/').next().unwrap().split('?').next().unwrap().to_owned();
+    let mut admin = PgConnection::connect(&urls().database).await.unwrap();
+    let service = Service::with(config_on(&as_plain_role(&url, &mut admin).await)).await;
+    let login = service.log_in_as(Role::Editor).await;
+    let read = || service.get("/customers?numbers=1").token(&login);
+    let create = || {
+        service.post("/customers").json(&json!({"name": "Ada", "dob": "1990-12-10"})).token(&login)
+    };
+    assert_eq!(verdict(create()).await, "201");
+
+    admin.execute(format!("alter database {name} connection limit 0").as_str()).await.unwrap();
+    sqlx::query("select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = $1")
+        .bind(&name)
+        .execute(&mut admin)
+        .await
+        .unwrap();
+    // Waiting for a connection takes up to 2 s, the first one that died may come before it.
+    let limit = Duration::from_secs(6);
+    let credentials = json!({"username": "editor", "password": PASSWORD});
+    unavailable(read(), limit).await;
+    unavailable(create(), limit).await;
+    unavailable(service.post("/login").json(&credentials), limit).await;
+    assert_eq!(ready(&service).await, (503, json!("unavailable"), json!("ok")));
+    assert_eq!(verdict(service.get("/livez")).await, "200");
+    assert_eq!(verdict(service.get("/customers")).await, "401 unauthenticated");
+
+    admin.execute(format!("alter database {name} connection limit -1").as_str()).await.unwrap();
+    until("the database is back", async || ready(&service).await.0 == 200).await;
+    assert_eq!(verdict(read()).await, "200");
+    let answer = send(create()).await;
+    assert_eq!((answer.status, answer.header("projection-pending")), (201, None), "{answer:?}");
+    assert_eq!(verdict(service.post("/login").json(&credentials)).await, "200");
+}
+
+/// The same database for a role of its own: a limit on connections does not hold superusers.
+async fn as_plain_role(url: &str, admin: &mut PgConnection) -> String {
+    let role = unique_name("role");
+    admin.execute(format!("create role {role} login password '{role}'").as_str()).await.unwrap();
+    let mut owner = PgConnection::connect(url).await.unwrap();
+    for what in ["tables", "sequences", "functions"] {
+        let grant = format!("grant all on all {what} in schema public to {role}");
+        owner.execute(grant.as_str()).await.unwrap();
+    }
+    owner.close().await.unwrap();
+    let (scheme, rest) = url.split_once("://").unwrap();
+    let (_, server) = rest.split_once('@').unwrap();
+    format!("{scheme}://{role}:{role}@{server}")
+}

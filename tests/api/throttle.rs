@@ -1,0 +1,121 @@
+//! Failed log-ins, counted per account and per address.
+
+use customers::config::Config;
+use customers::events::values::Role;
+use futures_util::future::join_all;
+use reqwest::RequestBuilder;
+use serde_json::json;
+
+use crate::harness::{PASSWORD, Service, With as _, config, send};
+use crate::sessions::{events_of_type, verdict};
+
+/// One behind a proxy that is trusted, so that a test chooses its addresses.
+async fn service_with(login_limit: u32) -> Service {
+    let trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    Service::with(Config { login_limit, trusted_proxies, ..config().await }).await
+}
+
+fn log_in(service: &Service, name: &str, password: &str, address: &str) -> RequestBuilder {
+    let body = json!({"username": name, "password": password});
+    service.post("/login").json(&body).header("x-forwarded-for", address)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failures_close_an_account_for_a_while_from_everywhere() {
+    let service = service_with(3).await;
+    service.add_account("ada", Role::Viewer).await;
+    service.add_account("bob", Role::Viewer).await;
+    for i in 1..=3 {
+        let attempt = log_in(&service, "ada", "wrong password", &format!("192.0.2.{i}"));
+        assert_eq!(verdict(attempt).await, "401 unauthenticated");
+    }
+    let wrong = send(log_in(&service, "ada", "wrong password", "192.0.2.4")).await;
+    let right = send(log_in(&service, "ADA", PASSWORD, "192.0.2.5")).await;
+    insta::assert_snapshot!(
+        right.shape(),
+        @r#"429 {"detail":"too many requests","request_id":"[id]","status":429,"title":"Too many requests","type":"/problems/rate-limited"}"#
+    );
+    assert_eq!(wrong.shape(), right.shape());
+    let seconds: u64 = right.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=60).contains(&seconds), "{seconds}");
+    assert_eq!(verdict(log_in(&service, "bob", PASSWORD, "192.0.2.1")).await, "200");
+    let throttled = events_of_type(&service, "ada", "LoginThrottled").await;
+    assert_eq!(throttled.len(), 1, "{throttled:?}");
+    assert_eq!(throttled[0].data, json!({"type": "LoginThrottled", "by": "account"}));
+    assert_eq!(throttled[0].metadata["ip"], "192.0.2.3");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failures_close_an_address_for_a_while_for_every_account() {
+    let service = service_with(3).await;
+    service.add_account("ada", Role::Viewer).await;
+    // One network of IPv6 is one address.
+    for (name, address) in [("x", "2001:db8::1"), ("y", "2001:db8::2"), ("ada", "2001:db8::3")] {
+        let attempt = log_in(&service, name, "wrong password", address);
+        assert_eq!(verdict(attempt).await, "401 unauthenticated");
+    }
+    let attempt = log_in(&service, "ada", PASSWORD, "2001:db8::4");
+    assert_eq!(verdict(attempt).await, "429 rate-limited");
+    let attempt = log_in(&service, "ada", PASSWORD, "2001:db8:0:1::1");
+    assert_eq!(verdict(attempt).await, "200");
+    let throttled = events_of_type(&service, "ada", "LoginThrottled").await;
+    assert_eq!(throttled.len(), 1, "{throttled:?}");
+    assert_eq!(throttled[0].data["by"], "address");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn guesses_at_once_are_no_way_around_the_limit() {
+    let service = service_with(3).await;
+    service.add_account("ada", Role::Viewer).await;
+    let attempts = (0..12)
+        .map(|i| verdict(log_in(&service, "ada", "wrong password", &format!("192.0.2.{i}"))));
+    let verdicts = join_all(attempts).await;
+    let tried = verdicts.iter().filter(|verdict| *verdict == "401 unauthenticated").count();
+    let refused = verdicts.iter().filter(|verdict| *verdict == "429 rate-limited").count();
+    assert_eq!(tried + refused, 12, "{verdicts:?}");
+    // Two passwords are checked at once, so one more may be under way when the limit is met.
+    assert!((3..=4).contains(&tried), "{verdicts:?}");
+    assert_eq!(events_of_type(&service, "ada", "LoginThrottled").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn successes_never_count() {
+    let service = service_with(3).await;
+    service.add_account("ada", Role::Viewer).await;
+    for wrong in 0..3 {
+        for _ in 0..3 {
+            let attempt = log_in(&service, "ada", PASSWORD, "192.0.2.1");
+            assert_eq!(verdict(attempt).await, "200", "after {wrong} failures");
+        }
+        let attempt = log_in(&service, "ada", "wrong password", "192.0.2.1");
+        assert_eq!(verdict(attempt).await, "401 unauthenticated");
+    }
+    let attempt = log_in(&service, "ada", PASSWORD, "192.0.2.1");
+    assert_eq!(verdict(attempt).await, "429 rate-limited", "nor do they wash failures away");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_of_zero_is_off() {
+    let service = service_with(0).await;
+    service.add_account("ada", Role::Viewer).await;
+    for _ in 0..12 {
+        let attempt = log_in(&service, "ada", "wrong password", "192.0.2.1");
+        assert_eq!(verdict(attempt).await, "401 unauthenticated");
+    }
+    assert_eq!(verdict(log_in(&service, "ada", PASSWORD, "192.0.2.1")).await, "200");
+    assert_eq!(events_of_type(&service, "ada", "LoginThrottled").await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stolen_session_cannot_guess_the_password() {
+    let service = service_with(3).await;
+    let login = service.log_in_as(Role::Viewer).await;
+    let guess = |old: &str| {
+        let body = json!({"old": old, "new": "a password of the thief"});
+        verdict(service.post("/password").json(&body).token(&login))
+    };
+    for _ in 0..3 {
+        assert_eq!(guess("wrong password").await, "422 invalid");
+    }
+    assert_eq!(guess(PASSWORD).await, "429 rate-limited");
+}
