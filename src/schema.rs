@@ -38,13 +38,18 @@ pub enum SchemaError {
 ///
 /// # Errors
 /// When PostgreSQL cannot be reached or a migration fails; those before it stay applied.
-pub async fn migrate(owner: &SecretString, service: &SecretString) -> Result<(), SchemaError> {
+pub async fn migrate(
+    owner: &SecretString,
+    service: Option<&SecretString>,
+) -> Result<(), SchemaError> {
     let owner: PgConnectOptions = owner.expose_secret().parse()?;
-    let service: PgConnectOptions = service.expose_secret().parse()?;
     let mut connection = owner.connect().await?;
     MIGRATOR.run(&mut connection).await?;
-    if service.get_username() != owner.get_username() {
-        grant(&mut connection, service.get_username()).await?;
+    if let Some(service) = service {
+        let service: PgConnectOptions = service.expose_secret().parse()?;
+        if service.get_username() != owner.get_username() {
+            grant(&mut connection, service.get_username()).await?;
+        }
     }
     Ok(connection.close().await?)
 }

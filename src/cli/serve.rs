@@ -32,9 +32,11 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 
 /// `customers migrate`
 pub async fn migrate(config: &Config) -> anyhow::Result<()> {
-    let service = database_url(config).map_err(misconfigured)?;
-    let owner = config.owner_database_url.as_ref().unwrap_or(service);
-    schema::migrate(owner, service).await?;
+    let owner = match &config.owner_database_url {
+        Some(owner) => owner,
+        None => database_url(config).map_err(misconfigured)?,
+    };
+    schema::migrate(owner, config.database_url.as_ref()).await?;
     eprintln!("the schema is up to date");
     Ok(())
 }

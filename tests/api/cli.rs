@@ -220,8 +220,11 @@ async fn serve_wants_a_migrated_schema_and_migrating_twice_is_fine() {
 async fn migrate_takes_the_owners_address() {
     let shell = Shell::bare().with("CUSTOMERS_OWNER_DATABASE_URL", empty_database().await);
     assert_eq!(shell.run("migrate").await.code, 0);
-    let broken = shell.with("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none");
-    assert_eq!(broken.run("migrate").await.code, 0, "it does not ask the other");
+    // It does not ask the other address, but the role of that must exist: it is given its rights.
+    let stranger = shell.with("DATABASE_URL", "postgres://a_stranger@127.0.0.1:1/none");
+    let ended = stranger.run("migrate").await;
+    assert_eq!(ended.code, 1);
+    assert!(ended.stderr.contains("role \"a_stranger\" does not exist"), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

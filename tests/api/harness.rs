@@ -99,8 +99,6 @@ pub async fn database() -> String {
     // PostgreSQL copies a database only while nobody else does.
     static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     static TEMPLATE: tokio::sync::OnceCell<String> = tokio::sync::OnceCell::const_new();
-    // PostgreSQL copies a database only while nobody else does.
-    static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let template = TEMPLATE
         .get_or_init(|| async {
             let url = empty_database().await;

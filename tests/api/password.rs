@@ -59,7 +59,7 @@ async fn a_new_password_ends_sessions_that_were_opened_for_longer() {
     let long = Service::start().await;
     let older = long.log_in_as(Role::Viewer).await;
     // The service was started again with a shorter life of tokens.
-    let token_ttl = Duration::from_secs(60);
+    let token_ttl = Duration::from_mins(1);
     let short = Service::with(Config { token_ttl, ..long.config.clone() }).await;
     short.hands.forward(600);
     let newer = short.log_in("viewer").await;

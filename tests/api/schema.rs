@@ -22,7 +22,8 @@ async fn the_services_role_appends_through_the_function_and_in_no_other_way() {
     let create = format!("create role {role} login password 'secret'");
     admin.execute(create.as_str()).await.unwrap();
     let url = url_for(&owner, &role);
-    schema::migrate(&SecretString::from(owner), &SecretString::from(url.clone())).await.unwrap();
+    let (as_owner, as_role) = (SecretString::from(owner), SecretString::from(url.clone()));
+    schema::migrate(&as_owner, Some(&as_role)).await.unwrap();
 
     let service = Service::with(config_on(&url)).await;
     let login = service.log_in_as(Role::Admin).await;
@@ -62,7 +63,8 @@ async fn a_schema_that_is_missing_or_another_stops_the_start() {
     let error = schema::check(&pool).await.unwrap_err().to_string();
     assert!(error.contains("customers migrate"), "{error}");
     // Twice, at once, from two places: one after the other.
-    let (first, second) = tokio::join!(schema::migrate(&url, &url), schema::migrate(&url, &url));
+    let (first, second) =
+        tokio::join!(schema::migrate(&url, None), schema::migrate(&url, Some(&url)));
     first.unwrap();
     second.unwrap();
     schema::check(&pool).await.unwrap();
