@@ -33,6 +33,14 @@ pub struct Account {
     pub created_at: DateTime<Utc>,
 }
 
+impl Account {
+    /// Whether a log-in that was checked against `other` would be let in the same way.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        (&self.password_hash, self.role, self.disabled)
+            == (&other.password_hash, other.role, other.disabled)
+    }
+}
+
 /// The table of accounts.
 #[derive(Clone)]
 pub struct Accounts(PgPool);
@@ -188,13 +196,13 @@ impl Accounts {
         finish(transaction, changed, username, AccountEvent::AccountDisabled {}, metadata).await
     }
 
-    /// Puts a hash of today's parameters in the place of `old`; nothing when that changed meanwhile.
+    /// Puts a hash of today's parameters in the place of `old`; `false` when that changed meanwhile.
     pub(super) async fn rehash(
         &self,
         username: &Username,
         old: &str,
         new: &str,
-    ) -> Result<(), sqlx::Error> {
+    ) -> Result<bool, sqlx::Error> {
         sqlx::query!(
             "update accounts set password_hash = $3 where username = $1 and password_hash = $2",
             username.as_str(),
@@ -202,8 +210,8 @@ impl Accounts {
             new
         )
         .execute(&self.0)
-        .await?;
-        Ok(())
+        .await
+        .map(|done| done.rows_affected() == 1)
     }
 
     /// Appends what happened to the account's sessions.

@@ -326,11 +326,23 @@ impl Inner {
         };
         // A new hash takes a slot of its own.
         drop(slot);
-        if matched.is_outdated() {
-            let hash = self.passwords.hash(password).await?;
-            self.accounts.rehash(&account.username, &account.password_hash, &hash).await?;
+        if matched.is_outdated() { self.rehashed(account, password).await } else { Ok(account) }
+    }
+
+    /// The account with a hash of today's parameters.
+    async fn rehashed(&self, mut account: Account, password: String) -> Result<Account, AuthError> {
+        let hash = self.passwords.hash(password.clone()).await?;
+        if self.accounts.rehash(&account.username, &account.password_hash, &hash).await? {
+            account.password_hash = hash;
+            return Ok(account);
         }
-        Ok(account)
+        // Somebody was quicker: another log-in, or a new password that this one is not.
+        let account = self.accounts.find(&account.username).await?;
+        let account = account.ok_or(AuthError::Unauthenticated)?;
+        let slot = self.passwords.slot().await?;
+        let hash = Some(account.password_hash.clone());
+        let (matched, _) = self.passwords.verify(slot, password, hash).await?;
+        if matched.is_right() { Ok(account) } else { Err(AuthError::Unauthenticated) }
     }
 
     async fn admit(&self, username: Option<&Username>, address: &str) -> Result<(), AuthError> {
@@ -372,6 +384,13 @@ impl Inner {
                 ttl: self.ttl,
             })
             .await?;
+        // The account may have changed while its password was being checked, too late for the
+        // change to end this session.
+        let still = self.accounts.find(&account.username).await?;
+        if !still.is_some_and(|still| still.is_same(account)) {
+            self.sessions.close(&account.username, &sid, &jti).await?;
+            return Err(AuthError::Unauthenticated);
+        }
         metadata.session = Some(sid.clone());
         let mut events: Vec<_> =
             ended.iter().map(|(sid, jti)| closed(sid, jti, CloseCause::SessionLimit)).collect();

@@ -51,8 +51,9 @@ pub fn urls() -> &'static Urls {
 
 /// Servers live on the runtime of a thread that never ends; their watchdogs see this process end.
 fn own_servers() -> Urls {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let folder = folder.join(format!("servers-{}", std::process::id()));
+    let parent = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    remove_what_earlier_runs_left(parent);
+    let folder = parent.join(format!("servers-{}", std::process::id()));
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -68,6 +69,21 @@ fn own_servers() -> Urls {
         });
     });
     receiver.recv().unwrap()
+}
+
+/// The folders of runs whose process is gone.
+fn remove_what_earlier_runs_left(parent: &Path) {
+    for entry in std::fs::read_dir(parent).unwrap().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(pid) = name.strip_prefix("servers-").and_then(|pid| pid.parse().ok()) else {
+            continue;
+        };
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        if rustix::process::test_kill_process(pid).is_err() {
+            // Another run may be as quick.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// The URL of another database on the same server.

@@ -69,3 +69,56 @@ async fn a_new_password_ends_sessions_that_were_opened_for_longer() {
     assert_eq!(token_alone(&short, &older).await, "401 unauthenticated");
     assert_eq!(token_alone(&long, &older).await, "401 unauthenticated");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_hash_is_replaced_at_log_in_by_one_of_todays_parameters() {
+    let service = Service::start().await;
+    service.add_account("editor", Role::Editor).await;
+    // The same password with half the memory: what an earlier version may have stored.
+    let params = argon2::Params::new(9728, 2, 1, None).unwrap();
+    let weak = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
+    let salt = [7; 16];
+    let weak: argon2::password_hash::phc::PasswordHash =
+        argon2::PasswordHasher::hash_password_with_salt(&weak, PASSWORD.as_bytes(), &salt).unwrap();
+    sqlx::query("update accounts set password_hash = $1")
+        .bind(weak.to_string())
+        .execute(&service.pools.append)
+        .await
+        .unwrap();
+    // Several at once: one of them replaces it, and all come in.
+    let log_ins = (0..4).map(|_| service.log_in("editor"));
+    for login in futures_util::future::join_all(log_ins).await {
+        assert_eq!(send(service.get("/customers").login(&login)).await.status, 200);
+    }
+    let hash: String = sqlx::query_scalar("select password_hash from accounts")
+        .fetch_one(&service.pools.read)
+        .await
+        .unwrap();
+    assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
+    service.log_in("editor").await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_in_that_races_a_disabling_is_not_let_in_afterwards() {
+    let service = Service::start().await;
+    service.add_account("editor", Role::Editor).await;
+    for round in 0..4 {
+        sqlx::query("update accounts set disabled = false")
+            .execute(&service.pools.append)
+            .await
+            .unwrap();
+        let body = json!({"username": "editor", "password": PASSWORD});
+        let disable = async {
+            sqlx::query("update accounts set disabled = true")
+                .execute(&service.pools.append)
+                .await
+                .unwrap();
+        };
+        let log_in = send(service.post("/login").json(&body));
+        let (answer, ()) = tokio::join!(log_in, disable);
+        // The account was disabled while the hash was computed, or before.
+        assert_eq!(answer.status, 401, "round {round}: {answer:?}");
+    }
+    service.stop().await;
+}
