@@ -19,6 +19,7 @@ use crate::commands::Bus;
 use crate::config::Config;
 use crate::projections::customers::Customers;
 use crate::projections::projector::Projector;
+use crate::projections::{self, Projection};
 use crate::schema::{self, SchemaError};
 use crate::telemetry;
 
@@ -53,7 +54,7 @@ pub enum StartError {
     /// The variable's value looks like an address and is none.
     #[error("{0} cannot be used: {1}")]
     Address(&'static str, String),
-    #[error("PostgreSQL: {0}")]
+    #[error("PostgreSQL")]
     Database(#[from] sqlx::Error),
     #[error(transparent)]
     Schema(#[from] SchemaError),
@@ -164,7 +165,7 @@ impl App {
     /// Says what is missing.
     pub async fn build(mut config: Config, clock: Clock) -> Result<Self, StartError> {
         let pools = Pools::new(database_url(&config)?)?;
-        schema::check(&pools.read).await?;
+        schema::check(database_url(&config)?).await?;
         let listener = TcpListener::bind(config.listen)
             .await
             .map_err(|error| StartError::Listen(config.listen, error))?;
@@ -185,7 +186,13 @@ impl App {
             error => error.into(),
         })?;
         let bus = Bus::new(pools.append.clone(), pools.read.clone());
-        let projector = Projector::start(&Customers, pools.projector.clone(), shutdown.clone());
+        let follow = |projection: &'static dyn Projection| {
+            Projector::start(projection, pools.projector.clone(), shutdown.clone())
+        };
+        let projector = follow(&Customers);
+        for other in projections::ALL.into_iter().filter(|other| other.name() != Customers.name()) {
+            let _ = follow(other);
+        }
         let api = Api::new(api::Parts {
             bus: bus.clone(),
             auth,

@@ -136,7 +136,7 @@ impl Config {
                 "DATABASE_READ_URL",
                 &["postgres", "postgresql"],
             )?,
-            redis_url: url(secret("REDIS_URL"), "REDIS_URL", &["redis", "rediss"])?,
+            redis_url: url(secret("REDIS_URL"), "REDIS_URL", &["redis"])?,
             redis_prefix: prefix(&text("CUSTOMERS_REDIS_PREFIX"))?,
             listen: parse(
                 &text("CUSTOMERS_LISTEN"),

@@ -4,7 +4,9 @@
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection, PgPool};
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection};
+
+use crate::projections;
 
 /// The migrations of this program.
 pub static MIGRATOR: Migrator = sqlx::migrate!();
@@ -19,7 +21,6 @@ const GRANTS: &str = "
     grant usage on sequence customer_ids to {role};
     grant insert, update on accounts to {role};
     grant update on projections to {role};
-    grant insert, update, delete on customers to {role};
 ";
 
 /// Why the schema is not what this program needs.
@@ -27,9 +28,9 @@ const GRANTS: &str = "
 pub enum SchemaError {
     #[error("the database's schema is not this program's: run `customers migrate`")]
     NotMigrated,
-    #[error("PostgreSQL: {0}")]
+    #[error("PostgreSQL")]
     Database(#[from] sqlx::Error),
-    #[error("PostgreSQL: {0}")]
+    #[error("PostgreSQL")]
     Migrate(#[from] MigrateError),
 }
 
@@ -57,6 +58,10 @@ pub async fn migrate(
 async fn grant(connection: &mut PgConnection, role: &str) -> Result<(), sqlx::Error> {
     let role = format!("\"{}\"", role.replace('"', "\"\""));
     connection.execute(GRANTS.replace("{role}", &role).as_str()).await?;
+    for table in projections::ALL.iter().flat_map(|projection| projection.tables()) {
+        let grant = format!("grant insert, update, delete on {table} to {role}");
+        connection.execute(grant.as_str()).await?;
+    }
     Ok(())
 }
 
@@ -64,10 +69,12 @@ async fn grant(connection: &mut PgConnection, role: &str) -> Result<(), sqlx::Er
 ///
 /// # Errors
 /// [`SchemaError::NotMigrated`] when one is missing or another.
-pub async fn check(pool: &PgPool) -> Result<(), SchemaError> {
+pub async fn check(url: &SecretString) -> Result<(), SchemaError> {
+    // Not over a pool: that would go on trying, and then say only that it took too long.
+    let mut connection = PgConnection::connect(url.expose_secret()).await?;
     let applied: Result<Vec<(i64, Vec<u8>)>, sqlx::Error> =
         sqlx::query_as("select version, checksum from _sqlx_migrations where success")
-            .fetch_all(pool)
+            .fetch_all(&mut connection)
             .await;
     let applied = match applied {
         Ok(applied) => applied,

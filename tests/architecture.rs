@@ -15,7 +15,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("projections", &["clock", "events"]),
     ("auth", &["clock", "config", "events"]),
     ("telemetry", &["config"]),
-    ("schema", &[]),
+    ("schema", &["projections"]),
     ("api", &["clock", "events", "commands", "projections", "auth"]),
     ("app", &["clock", "config", "commands", "projections", "auth", "api", "telemetry", "schema"]),
     ("dev", &["events", "commands", "auth"]),

@@ -6,7 +6,6 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
-use serde_json::json;
 
 use super::Api;
 use super::error::ApiError;
@@ -41,6 +40,13 @@ impl<'a> From<&'a Row> for Customer<'a> {
             updated_at: clock::rfc3339(row.updated_at),
         }
     }
+}
+
+/// The answer to a deletion.
+#[derive(Serialize)]
+struct Deleted {
+    msg: String,
+    id: CustomerId,
 }
 
 /// `GET /customers/{id}`
@@ -189,8 +195,8 @@ async fn remove(
 ) -> Result<Response, ApiError> {
     let command = CustomerCommand::Delete { if_match };
     let written = api.bus().change(id, command, metadata).await?;
-    let body = Json(json!({"msg": format!("customer {id} deleted"), "id": id}));
-    let mut response = body.into_response();
+    let deleted = Deleted { msg: format!("customer {id} deleted"), id };
+    let mut response = Json(deleted).into_response();
     freshness::mark(api, headers, &mut response, written.position).await;
     Ok(response)
 }

@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Api;
@@ -16,10 +17,17 @@ use crate::projections::rebuild;
 /// How long PostgreSQL may take to answer a check.
 const CHECK_LIMIT: Duration = Duration::from_millis(500);
 
+/// What both checks answer.
+#[derive(Serialize)]
+struct Health {
+    status: &'static str,
+    checks: Value,
+}
+
 /// `GET /livez`: the process answers. Nothing else is asked.
 pub(super) async fn livez(params: Params) -> Result<Response, ApiError> {
     params.none()?;
-    Ok(Json(json!({"status": "ok", "checks": {}})).into_response())
+    Ok(Json(Health { status: "ok", checks: json!({}) }).into_response())
 }
 
 /// `GET /readyz`: migrated, and PostgreSQL and Redis there. How far the projections lag is told,
@@ -47,10 +55,10 @@ pub(super) async fn readyz(State(api): State<Api>, params: Params) -> Result<Res
     };
     let ready = postgres == "ok" && redis == "ok";
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = json!({
-        "status": if ready { "ok" } else { "unavailable" },
-        "checks": {"postgres": postgres, "redis": redis, "projections": projections},
-    });
+    let body = Health {
+        status: if ready { "ok" } else { "unavailable" },
+        checks: json!({"postgres": postgres, "redis": redis, "projections": projections}),
+    };
     Ok((status, Json(body)).into_response())
 }
 

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
+use serde::Serialize;
 use serde_json::json;
 
 use super::Api;
@@ -15,6 +16,14 @@ use super::request::Caller;
 use crate::auth::AuthError;
 use crate::auth::account::check_password;
 use crate::events::values::ValueError;
+
+/// The answer to a log-in (RFC 6749, section 5.1).
+#[derive(Serialize)]
+struct TokenAnswer<'a> {
+    access_token: &'a str,
+    token_type: &'static str,
+    expires_in: u64,
+}
 
 /// `POST /login`
 pub(super) async fn log_in(
@@ -45,12 +54,9 @@ pub(super) async fn log_in(
             error => error.into(),
         })?;
     let seconds = logged_in.ttl.as_secs();
-    let mut response = Json(json!({
-        "access_token": logged_in.token,
-        "token_type": "Bearer",
-        "expires_in": seconds,
-    }))
-    .into_response();
+    let token =
+        TokenAnswer { access_token: &logged_in.token, token_type: "Bearer", expires_in: seconds };
+    let mut response = Json(token).into_response();
     put_cookie(&api, &mut response, Some((&logged_in.cookie, seconds)))?;
     Ok(response)
 }

@@ -66,6 +66,10 @@ impl Projection for Customers {
         "customers"
     }
 
+    fn tables(&self) -> &'static [&'static str] {
+        &["customers"]
+    }
+
     async fn apply(
         &self,
         db: &mut PgConnection,

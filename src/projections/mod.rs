@@ -28,6 +28,9 @@ pub trait Projection: Send + Sync {
     /// Its row in the table `projections`, and its name in commands and answers.
     fn name(&self) -> &'static str;
 
+    /// The tables that it keeps and nobody else writes.
+    fn tables(&self) -> &'static [&'static str];
+
     /// Takes over a page of events, in the order of their positions, none twice and none left out.
     /// Runs in the transaction that moves the checkpoint.
     async fn apply(

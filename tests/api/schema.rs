@@ -60,14 +60,14 @@ async fn the_services_role_appends_through_the_function_and_in_no_other_way() {
 async fn a_schema_that_is_missing_or_another_stops_the_start() {
     let url = SecretString::from(empty_database().await);
     let pool = sqlx::PgPool::connect(url.expose_secret()).await.unwrap();
-    let error = schema::check(&pool).await.unwrap_err().to_string();
+    let error = schema::check(&url).await.unwrap_err().to_string();
     assert!(error.contains("customers migrate"), "{error}");
     // Twice, at once, from two places: one after the other.
     let (first, second) =
         tokio::join!(schema::migrate(&url, None), schema::migrate(&url, Some(&url)));
     first.unwrap();
     second.unwrap();
-    schema::check(&pool).await.unwrap();
+    schema::check(&url).await.unwrap();
     pool.execute("update _sqlx_migrations set checksum = 'x' where version = 2").await.unwrap();
-    assert!(schema::check(&pool).await.is_err());
+    assert!(schema::check(&url).await.is_err());
 }
