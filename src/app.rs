@@ -13,19 +13,20 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, limits};
+use crate::auth::account::Accounts;
 use crate::auth::{Auth, AuthError};
 use crate::clock::Clock;
 use crate::commands::Bus;
 use crate::config::Config;
+use crate::events::log::Appender;
 use crate::projections::customers::Customers;
 use crate::projections::projector::Projector;
 use crate::projections::{self, Projection};
 use crate::schema::{self, SchemaError};
 use crate::telemetry;
 
-/// Connections that append: one command at a time goes through each, and the append lock lets one
-/// through in all; a few hide the way to the server and back.
-const APPEND_CONNECTIONS: u32 = 4;
+/// Connections that change accounts.
+const ACCOUNT_CONNECTIONS: u32 = 4;
 
 /// Connections for short queries. PostgreSQL does not get faster by more of them than cores.
 const READ_CONNECTIONS: u32 = 16;
@@ -67,7 +68,9 @@ pub enum StartError {
 /// Named by what they are for; each with its own limits, so that none starves another.
 #[derive(Clone)]
 pub struct Pools {
-    pub append: PgPool,
+    /// Everything that is appended goes through it; it has a connection of its own.
+    pub appender: Appender,
+    pub accounts: PgPool,
     pub read: PgPool,
     pub bulk: PgPool,
     pub projector: PgPool,
@@ -83,6 +86,12 @@ impl Pools {
             let problem = error.source().map_or_else(|| error.to_string(), ToString::to_string);
             StartError::Address("DATABASE_URL", problem)
         })?;
+        let limited = [
+            ("lock_timeout", "2s"),
+            ("statement_timeout", "5s"),
+            ("idle_in_transaction_session_timeout", "2s"),
+        ];
+        let options = options.application_name("customers");
         let pool = |max, settings: &[(&'static str, &'static str)]| {
             PgPoolOptions::new()
                 .max_connections(max)
@@ -94,22 +103,9 @@ impl Pools {
                 )
         };
         Ok(Self {
-            append: pool(
-                APPEND_CONNECTIONS,
-                &[
-                    ("lock_timeout", "2s"),
-                    ("statement_timeout", "5s"),
-                    ("idle_in_transaction_session_timeout", "2s"),
-                ],
-            ),
-            read: pool(
-                READ_CONNECTIONS,
-                &[
-                    ("lock_timeout", "2s"),
-                    ("statement_timeout", "5s"),
-                    ("idle_in_transaction_session_timeout", "2s"),
-                ],
-            ),
+            appender: Appender::start(options.clone().options(limited)),
+            accounts: pool(ACCOUNT_CONNECTIONS, &limited),
+            read: pool(READ_CONNECTIONS, &limited),
             bulk: pool(
                 BULK_CONNECTIONS,
                 &[
@@ -134,7 +130,7 @@ impl Pools {
 
     async fn close(&self) {
         tokio::join!(
-            self.append.close(),
+            self.accounts.close(),
             self.read.close(),
             self.bulk.close(),
             self.projector.close()
@@ -177,7 +173,7 @@ impl App {
         let auth = Auth::new(
             &config,
             redis_url(&config)?.expose_secret(),
-            pools.append.clone(),
+            Accounts::new(pools.accounts.clone(), pools.appender.clone()),
             clock.clone(),
         )
         .map_err(|error| match error {
@@ -185,7 +181,7 @@ impl App {
             AuthError::Store(error) => StartError::Address("REDIS_URL", error.to_string()),
             error => error.into(),
         })?;
-        let bus = Bus::new(pools.append.clone(), pools.read.clone());
+        let bus = Bus::new(pools.appender.clone(), pools.read.clone());
         let follow = |projection: &'static dyn Projection| {
             Projector::start(projection, pools.projector.clone(), shutdown.clone())
         };

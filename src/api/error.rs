@@ -16,6 +16,7 @@ use crate::auth::AuthError;
 use crate::auth::account::AccountError;
 use crate::commands::history::HistoryError;
 use crate::commands::{BusError, Refusal};
+use crate::events::log::AppendError;
 use crate::events::log::read::ReadError;
 use crate::events::values::{Role, ValueError};
 use crate::projections::ProjectionError;
@@ -222,7 +223,21 @@ impl From<BusError> for ApiError {
             BusError::Refused(refusal) => refusal.into(),
             BusError::Contended => Self::Overloaded,
             BusError::Log(error) => error.into(),
+            BusError::Append(error) => error.into(),
             BusError::Lost(error) => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+impl From<AppendError> for ApiError {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Full => Self::Overloaded,
+            AppendError::Unavailable(_) | AppendError::Stopped => {
+                Self::Unavailable(error.to_string())
+            }
+            // Values are parsed before they come so far.
+            AppendError::Refused(_) => Self::Internal(error.to_string()),
         }
     }
 }
@@ -266,6 +281,7 @@ impl From<AuthError> for ApiError {
             AuthError::TokenReplay => Self::TokenReplay,
             AuthError::Throttled { retry_after } => Self::RateLimited { retry_after },
             AuthError::Overloaded => Self::Overloaded,
+            AuthError::Append(error) => error.into(),
             AuthError::Store(error) => Self::Unavailable(error.to_string()),
             AuthError::Database(error) | AuthError::Account(AccountError::Database(error)) => {
                 error.into()

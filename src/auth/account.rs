@@ -6,7 +6,7 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::clock;
 use crate::events::account::{ACCOUNT, AccountEvent};
-use crate::events::log::{Append, NewEvent, append};
+use crate::events::log::{Append, AppendError, Appender, NewEvent, append};
 use crate::events::metadata::Metadata;
 use crate::events::values::{Role, Username, ValueError};
 
@@ -43,7 +43,12 @@ impl Account {
 
 /// The table of accounts.
 #[derive(Clone)]
-pub struct Accounts(PgPool);
+pub struct Accounts {
+    pool: PgPool,
+    /// For what happens to sessions. What happens to an account is appended in the transaction that
+    /// changes its row.
+    appender: Appender,
+}
 
 /// Why an account could not be changed.
 #[derive(Debug, thiserror::Error)]
@@ -58,8 +63,8 @@ pub enum AccountError {
 
 impl Accounts {
     #[must_use]
-    pub fn new(pool: PgPool) -> Self {
-        Self(pool)
+    pub fn new(pool: PgPool, appender: Appender) -> Self {
+        Self { pool, appender }
     }
 
     /// # Errors
@@ -69,7 +74,7 @@ impl Accounts {
             "select password_hash, role, disabled, created_at from accounts where username = $1",
             username.as_str()
         )
-        .fetch_optional(&self.0)
+        .fetch_optional(&self.pool)
         .await?;
         row.map(|row| {
             Ok(Account {
@@ -91,7 +96,7 @@ impl Accounts {
         let rows = sqlx::query!(
             "select username, role, disabled, created_at from accounts order by username"
         )
-        .fetch_all(&self.0)
+        .fetch_all(&self.pool)
         .await?;
         rows.into_iter()
             .map(|row| {
@@ -116,7 +121,7 @@ impl Accounts {
         role: Role,
         metadata: Metadata,
     ) -> Result<(), AccountError> {
-        let mut transaction = self.0.begin().await?;
+        let mut transaction = self.pool.begin().await?;
         let added = sqlx::query!(
             "insert into accounts (username, password_hash, role, created_at)
              values ($1, $2, $3, clock_timestamp())
@@ -144,7 +149,7 @@ impl Accounts {
         password_hash: &str,
         metadata: Metadata,
     ) -> Result<(), AccountError> {
-        let mut transaction = self.0.begin().await?;
+        let mut transaction = self.pool.begin().await?;
         let changed = sqlx::query!(
             "update accounts set password_hash = $2 where username = $1",
             username.as_str(),
@@ -164,7 +169,7 @@ impl Accounts {
         role: Role,
         metadata: Metadata,
     ) -> Result<(), AccountError> {
-        let mut transaction = self.0.begin().await?;
+        let mut transaction = self.pool.begin().await?;
         let changed = sqlx::query!(
             "update accounts set role = $2 where username = $1",
             username.as_str(),
@@ -185,7 +190,7 @@ impl Accounts {
         username: &Username,
         metadata: Metadata,
     ) -> Result<(), AccountError> {
-        let mut transaction = self.0.begin().await?;
+        let mut transaction = self.pool.begin().await?;
         let changed = sqlx::query!(
             "update accounts set disabled = true where username = $1",
             username.as_str()
@@ -209,7 +214,7 @@ impl Accounts {
             old,
             new
         )
-        .execute(&self.0)
+        .execute(&self.pool)
         .await
         .map(|done| done.rows_affected() == 1)
     }
@@ -220,11 +225,11 @@ impl Accounts {
         username: &Username,
         events: &[AccountEvent],
         metadata: Metadata,
-    ) -> Result<(), sqlx::Error> {
+    ) -> Result<(), AppendError> {
         if events.is_empty() {
             return Ok(());
         }
-        append(&self.0, &[appended(username, events, metadata)]).await?;
+        self.appender.append(appended(username, events, metadata)).await?;
         Ok(())
     }
 }
@@ -262,6 +267,7 @@ fn appended(username: &Username, events: &[AccountEvent], metadata: Metadata) ->
         expected: None,
         events: events.iter().map(NewEvent::from).collect(),
         metadata,
+        key: None,
     }
 }
 

@@ -28,7 +28,6 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use sqlx::PgPool;
 
 use self::account::{Account, Accounts};
 use self::password::{PasswordError, Passwords};
@@ -39,6 +38,7 @@ use self::token::{Claims, KeyError, Keys};
 use crate::clock::{self, Clock};
 use crate::config::{Config, CookieBinding};
 use crate::events::account::{AccountEvent, CloseCause};
+use crate::events::log::AppendError;
 use crate::events::metadata::Metadata;
 use crate::events::values::{Role, Username};
 
@@ -110,6 +110,8 @@ pub enum AuthError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Account(#[from] account::AccountError),
+    #[error(transparent)]
+    Append(#[from] AppendError),
     #[error("postgres: {0}")]
     Database(#[from] sqlx::Error),
     #[error("keys: {0}")]
@@ -135,12 +137,12 @@ impl Auth {
     pub fn new(
         config: &Config,
         redis_url: &str,
-        pool: PgPool,
+        accounts: Accounts,
         clock: Clock,
     ) -> Result<Self, AuthError> {
         let store = Store::new(redis_url, &config.redis_prefix)?;
         Ok(Self(Arc::new(Inner {
-            accounts: Accounts::new(pool),
+            accounts,
             passwords: Passwords::new(),
             keys: Keys::open(&config.keys_dir, config.public_url())?,
             sessions: Sessions::new(store.clone(), config.session_limit),

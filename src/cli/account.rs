@@ -68,7 +68,7 @@ pub struct Password {
 
 pub async fn run(config: &Config, command: Command) -> anyhow::Result<()> {
     let pools = Pools::new(database_url(config).map_err(misconfigured)?).map_err(misconfigured)?;
-    let accounts = Accounts::new(pools.append.clone());
+    let accounts = Accounts::new(pools.accounts.clone(), pools.appender.clone());
     let metadata = Metadata::of_program("customers account");
     let (name, cause) = match command {
         Command::Add { name, role, password } => {

@@ -28,7 +28,11 @@ pub struct Arguments {
 pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
     let pools = Pools::new(database_url(config).map_err(misconfigured)?).map_err(misconfigured)?;
     if arguments.account {
-        demo::account(&Accounts::new(pools.append.clone()), &Passwords::new()).await?;
+        demo::account(
+            &Accounts::new(pools.accounts.clone(), pools.appender.clone()),
+            &Passwords::new(),
+        )
+        .await?;
     }
     let Some(number) = arguments.customers else { return Ok(()) };
     if arguments.if_empty && read::has_customers(&pools.read).await? {
@@ -36,7 +40,7 @@ pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
         return Ok(());
     }
     let bar = progress_bar(number);
-    let bus = Bus::new(pools.append.clone(), pools.read.clone());
+    let bus = Bus::new(pools.appender.clone(), pools.read.clone());
     demo::create(&bus, number, || bar.inc(1)).await?;
     bar.finish_and_clear();
     println!("created {number} customers");

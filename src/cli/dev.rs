@@ -88,7 +88,11 @@ async fn serve_with_demo(
     write_env(env, &urls)?;
     let app = App::build(config, Clock::system()).await?;
     let pools = app.pools();
-    demo::account(&Accounts::new(pools.append.clone()), &Passwords::new()).await?;
+    demo::account(
+        &Accounts::new(pools.accounts.clone(), pools.appender.clone()),
+        &Passwords::new(),
+    )
+    .await?;
     if !read::has_customers(&pools.read).await? {
         demo::create(app.bus(), CUSTOMERS, || ()).await?;
         // Whoever comes in sees them.

@@ -14,7 +14,8 @@ use super::customer::{Customer, State};
 use super::refusal::Refusal;
 use crate::clock;
 use crate::events::customer::CUSTOMER;
-use crate::events::log::append::{self, Append, Appended, Outcome};
+use crate::events::log::append::{Append, Appended, Outcome};
+use crate::events::log::appender::{AppendError, Appender};
 use crate::events::log::ids::IdLease;
 use crate::events::log::payload::NewEvent;
 use crate::events::log::read::{self, LastEvent, ReadError};
@@ -39,7 +40,7 @@ const TURNS: usize = 1024;
 pub struct Bus(Arc<Inner>);
 
 struct Inner {
-    append: PgPool,
+    appender: Appender,
     read: PgPool,
     ids: IdLease,
     turns: Vec<Mutex<()>>,
@@ -69,6 +70,8 @@ pub enum BusError {
     Contended,
     #[error(transparent)]
     Log(#[from] ReadError),
+    #[error(transparent)]
+    Append(#[from] AppendError),
     #[error("the command's task ended early")]
     Lost(#[from] tokio::task::JoinError),
 }
@@ -80,12 +83,12 @@ impl From<sqlx::Error> for BusError {
 }
 
 impl Bus {
-    /// Appends over `append`, loads over `read`: two pools of one primary.
+    /// Appends through `appender`, loads over `read`: both of one primary.
     #[must_use]
-    pub fn new(append: PgPool, read: PgPool) -> Self {
+    pub fn new(appender: Appender, read: PgPool) -> Self {
         let turns = std::iter::repeat_with(Mutex::default).take(TURNS).collect();
         let ids = IdLease::new(read.clone());
-        Self(Arc::new(Inner { append, read, ids, turns, hasher: RandomState::new() }))
+        Self(Arc::new(Inner { appender, read, ids, turns, hasher: RandomState::new() }))
     }
 
     /// Creates a customer under an id of its own. The command runs to its end even when the caller
@@ -175,10 +178,13 @@ impl Inner {
                 expected: Some(expected),
                 events: events.iter().map(NewEvent::from).collect(),
                 metadata: metadata.clone(),
+                key: None,
             };
-            match append::append(&self.append, &[append]).await?.pop() {
-                Some(Outcome::Appended(recorded)) => recorded,
-                Some(Outcome::Conflict { .. }) | None => return Ok(None),
+            match self.appender.append(append).await? {
+                Outcome::Appended(recorded) => recorded,
+                Outcome::Conflict { .. } | Outcome::Remembered | Outcome::Known { .. } => {
+                    return Ok(None);
+                }
             }
         } else {
             last_recorded.ok_or(Refusal::NotFound)?

@@ -211,7 +211,7 @@ impl Service {
         let stop = CancellationToken::new();
         let (address, pools) = (app.address(), app.pools().clone());
         let projector = app.projector().clone();
-        let accounts = Accounts::new(pools.append.clone());
+        let accounts = Accounts::new(pools.accounts.clone(), pools.appender.clone());
         let task = tokio::spawn(app.run(stop.clone(), Duration::from_secs(5)));
         Self { address, pools, projector, hands, config, accounts, stop, task }
     }

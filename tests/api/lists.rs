@@ -52,11 +52,12 @@ async fn append_many(service: &Service, login: &Login) {
                 expected: Some(0),
                 events: vec![NewEvent::from(&event)],
                 metadata: Metadata::of_program("test"),
+                key: None,
             }
         })
         .collect();
     for page in creates.chunks(5000) {
-        append(&service.pools.append, page).await.unwrap();
+        append(&service.pools.accounts, page).await.unwrap();
     }
     until("the projection has them all", async || {
         let last = FIRST_ID + i64::try_from(MANY).unwrap() - 1;

@@ -82,7 +82,7 @@ async fn an_old_hash_is_replaced_at_log_in_by_one_of_todays_parameters() {
         argon2::PasswordHasher::hash_password_with_salt(&weak, PASSWORD.as_bytes(), &salt).unwrap();
     sqlx::query("update accounts set password_hash = $1")
         .bind(weak.to_string())
-        .execute(&service.pools.append)
+        .execute(&service.pools.accounts)
         .await
         .unwrap();
     // Several at once: one of them replaces it, and all come in.
@@ -105,13 +105,13 @@ async fn a_log_in_that_races_a_disabling_is_not_let_in_afterwards() {
     service.add_account("editor", Role::Editor).await;
     for round in 0..4 {
         sqlx::query("update accounts set disabled = false")
-            .execute(&service.pools.append)
+            .execute(&service.pools.accounts)
             .await
             .unwrap();
         let body = json!({"username": "editor", "password": PASSWORD});
         let disable = async {
             sqlx::query("update accounts set disabled = true")
-                .execute(&service.pools.append)
+                .execute(&service.pools.accounts)
                 .await
                 .unwrap();
         };

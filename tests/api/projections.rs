@@ -73,7 +73,7 @@ async fn rows(pool: &PgPool) -> Vec<String> {
 fn a_rebuild_gives_what_following_gave_and_what_the_log_says() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let service = runtime.block_on(Service::start());
-    let bus = Bus::new(service.pools.append.clone(), service.pools.read.clone());
+    let bus = Bus::new(service.pools.appender.clone(), service.pools.read.clone());
     let config = ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() };
     proptest!(config, |(steps in prop::collection::vec(step(), 1..40))| {
         runtime.block_on(async {
@@ -94,7 +94,7 @@ fn a_rebuild_gives_what_following_gave_and_what_the_log_says() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn verify_names_the_first_difference_and_a_rebuild_mends_it() {
     let service = Service::start().await;
-    let bus = Bus::new(service.pools.append.clone(), service.pools.read.clone());
+    let bus = Bus::new(service.pools.appender.clone(), service.pools.read.clone());
     let pool = &service.pools.bulk;
     take(&bus, &[Step::Create(1), Step::Create(2), Step::Create(3)]).await;
     service.caught_up().await;

@@ -121,7 +121,7 @@ async fn every_failed_log_in_says_the_same() {
     service.add_account("ada", Role::Viewer).await;
     service.add_account("gone", Role::Admin).await;
     sqlx::query("update accounts set disabled = true where username = 'gone'")
-        .execute(&service.pools.append)
+        .execute(&service.pools.accounts)
         .await
         .unwrap();
     let attempts = [

@@ -1,4 +1,4 @@
-//! The append: one call of `append_events` (migration 0002), whatever the number of commands.
+//! One call of `append_events` (migration 0005), whatever the number of commands.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
@@ -16,9 +16,21 @@ pub struct Append {
     pub aggregate_id: String,
     /// The sequence that the aggregate must have; `None` means any.
     pub expected: Option<i64>,
-    /// At least one.
+    /// None only of a command with a key that changes nothing.
     pub events: Vec<NewEvent>,
     pub metadata: Metadata,
+    pub key: Option<KeyedAppend>,
+}
+
+/// A command that is to be done once, however often it is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyedAppend {
+    pub account: String,
+    pub key: String,
+    /// Of what was asked for.
+    pub fingerprint: Vec<u8>,
+    /// What to remember of a command that changes nothing: the aggregate's last position.
+    pub known_position: i64,
 }
 
 /// What became of one command.
@@ -28,6 +40,10 @@ pub enum Outcome {
     Appended(Appended),
     /// The aggregate was at another sequence than expected; nothing was appended.
     Conflict { sequence: i64 },
+    /// Its key is remembered now; there was nothing to append.
+    Remembered,
+    /// Its key was known already; nothing was appended.
+    Known { fingerprint: Vec<u8>, position: i64 },
 }
 
 /// Where and when an event was recorded.
@@ -39,49 +55,57 @@ pub struct Appended {
 }
 
 /// Appends the commands' events in the order given and returns one outcome per command, in the same
-/// order. In autocommit the events are durable when this returns.
+/// order. In autocommit the events are durable when this returns. No aggregate and no key may stand
+/// there twice.
 ///
 /// # Errors
 /// When PostgreSQL refuses a value (nothing is appended then) or the connection is lost (the outcome
 /// is unknown then).
-pub async fn append(
+pub async fn append<'a>(
     executor: impl PgExecutor<'_>,
-    commands: &[Append],
+    commands: impl IntoIterator<Item = &'a Append>,
 ) -> Result<Vec<Outcome>, sqlx::Error> {
     let mut columns = Columns::default();
-    for (number, command) in (0..).zip(commands) {
-        let metadata = encode(&command.metadata);
-        for event in &command.events {
-            columns.push(number, command, event, &metadata);
-        }
+    let mut changes = vec![];
+    for command in commands {
+        columns.push(changes.len(), command)?;
+        changes.push(!command.events.is_empty());
     }
     let rows = sqlx::query!(
-        r#"select command as "command!", position, sequence as "sequence!", recorded_at
-           from append_events($1, $2, $3, $4, $5, $6, $7, $8, $9)"#,
+        r#"select command as "command!", position, sequence as "sequence!", recorded_at,
+                  key_fingerprint
+           from append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"#,
         &columns.commands,
         &columns.command_ids,
         &columns.aggregate_types as &[&str],
         &columns.aggregate_ids as &[&str],
         &columns.expected as &[Option<i64>],
-        &columns.event_types as &[&str],
-        &columns.event_versions as &[&str],
-        &columns.payloads as &[&str],
+        &columns.ordinals,
+        &columns.event_types as &[Option<&str>],
+        &columns.event_versions as &[Option<&str>],
+        &columns.payloads as &[Option<&str>],
         &columns.metadatas,
+        &columns.key_accounts as &[Option<&str>],
+        &columns.keys as &[Option<&str>],
+        &columns.fingerprints as &[Option<&[u8]>],
+        &columns.known_positions as &[Option<i64>],
     )
     .fetch_all(executor)
     .await?;
 
-    let mut outcomes = vec![None; commands.len()];
+    let mut outcomes = vec![None; changes.len()];
     for row in rows {
-        let outcome = match (row.position, row.recorded_at) {
-            (Some(position), Some(recorded_at)) => {
+        let number = usize::try_from(row.command).ok().filter(|number| *number < changes.len());
+        let number =
+            number.ok_or_else(|| protocol_error("append_events named an unknown command"))?;
+        outcomes[number] = Some(match (row.key_fingerprint, row.position, row.recorded_at) {
+            (Some(fingerprint), Some(position), _) => Outcome::Known { fingerprint, position },
+            (None, Some(position), Some(recorded_at)) => {
                 Outcome::Appended(Appended { position, sequence: row.sequence, recorded_at })
             }
-            _ => Outcome::Conflict { sequence: row.sequence },
-        };
-        let slot = usize::try_from(row.command).ok().and_then(|number| outcomes.get_mut(number));
-        *slot.ok_or_else(|| protocol_error("append_events named an unknown command"))? =
-            Some(outcome);
+            _ if changes[number] => Outcome::Conflict { sequence: row.sequence },
+            _ => Outcome::Remembered,
+        });
     }
     outcomes
         .into_iter()
@@ -93,7 +117,7 @@ fn protocol_error(message: &str) -> sqlx::Error {
     sqlx::Error::Protocol(message.to_owned())
 }
 
-/// One array per parameter of `append_events`, one element per event.
+/// One array per parameter of `append_events`, one element per event, or per command that has none.
 #[derive(Default)]
 struct Columns<'a> {
     commands: Vec<i32>,
@@ -101,22 +125,50 @@ struct Columns<'a> {
     aggregate_types: Vec<&'a str>,
     aggregate_ids: Vec<&'a str>,
     expected: Vec<Option<i64>>,
-    event_types: Vec<&'a str>,
-    event_versions: Vec<&'a str>,
-    payloads: Vec<&'a str>,
+    ordinals: Vec<i32>,
+    event_types: Vec<Option<&'a str>>,
+    event_versions: Vec<Option<&'a str>>,
+    payloads: Vec<Option<&'a str>>,
     metadatas: Vec<String>,
+    key_accounts: Vec<Option<&'a str>>,
+    keys: Vec<Option<&'a str>>,
+    fingerprints: Vec<Option<&'a [u8]>>,
+    known_positions: Vec<Option<i64>>,
 }
 
 impl<'a> Columns<'a> {
-    fn push(&mut self, number: i32, command: &'a Append, event: &'a NewEvent, metadata: &str) {
+    fn push(&mut self, number: usize, command: &'a Append) -> Result<(), sqlx::Error> {
+        let number = i32::try_from(number).map_err(|_| protocol_error("too many commands"))?;
+        if command.events.is_empty() {
+            self.push_row(number, 0, command, None);
+        }
+        for (ordinal, event) in (1..).zip(&command.events) {
+            self.push_row(number, ordinal, command, Some(event));
+        }
+        Ok(())
+    }
+
+    fn push_row(
+        &mut self,
+        number: i32,
+        ordinal: i32,
+        command: &'a Append,
+        event: Option<&'a NewEvent>,
+    ) {
+        let key = command.key.as_ref();
         self.commands.push(number);
         self.command_ids.push(command.command_id);
         self.aggregate_types.push(command.aggregate_type);
         self.aggregate_ids.push(&command.aggregate_id);
         self.expected.push(command.expected);
-        self.event_types.push(event.event_type);
-        self.event_versions.push(event.event_version);
-        self.payloads.push(&event.payload);
-        self.metadatas.push(metadata.to_owned());
+        self.ordinals.push(ordinal);
+        self.event_types.push(event.map(|event| event.event_type));
+        self.event_versions.push(event.map(|event| event.event_version));
+        self.payloads.push(event.map(|event| event.payload.as_str()));
+        self.metadatas.push(encode(&command.metadata));
+        self.key_accounts.push(key.map(|key| key.account.as_str()));
+        self.keys.push(key.map(|key| key.key.as_str()));
+        self.fingerprints.push(key.map(|key| key.fingerprint.as_slice()));
+        self.known_positions.push(key.map(|key| key.known_position));
     }
 }

@@ -3,6 +3,12 @@
 /// The one way in.
 pub mod append;
 
+/// Many commands in one call.
+pub mod appender;
+
+/// A connection that was lost between a call and its answer.
+mod uncertain;
+
 /// Ways to read it back.
 pub mod read;
 
@@ -12,6 +18,7 @@ pub mod payload;
 /// Blocks of customer ids.
 pub mod ids;
 
-pub use append::{Append, Appended, Outcome, append};
+pub use append::{Append, Appended, KeyedAppend, Outcome, append};
+pub use appender::{AppendError, Appender};
 pub use payload::{DecodeError, NewEvent};
 pub use read::StoredEvent;
