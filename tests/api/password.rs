@@ -6,7 +6,7 @@ use customers::config::Config;
 use customers::events::values::Role;
 use serde_json::json;
 
-use crate::harness::{PASSWORD, Service, With as _, send};
+use crate::harness::{PASSWORD, Service, With as _, send, until};
 use crate::sessions::{events_of_type, sid, token_alone, try_to_log_in, verdict};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -70,21 +70,25 @@ async fn a_new_password_ends_sessions_that_were_opened_for_longer() {
     assert_eq!(token_alone(&long, &older).await, "401 unauthenticated");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_old_hash_is_replaced_at_log_in_by_one_of_todays_parameters() {
-    let service = Service::start().await;
+/// An account whose hash has half of today's memory: what an earlier version may have stored.
+async fn with_old_hash(service: &Service) {
     service.add_account("editor", Role::Editor).await;
-    // The same password with half the memory: what an earlier version may have stored.
     let params = argon2::Params::new(9728, 2, 1, None).unwrap();
-    let weak = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
-    let salt = [7; 16];
-    let weak: argon2::password_hash::phc::PasswordHash =
-        argon2::PasswordHasher::hash_password_with_salt(&weak, PASSWORD.as_bytes(), &salt).unwrap();
+    let old = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
+    let hash: argon2::password_hash::phc::PasswordHash =
+        argon2::PasswordHasher::hash_password_with_salt(&old, PASSWORD.as_bytes(), &[7; 16])
+            .unwrap();
     sqlx::query("update accounts set password_hash = $1")
-        .bind(weak.to_string())
+        .bind(hash.to_string())
         .execute(&service.pools.accounts)
         .await
         .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_hash_is_replaced_at_log_in_by_one_of_todays_parameters() {
+    let service = Service::start().await;
+    with_old_hash(&service).await;
     // Several at once: one of them replaces it, and all come in.
     let log_ins = (0..4).map(|_| service.log_in("editor"));
     for login in futures_util::future::join_all(log_ins).await {
@@ -100,25 +104,28 @@ async fn an_old_hash_is_replaced_at_log_in_by_one_of_todays_parameters() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_in_that_races_a_disabling_is_not_let_in_afterwards() {
+async fn an_account_that_is_disabled_during_a_log_in_is_not_let_in() {
     let service = Service::start().await;
-    service.add_account("editor", Role::Editor).await;
-    for round in 0..4 {
-        sqlx::query("update accounts set disabled = false")
-            .execute(&service.pools.accounts)
-            .await
-            .unwrap();
-        let body = json!({"username": "editor", "password": PASSWORD});
-        let disable = async {
-            sqlx::query("update accounts set disabled = true")
-                .execute(&service.pools.accounts)
-                .await
-                .unwrap();
-        };
-        let log_in = send(service.post("/login").json(&body));
-        let (answer, ()) = tokio::join!(log_in, disable);
-        // The account was disabled while the hash was computed, or before.
-        assert_eq!(answer.status, 401, "round {round}: {answer:?}");
-    }
+    with_old_hash(&service).await;
+    // The log-in has found its account and checked its password when it comes to replace the hash:
+    // there it waits for this transaction.
+    let mut disabling = service.pools.bulk.begin().await.unwrap();
+    sqlx::query("update accounts set disabled = true").execute(&mut *disabling).await.unwrap();
+    let body = json!({"username": "editor", "password": PASSWORD});
+    let log_in = tokio::spawn(send(service.post("/login").json(&body)));
+    until("the log-in waits", async || {
+        let waiting: i64 = sqlx::query_scalar(
+            "select count(*) from pg_stat_activity
+             where datname = current_database() and wait_event_type = 'Lock'",
+        )
+        .fetch_one(&service.pools.read)
+        .await
+        .unwrap();
+        waiting > 0
+    })
+    .await;
+    disabling.commit().await.unwrap();
+    let answer = log_in.await.unwrap();
+    assert_eq!(answer.status, 401, "{answer:?}");
     service.stop().await;
 }
