@@ -37,6 +37,9 @@ const BULK_CONNECTIONS: u32 = 4;
 /// How long a request waits for a connection before it is told that the database is unavailable.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
 
+/// The same for long queries: there are few connections, and the others end.
+const BULK_ACQUIRE_LIMIT: Duration = Duration::from_secs(20);
+
 /// One process of the service.
 pub struct App {
     listener: TcpListener,
@@ -92,10 +95,10 @@ impl Pools {
             ("idle_in_transaction_session_timeout", "2s"),
         ];
         let options = options.application_name("customers");
-        let pool = |max, settings: &[(&'static str, &'static str)]| {
+        let pool = |max, wait, settings: &[(&'static str, &'static str)]| {
             PgPoolOptions::new()
                 .max_connections(max)
-                .acquire_timeout(ACQUIRE_LIMIT)
+                .acquire_timeout(wait)
                 // Saves a round trip per query; a connection that died is noticed by the query.
                 .test_before_acquire(false)
                 .connect_lazy_with(
@@ -104,10 +107,11 @@ impl Pools {
         };
         Ok(Self {
             appender: Appender::start(options.clone().options(limited)),
-            accounts: pool(ACCOUNT_CONNECTIONS, &limited),
-            read: pool(READ_CONNECTIONS, &limited),
+            accounts: pool(ACCOUNT_CONNECTIONS, ACQUIRE_LIMIT, &limited),
+            read: pool(READ_CONNECTIONS, ACQUIRE_LIMIT, &limited),
             bulk: pool(
                 BULK_CONNECTIONS,
+                BULK_ACQUIRE_LIMIT,
                 &[
                     ("lock_timeout", "10s"),
                     ("statement_timeout", "300s"),
@@ -118,6 +122,7 @@ impl Pools {
             // log, so it need not wait for the disk.
             projector: pool(
                 2,
+                ACQUIRE_LIMIT,
                 &[
                     ("lock_timeout", "2s"),
                     ("statement_timeout", "5s"),

@@ -112,6 +112,7 @@ impl Config {
     /// # Errors
     /// Names the first variable whose value cannot be used.
     pub fn from_env() -> Result<Self, ConfigError> {
+        check_environment()?;
         Self::from_lookup(|name| std::env::var(name).ok())
     }
 
@@ -148,7 +149,8 @@ impl Config {
             token_ttl: token_ttl(&text("CUSTOMERS_TOKEN_TTL"))?,
             cookie_binding: cookie_binding(&text("CUSTOMERS_COOKIE_BINDING"))?,
             session_limit: number(&text("CUSTOMERS_SESSION_LIMIT"), "CUSTOMERS_SESSION_LIMIT")?,
-            rate_limit: number(&text("CUSTOMERS_RATE_LIMIT"), "CUSTOMERS_RATE_LIMIT")?,
+            rate_limit: number(&text("CUSTOMERS_RATE_LIMIT"), "CUSTOMERS_RATE_LIMIT")
+                .and_then(rate_limit)?,
             login_limit: number(&text("CUSTOMERS_LOGIN_LIMIT"), "CUSTOMERS_LOGIN_LIMIT")?,
             trusted_proxies: list(&text("CUSTOMERS_TRUSTED_PROXIES"))
                 .map(|cidr| cidr_of(&cidr))
@@ -177,6 +179,20 @@ impl Config {
     pub fn is_https(&self) -> bool {
         self.public_url.as_deref().is_some_and(|url| url.starts_with("https://"))
     }
+}
+
+/// A value that is not UTF-8 must not count as unset: it may have been meant to close something.
+///
+/// # Errors
+/// Names the first such variable.
+pub fn check_environment() -> Result<(), ConfigError> {
+    let broken = |name: &str| std::env::var_os(name).is_some_and(|value| value.to_str().is_none());
+    for variable in &VARIABLES {
+        if broken(variable.name) || broken(&format!("{}_FILE", variable.name)) {
+            return Err(bad(variable.name, "must be UTF-8"));
+        }
+    }
+    Ok(())
 }
 
 /// Every variable's value: from the lookup, from the file that NAME_FILE names, or the default.
@@ -216,6 +232,13 @@ fn number(text: &str, variable: &'static str) -> Result<u32, ConfigError> {
     parse(text, variable, "a whole number, 0 or more")
 }
 
+fn rate_limit(per_second: u32) -> Result<u32, ConfigError> {
+    if per_second > 1_000_000 {
+        return Err(bad("CUSTOMERS_RATE_LIMIT", "must be at most 1000000"));
+    }
+    Ok(per_second)
+}
+
 fn list(text: &str) -> impl Iterator<Item = String> {
     text.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty())
 }
@@ -251,7 +274,9 @@ fn public_url(value: Option<String>) -> Result<Option<String>, ConfigError> {
     let Some(url) = value else { return Ok(None) };
     let url = url.trim_end_matches('/');
     let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-    if host.is_some_and(|host| !host.is_empty() && !host.contains([' ', '?', '#'])) {
+    if host.is_some_and(|host| {
+        !host.is_empty() && !host.contains(['?', '#']) && host.chars().all(|c| c.is_ascii_graphic())
+    }) {
         Ok(Some(url.to_owned()))
     } else {
         Err(bad("CUSTOMERS_PUBLIC_URL", "must start with http:// or https://"))

@@ -288,6 +288,7 @@ impl From<AuthError> for ApiError {
             }
             AuthError::Account(error) => Self::Internal(error.to_string()),
             AuthError::Keys(error) => Self::Internal(error.to_string()),
+            AuthError::Lost(error) => Self::Internal(error.to_string()),
             AuthError::Password(error) => Self::Internal(error.to_string()),
         }
     }

@@ -1,5 +1,6 @@
 //! From bytes to values: query parameters, JSON bodies and headers, each refused with its name.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -7,6 +8,8 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use super::error::{ApiError, FieldError};
@@ -22,6 +25,11 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// The longest `X-Reason`, in Unicode scalar values.
 const REASON_MAX_CHARS: usize = 500;
+
+/// How many parameters are named that are wrong, and how much of each name, in bytes: nobody is sent
+/// more than they sent.
+const PARAMETER_ERRORS_MAX: usize = 8;
+const PARAMETER_NAME_MAX: usize = 64;
 
 /// The query parameters, still as text. Each route names those that it knows.
 pub struct Params(Vec<(String, String)>);
@@ -40,14 +48,16 @@ impl Params {
     /// Names every parameter that is not known or stands there twice.
     pub fn only<const N: usize>(self, known: [&str; N]) -> Result<[Option<String>; N], ApiError> {
         let mut values = [const { None }; N];
-        let mut errors = vec![];
+        let mut errors: Vec<FieldError> = vec![];
         for (name, value) in self.0 {
-            let Some(index) = known.iter().position(|known| *known == name) else {
-                errors.push(FieldError::new(name, "is not a parameter of this route"));
-                continue;
+            let problem = match known.iter().position(|known| *known == name) {
+                None => "is not a parameter of this route",
+                Some(index) if values[index].replace(value).is_some() => "must be given only once",
+                Some(_) => continue,
             };
-            if values[index].replace(value).is_some() {
-                errors.push(FieldError::new(name, "must be given only once"));
+            let field = &name[..name.floor_char_boundary(PARAMETER_NAME_MAX)];
+            if errors.len() < PARAMETER_ERRORS_MAX && errors.iter().all(|e| e.field != field) {
+                errors.push(FieldError::new(field, problem));
             }
         }
         if errors.is_empty() { Ok(values) } else { Err(ApiError::Malformed(errors)) }
@@ -122,7 +132,12 @@ impl<S: Sync> FromRequest<S> for Body {
         let value: Value = serde_json::from_slice(&bytes)
             .map_err(|error| ApiError::malformed("body", format!("is not JSON: {error}")))?;
         match value {
-            Value::Object(members) => Ok(Self { members, errors: vec![] }),
+            Value::Object(members) => {
+                // A reader before us may have taken the first of two; which is meant is anyone's guess.
+                serde_json::from_slice::<UniqueMembers>(&bytes)
+                    .map_err(|error| ApiError::malformed("body", error.to_string()))?;
+                Ok(Self { members, errors: vec![] })
+            }
             Value::Null
             | Value::Bool(_)
             | Value::Number(_)
@@ -185,11 +200,45 @@ impl Body {
     }
 }
 
+/// A JSON object in which no member stands twice.
+struct UniqueMembers;
+
+impl<'de> Deserialize<'de> for UniqueMembers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for UniqueMembers {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
+        let mut seen = HashSet::new();
+        while let Some((name, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
+            let short = name[..name.floor_char_boundary(PARAMETER_NAME_MAX)].to_owned();
+            if !seen.insert(name) {
+                let problem = format!("the member {short:?} must be given only once");
+                return Err(serde::de::Error::custom(problem));
+            }
+        }
+        Ok(self)
+    }
+}
+
 /// `application/json`, or a type with the suffix `+json` (RFC 6839).
 fn is_json(headers: &HeaderMap) -> bool {
-    let Some(Ok(text)) = headers.get(header::CONTENT_TYPE).map(|value| value.to_str()) else {
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    let (Some(Ok(text)), None) = (types.next().map(|value| value.to_str()), types.next()) else {
         return false;
     };
+    // A body that is packed cannot be read here.
+    if headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+        return false;
+    }
     let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     essence == "application/json"
         || (essence.starts_with("application/") && essence.ends_with("+json"))

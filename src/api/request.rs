@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
@@ -27,6 +28,10 @@ const REQUEST_ID_MAX: usize = 64;
 
 /// The longest user agent and traceparent that are kept, in bytes.
 const KEPT_HEADER_MAX: usize = 256;
+
+/// How long an answer may take to begin. PostgreSQL's own limits do not count while its processes
+/// stand still; commands run to their end all the same.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
 /// Who asks, before anybody knows the account.
 #[derive(Debug, Clone)]
@@ -70,7 +75,11 @@ pub(super) async fn frame(State(api): State<Api>, mut request: Request, next: Ne
     let caller = Caller::of(&request, api.trusted_proxies());
     let request_id = caller.request_id.clone();
     request.extensions_mut().insert(caller);
-    let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    let answering = AssertUnwindSafe(next.run(request)).catch_unwind();
+    let answer = tokio::time::timeout(ANSWER_LIMIT, answering).await.unwrap_or_else(|_| {
+        let cause = format!("no answer within {ANSWER_LIMIT:?}");
+        Ok(ApiError::Unavailable(cause).into_response())
+    });
     let mut response = answer.unwrap_or_else(|panic| {
         let cause = panic
             .downcast_ref::<&str>()
@@ -129,12 +138,20 @@ fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
         if !is_trusted(client) {
             break;
         }
-        match hop.trim().parse::<IpAddr>() {
-            Ok(ip) => client = ip.to_canonical(),
-            Err(_) => break,
+        match address(hop.trim()) {
+            Some(ip) => client = ip.to_canonical(),
+            None if hop.trim().is_empty() => {}
+            None => break,
         }
     }
     client
+}
+
+/// An address as proxies write it: some add the port, and brackets around an IPv6 address.
+fn address(hop: &str) -> Option<IpAddr> {
+    let with_port = || hop.parse::<SocketAddr>().map(|address| address.ip()).ok();
+    let in_brackets = || hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    hop.parse().ok().or_else(with_port).or_else(in_brackets)
 }
 
 #[cfg(test)]
@@ -161,6 +178,12 @@ mod tests {
             "203.0.113.9"
         );
         assert_eq!(client_of("10.0.0.1", &["1.2.3.4, garbage"], proxy), "10.0.0.1");
+        for hop in ["203.0.113.9:1234", "203.0.113.9,", "1.2.3.4, ,203.0.113.9, "] {
+            assert_eq!(client_of("10.0.0.1", &[hop], proxy), "203.0.113.9");
+        }
+        for hop in ["[2001:db8::1]", "[2001:db8::1]:443"] {
+            assert_eq!(client_of("10.0.0.1", &[hop], proxy), "2001:db8::1");
+        }
         assert_eq!(client_of("::ffff:10.0.0.1", &["2001:db8::1"], proxy), "2001:db8::1");
     }
 }

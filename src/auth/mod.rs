@@ -116,6 +116,8 @@ pub enum AuthError {
     Database(#[from] sqlx::Error),
     #[error("keys: {0}")]
     Keys(#[from] KeyError),
+    #[error("a task ended early: {0}")]
+    Lost(#[from] tokio::task::JoinError),
     #[error("a hash cannot be computed: {0}")]
     Password(PasswordError),
 }
@@ -168,12 +170,15 @@ impl Auth {
         address: &str,
         mut metadata: Metadata,
     ) -> Result<LoggedIn, AuthError> {
-        let auth = &*self.0;
         let username = Username::parse(username).ok();
-        let account = auth.proven(username.as_ref(), password, address, &metadata).await?;
-        metadata.actor = Some(account.username.to_string());
-        metadata.role = Some(account.role.to_string());
-        auth.open_session(&account, bind_now, metadata).await
+        let address = address.to_owned();
+        self.to_the_end(|auth| async move {
+            let account = auth.proven(username.as_ref(), password, &address, &metadata).await?;
+            metadata.actor = Some(account.username.to_string());
+            metadata.role = Some(account.role.to_string());
+            auth.open_session(&account, bind_now, metadata).await
+        })
+        .await
     }
 
     /// Lets a request in, or not. Binds the session when it brings the right cookie for the first
@@ -193,30 +198,15 @@ impl Auth {
         let claims = auth.keys.verify(token, auth.clock.now()).ok_or(AuthError::Unauthenticated)?;
         let cookie = match cookie {
             Cookie::Absent => None,
-            Cookie::One(value) => Some(value),
+            Cookie::One(value) => Some(value.to_owned()),
             Cookie::Several if auth.binding == CookieBinding::Off => None,
             Cookie::Several => return Err(AuthError::Unauthenticated),
         };
-        let obey = auth.binding != CookieBinding::Off;
-        match auth.sessions.check(&claims, cookie, obey, cookie_use).await? {
-            Checked::Open { role } => {
-                Ok(Session { username: claims.sub, role, sid: claims.sid, jti: claims.jti })
-            }
-            Checked::Closed => Err(AuthError::Unauthenticated),
-            Checked::Refused => Err(AuthError::TokenReplay),
-            Checked::Replayed { opened_ip, opened_user_agent } => {
-                let event = AccountEvent::TokenReplayDetected {
-                    session: claims.sid.clone(),
-                    jti: claims.jti.clone(),
-                    opened_ip,
-                    opened_user_agent,
-                };
-                let mut metadata = metadata.clone();
-                metadata.session = Some(claims.sid);
-                auth.accounts.record(&claims.sub, &[event], metadata).await?;
-                Err(AuthError::TokenReplay)
-            }
-        }
+        let metadata = metadata.clone();
+        self.to_the_end(
+            |auth| async move { auth.admitted(claims, cookie, cookie_use, metadata).await },
+        )
+        .await
     }
 
     /// Ends the session. It is in the log before Redis forgets it, so that it stays ended whatever
@@ -225,10 +215,14 @@ impl Auth {
     /// # Errors
     /// When PostgreSQL or Redis cannot be reached; the log-out must be asked for again then.
     pub async fn log_out(&self, session: &Session, metadata: Metadata) -> Result<(), AuthError> {
-        let closed = closed(&session.sid, &session.jti, CloseCause::LogOut);
-        self.0.accounts.record(&session.username, &[closed], metadata).await?;
-        self.0.sessions.close(&session.username, &session.sid, &session.jti).await?;
-        Ok(())
+        let session = session.clone();
+        self.to_the_end(|auth| async move {
+            let closed = closed(&session.sid, &session.jti, CloseCause::LogOut);
+            auth.accounts.record(&session.username, &[closed], metadata).await?;
+            auth.sessions.close(&session.username, &session.sid, &session.jti).await?;
+            Ok(())
+        })
+        .await
     }
 
     /// Gives the account another password and ends its other sessions. `false` when `old` is wrong.
@@ -243,24 +237,34 @@ impl Auth {
         address: &str,
         metadata: Metadata,
     ) -> Result<bool, AuthError> {
-        let auth = &*self.0;
-        match auth.proven(Some(&session.username), old, address, &metadata).await {
-            Ok(_) => {}
-            Err(AuthError::Unauthenticated) => return Ok(false),
-            Err(error) => return Err(error),
-        }
-        let hash = auth.passwords.hash(new).await?;
-        auth.accounts.change_password(&session.username, &hash, metadata.clone()).await?;
-        end_sessions(
-            &auth.sessions,
-            &auth.accounts,
-            &session.username,
-            Some(&session.sid),
-            CloseCause::PasswordChanged,
-            metadata,
-        )
-        .await?;
-        Ok(true)
+        let (session, address) = (session.clone(), address.to_owned());
+        self.to_the_end(|auth| async move {
+            let Session { username, sid, .. } = &session;
+            match auth.proven(Some(username), old, &address, &metadata).await {
+                Ok(_) => {}
+                Err(AuthError::Unauthenticated) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+            let hash = auth.passwords.hash(new).await?;
+            auth.accounts.change_password(username, &hash, metadata.clone()).await?;
+            let cause = CloseCause::PasswordChanged;
+            end_sessions(&auth.sessions, &auth.accounts, username, Some(sid), cause, metadata)
+                .await?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Runs what was begun to its end, also when the client goes away: what Redis was told and what
+    /// the log was told must not part.
+    async fn to_the_end<T: Send + 'static, F>(
+        &self,
+        work: impl FnOnce(Arc<Inner>) -> F,
+    ) -> Result<T, AuthError>
+    where
+        F: Future<Output = Result<T, AuthError>> + Send + 'static,
+    {
+        tokio::spawn(work(Arc::clone(&self.0))).await?
     }
 
     /// The public keys, as a JWK set (RFC 7517).
@@ -297,6 +301,39 @@ pub async fn end_sessions(
 }
 
 impl Inner {
+    /// The session that these claims and this cookie open.
+    async fn admitted(
+        &self,
+        claims: Claims,
+        cookie: Option<String>,
+        cookie_use: CookieUse,
+        mut metadata: Metadata,
+    ) -> Result<Session, AuthError> {
+        let obey = self.binding != CookieBinding::Off;
+        match self.sessions.check(&claims, cookie.as_deref(), obey, cookie_use).await? {
+            Checked::Open { role } => {
+                Ok(Session { username: claims.sub, role, sid: claims.sid, jti: claims.jti })
+            }
+            Checked::Closed => Err(AuthError::Unauthenticated),
+            Checked::Refused => Err(AuthError::TokenReplay),
+            Checked::Replayed { opened_ip, opened_user_agent } => {
+                let (session, jti) = (claims.sid.clone(), claims.jti);
+                let event = AccountEvent::TokenReplayDetected {
+                    session,
+                    jti,
+                    opened_ip,
+                    opened_user_agent,
+                };
+                metadata.session = Some(claims.sid);
+                // The session is over, whatever becomes of the record.
+                if let Err(error) = self.accounts.record(&claims.sub, &[event], metadata).await {
+                    tracing::error!(username = %claims.sub, %error, "a token replay is not in the log");
+                }
+                Err(AuthError::TokenReplay)
+            }
+        }
+    }
+
     /// The account whose password this is. Redis is asked before any work is done.
     async fn proven(
         &self,

@@ -70,11 +70,11 @@ pub async fn run(config: &Config, command: Command) -> anyhow::Result<()> {
     let pools = Pools::new(database_url(config).map_err(misconfigured)?).map_err(misconfigured)?;
     let accounts = Accounts::new(pools.accounts.clone(), pools.appender.clone());
     let metadata = Metadata::of_program("customers account");
-    let (name, cause) = match command {
+    let (name, cause, done) = match command {
         Command::Add { name, role, password } => {
             let hash = hash(&password).await?;
             accounts.add(&name, &hash, role, metadata).await?;
-            println!("added {name} ({role})");
+            say!("added {name} ({role})");
             return Ok(());
         }
         Command::List { json } => {
@@ -86,28 +86,30 @@ pub async fn run(config: &Config, command: Command) -> anyhow::Result<()> {
         Command::Passwd { name, password } => {
             let hash = hash(&password).await?;
             accounts.change_password(&name, &hash, metadata.clone()).await?;
-            println!("changed the password of {name}");
-            (name, CloseCause::PasswordChanged)
+            let done = format!("changed the password of {name}");
+            (name, CloseCause::PasswordChanged, done)
         }
         Command::Role { name, role } => {
             accounts.change_role(&name, role, metadata.clone()).await?;
-            println!("{name} is {role} now");
-            (name, CloseCause::RoleChanged)
+            let done = format!("{name} is {role} now");
+            (name, CloseCause::RoleChanged, done)
         }
         Command::Disable { name } => {
             accounts.disable(&name, metadata.clone()).await?;
-            println!("disabled {name}");
-            (name, CloseCause::AccountDisabled)
+            let done = format!("disabled {name}");
+            (name, CloseCause::AccountDisabled, done)
         }
     };
     let Some(redis_url) = &config.redis_url else {
-        bail!("REDIS_URL is not set: the sessions of {name} go on until they expire");
+        bail!("{done}, but REDIS_URL is not set: its sessions go on until they expire");
     };
     let store = Store::new(redis_url.expose_secret(), &config.redis_prefix)
         .map_err(|error| misconfigured(StartError::Address("REDIS_URL", error.to_string())))?;
     end_sessions(&Sessions::new(store, 0), &accounts, &name, None, cause, metadata)
         .await
-        .with_context(|| format!("the sessions of {name} go on until they expire"))
+        .with_context(|| format!("{done}, but its sessions go on until they expire"))?;
+    say!("{done}");
+    Ok(())
 }
 
 fn print(account: &Account, as_json: bool) -> anyhow::Result<()> {
@@ -117,10 +119,10 @@ fn print(account: &Account, as_json: bool) -> anyhow::Result<()> {
             "username": account.username, "role": account.role,
             "disabled": account.disabled, "created_at": created_at,
         });
-        println!("{}", serde_json::to_string(&line)?);
+        say!("{}", serde_json::to_string(&line)?);
     } else {
         let state = if account.disabled { "disabled" } else { "active" };
-        println!("{:<24} {:<8} {state:<9} {created_at}", account.username, account.role);
+        say!("{:<24} {:<8} {state:<9} {created_at}", account.username, account.role);
     }
     Ok(())
 }

@@ -36,14 +36,14 @@ pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
     }
     let Some(number) = arguments.customers else { return Ok(()) };
     if arguments.if_empty && read::has_customers(&pools.read).await? {
-        println!("created 0 customers: there are some already");
+        say!("created 0 customers: there are some already");
         return Ok(());
     }
     let bar = progress_bar(number);
     let bus = Bus::new(pools.appender.clone(), pools.read.clone());
     demo::create(&bus, number, || bar.inc(1)).await?;
     bar.finish_and_clear();
-    println!("created {number} customers");
+    say!("created {number} customers");
     Ok(())
 }
 

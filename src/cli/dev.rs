@@ -16,7 +16,7 @@ use crate::app::App;
 use crate::auth::account::Accounts;
 use crate::auth::password::Passwords;
 use crate::clock::{self, Clock};
-use crate::config::Config;
+use crate::config::{Config, check_environment};
 use crate::dev::{Options, Servers, demo};
 use crate::events::log::read;
 use crate::telemetry;
@@ -49,6 +49,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         let set = std::env::var(name).ok().filter(|value| !value.is_empty());
         set.or_else(|| (name == "CUSTOMERS_RATE_LIMIT").then(|| "0".to_owned()))
     };
+    check_environment()?;
     let mut config = Config::from_lookup(lookup)?;
     telemetry::start_logging(&config);
     let options = Options {
@@ -98,9 +99,9 @@ async fn serve_with_demo(
         // Whoever comes in sees them.
         app.projector().reached(read::head(&pools.read).await?, SHOWN_WITHIN).await;
     }
-    println!("address http://{}", app.address());
-    println!("login {} {}", demo::USERNAME, demo::PASSWORD);
-    print!("{urls}");
+    say!("address http://{}", app.address());
+    say!("login {} {}", demo::USERNAME, demo::PASSWORD);
+    write!(std::io::stdout(), "{urls}")?;
     std::io::stdout().flush()?;
     Ok(app.run(stop, DRAIN).await?)
 }

@@ -1,5 +1,13 @@
 //! The command line. Exit codes: 0, 1 failed, 2 misused or badly configured.
 
+/// Writes a line to standard output; unlike `println!`, one that cannot be written is an error.
+macro_rules! say {
+    ($($line:tt)*) => {{
+        use std::io::Write as _;
+        writeln!(std::io::stdout(), $($line)*)?
+    }};
+}
+
 /// `customers account ...`
 mod account;
 
@@ -22,7 +30,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, ConfigError, VARIABLES};
+use crate::config::{Config, ConfigError, VARIABLES, check_environment};
 use crate::telemetry;
 
 /// Where `customers dev` keeps its servers, keys and addresses.
@@ -74,6 +82,8 @@ pub fn main() -> ExitCode {
             eprintln!("customers: {error}");
             ExitCode::from(2)
         }
+        // Whoever reads has read enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("customers: {error:#}");
             ExitCode::FAILURE
@@ -81,11 +91,18 @@ pub fn main() -> ExitCode {
     }
 }
 
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
 #[tokio::main]
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     if let Command::Dev(arguments) = command {
         return dev::run(arguments).await;
     }
+    check_environment()?;
     let config = Config::from_lookup(configured)?;
     telemetry::start_logging(&config);
     match command {

@@ -30,11 +30,14 @@ pub async fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> 
         Command::Status { json } => {
             for status in rebuild::status(&pools.read).await? {
                 if json {
-                    println!("{}", serde_json::to_string(&status)?);
+                    say!("{}", serde_json::to_string(&status)?);
                 } else {
-                    println!(
+                    say!(
                         "{:<16} checkpoint {}, head {}, {} behind",
-                        status.name, status.checkpoint, status.head, status.lag_events
+                        status.name,
+                        status.checkpoint,
+                        status.head,
+                        status.lag_events
                     );
                 }
             }
@@ -48,15 +51,15 @@ pub async fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> 
             })
             .await?;
             bar.finish_and_clear();
-            println!("rebuilt {name} up to position {position}");
+            say!("rebuilt {name} up to position {position}");
         }
         Command::Verify { name } => {
             let (position, difference) = rebuild::verify(find(&name)?, &pools.bulk).await?;
             if let Some(difference) = difference {
-                println!("{name} differs from the log at position {position}: {difference}");
+                say!("{name} differs from the log at position {position}: {difference}");
                 return Ok(ExitCode::FAILURE);
             }
-            println!("{name} equals the log up to position {position}");
+            say!("{name} equals the log up to position {position}");
         }
     }
     Ok(ExitCode::SUCCESS)

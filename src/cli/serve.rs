@@ -26,7 +26,7 @@ const HEALTH_LIMIT: Duration = Duration::from_secs(3);
 pub async fn serve(config: Config) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     let app = App::build(config, Clock::system()).await.map_err(misconfigured)?;
-    println!("address http://{}", app.address());
+    say!("address http://{}", app.address());
     Ok(app.run(stop, DRAIN).await?)
 }
 
@@ -66,9 +66,9 @@ pub fn routes(arguments: &RoutesArguments) -> anyhow::Result<()> {
         let role = route.role.map_or("-", Role::as_str);
         if arguments.json {
             let line = json!({"method": route.method, "path": route.path, "role": role});
-            println!("{}", serde_json::to_string(&line)?);
+            say!("{}", serde_json::to_string(&line)?);
         } else {
-            println!("{:<7} {:<28} {role}", route.method, route.path);
+            say!("{:<7} {:<28} {role}", route.method, route.path);
         }
     }
     Ok(())
@@ -93,7 +93,7 @@ pub async fn health(config: &Config) -> anyhow::Result<ExitCode> {
         .await
         .with_context(|| format!("http://{address}/readyz: no answer within {HEALTH_LIMIT:?}"))?
         .with_context(|| format!("http://{address}/readyz"))?;
-    println!("{}", answer.rsplit("\r\n\r\n").next().unwrap_or_default());
+    say!("{}", answer.rsplit("\r\n\r\n").next().unwrap_or_default());
     let ready = answer.starts_with("HTTP/1.1 200 ");
     Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -31,6 +31,9 @@ const ROUNDS: u32 = 64;
 /// once do not meet again.
 const PAUSE_MAX: Duration = Duration::from_millis(8);
 
+/// How long a command waits for an id or for its turn on its customer.
+const WAIT_IN_LINE: Duration = Duration::from_secs(3);
+
 /// How many commands of different customers can be between load and append at once in this process.
 /// Two customers may share a turn; that costs them a wait and nothing else.
 const TURNS: usize = 1024;
@@ -106,7 +109,7 @@ impl Bus {
         tokio::spawn(async move {
             let command = CustomerCommand::Create { name, dob };
             for _ in 0..ROUNDS {
-                let id = bus.ids.next().await?;
+                let id = in_time(bus.ids.next()).await??;
                 match bus.attempt(id, None, &command, &metadata).await? {
                     Some(written) => return Ok(written),
                     None => bus.ids.drop_block().await,
@@ -129,7 +132,7 @@ impl Bus {
     ) -> Result<Written, BusError> {
         let bus = Arc::clone(&self.0);
         tokio::spawn(async move {
-            let _turn = bus.turn(id).await;
+            let _turn = in_time(bus.turn(id)).await?;
             for _ in 0..ROUNDS {
                 let last = read::last_event(&bus.read, id).await?;
                 if let Some(written) = bus.attempt(id, last, &command, &metadata).await? {
@@ -205,6 +208,12 @@ impl Inner {
             changed,
         }))
     }
+}
+
+/// Waiting in line must not add up: whoever comes behind many that wait for a database that is away
+/// is told so as soon as they are.
+async fn in_time<T>(waiting: impl Future<Output = T>) -> Result<T, BusError> {
+    tokio::time::timeout(WAIT_IN_LINE, waiting).await.map_err(|_| BusError::Contended)
 }
 
 fn jitter() -> Duration {

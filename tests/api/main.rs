@@ -14,6 +14,7 @@ mod deployment;
 mod dev;
 mod harness;
 mod history;
+mod hostile;
 mod if_match;
 mod lists;
 mod log;

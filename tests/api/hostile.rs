@@ -1,0 +1,136 @@
+//! Clients that go away in the middle, send things twice, or ask for more than they give.
+
+use customers::events::values::Role;
+use reqwest::header;
+use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+use crate::harness::{Service, With as _, folder, send, until};
+use crate::process::command;
+use crate::sessions::events_of_type;
+
+/// Sends a request and goes away without waiting for its answer.
+async fn abandon(service: &Service, request: &str, token: &str) {
+    let mut stream = TcpStream::connect(service.address).await.unwrap();
+    let request = format!("{request} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thief_who_goes_away_is_recorded_all_the_same() {
+    const SESSIONS: usize = 20;
+    let service = Service::start().await;
+    service.add_account("viewer", Role::Viewer).await;
+    for _ in 0..SESSIONS {
+        let login = service.log_in("viewer").await;
+        assert_eq!(send(service.get("/customers").login(&login)).await.status, 200, "binds");
+        abandon(&service, "GET /customers", &login.token).await;
+        // Either that was seen, and the session is over; or this is the replay.
+        assert_eq!(send(service.get("/customers").token(&login)).await.status, 401);
+    }
+    until("each is in the log", async || {
+        events_of_type(&service, "viewer", "TokenReplayDetected").await.len() == SESSIONS
+    })
+    .await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_out_that_is_in_the_log_is_one_even_if_the_client_went_away() {
+    const SESSIONS: usize = 20;
+    let service = Service::start().await;
+    service.add_account("viewer", Role::Viewer).await;
+    for _ in 0..SESSIONS {
+        let login = service.log_in("viewer").await;
+        let before = events_of_type(&service, "viewer", "SessionClosed").await.len();
+        abandon(&service, "DELETE /logout", &login.token).await;
+        let service = &service;
+        until("the log and the session agree", async || {
+            let closed = events_of_type(service, "viewer", "SessionClosed").await.len() > before;
+            let dead = send(service.get("/customers").token(&login)).await.status == 401;
+            // Not begun yet, or done: asked again, it ends in any case.
+            if !closed {
+                send(service.delete("/logout").token(&login)).await;
+            }
+            closed && dead
+        })
+        .await;
+    }
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_says_each_thing_once_and_unpacked() {
+    let service = Service::start().await;
+    let login = service.log_in_as(Role::Editor).await;
+    let post = |body: &'static str| {
+        let post = service.post("/customers").login(&login);
+        post.header(header::CONTENT_TYPE, "application/json").body(body)
+    };
+    let twice = send(post(r#"{"name":"Ada","dob":"1990-12-10","name":"Eve"}"#)).await;
+    assert_eq!(
+        twice.shape(),
+        r#"400 {"detail":"the request cannot be read","errors":[{"detail":"the member \"name\" must be given only once at line 1 column 46","field":"body"}],"request_id":"[id]","status":400,"title":"Malformed request","type":"/problems/malformed"}"#
+    );
+    let good = r#"{"name":"Ada","dob":"1990-12-10"}"#;
+    let other = post(good).header(header::CONTENT_TYPE, "text/xml");
+    assert_eq!(send(other).await.status, 415, "two types");
+    let packed = post(good).header(header::CONTENT_ENCODING, "gzip");
+    assert_eq!(send(packed).await.status, 415, "packed");
+    let plain = post(good).header(header::CONTENT_ENCODING, "identity");
+    assert_eq!(send(plain).await.status, 201);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_answered_much_more_than_they_sent() {
+    let service = Service::start().await;
+    let numbers: Vec<String> = (0..9_000).map(|i: u32| i.to_string()).collect();
+    for query in ["a&".repeat(20_000), numbers.join("&")] {
+        let answer = send(service.get(&format!("/livez?{query}"))).await;
+        assert_eq!(answer.status, 400);
+        assert!(answer.text.len() < 2_000, "{} bytes", answer.text.len());
+    }
+    let long = send(service.get(&format!("/livez?{}", "é".repeat(5_000)))).await;
+    assert_eq!(long.status, 400);
+    assert!(long.text.len() < 1_000, "{} bytes", long.text.len());
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_value_that_is_not_text_stops_the_start() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let mut serve = command(&["serve"], &folder("bytes"));
+    serve.env("CUSTOMERS_COOKIE_BINDING", std::ffi::OsStr::from_bytes(b"always\xff"));
+    let output = serve.output().await.unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said, "customers: CUSTOMERS_COOKIE_BINDING: must be UTF-8\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disabled_account_is_out_even_if_the_command_cannot_say_so() {
+    let service = Service::start().await;
+    let login = service.log_in_as(Role::Viewer).await;
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut disable = command(&["account", "disable", "viewer"], &folder("full"));
+    let redis_url = service.config.redis_url.as_ref().unwrap();
+    let output = disable
+        .env("DATABASE_URL", service.database_url())
+        .env("REDIS_URL", secrecy::ExposeSecret::expose_secret(redis_url))
+        .env("CUSTOMERS_REDIS_PREFIX", &service.config.redis_prefix)
+        .stdout(full)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap()
+        .wait_with_output()
+        .await
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+    assert_eq!(send(service.get("/customers").token(&login)).await.status, 401);
+    let body = json!({"username": "viewer", "password": crate::harness::PASSWORD});
+    assert_eq!(send(service.post("/login").json(&body)).await.status, 401);
+    service.stop().await;
+}
