@@ -17,7 +17,20 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("telemetry", &["config"]),
     ("schema", &["projections"]),
     ("api", &["clock", "events", "commands", "projections", "auth"]),
-    ("app", &["clock", "config", "commands", "projections", "auth", "api", "telemetry", "schema"]),
+    (
+        "app",
+        &[
+            "clock",
+            "config",
+            "events",
+            "commands",
+            "projections",
+            "auth",
+            "api",
+            "telemetry",
+            "schema",
+        ],
+    ),
     ("dev", &["events", "commands", "auth"]),
     (
         "cli",

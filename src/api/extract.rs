@@ -345,5 +345,7 @@ pub(super) fn prefers_async(headers: &HeaderMap) -> bool {
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
+        // A preference may have parameters, which this one does not know.
+        .filter_map(|preference| preference.split(';').next())
         .any(|preference| preference.trim().eq_ignore_ascii_case("respond-async"))
 }

@@ -107,16 +107,18 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 /// The cookie that shows that a token has not moved. Other cookies are passed over.
 fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Cookie<'a> {
     let mut found = Cookie::Absent;
-    let pairs = headers
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(';'));
+    let pairs = headers.get_all(header::COOKIE).iter().flat_map(|value| {
+        // Byte by byte: another application's cookie need not be ASCII.
+        value.as_bytes().split(|byte| *byte == b';')
+    });
     for pair in pairs {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if key.trim() == name {
+        let at = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
+        let (key, value) = pair.split_at(at);
+        if key.trim_ascii() == name.as_bytes() {
+            let value = value.strip_prefix(b"=").unwrap_or(value).trim_ascii();
             found = match found {
-                Cookie::Absent => Cookie::One(value.trim()),
+                // One that is not UTF-8 is not the right one.
+                Cookie::Absent => Cookie::One(std::str::from_utf8(value).unwrap_or_default()),
                 Cookie::One(_) | Cookie::Several => Cookie::Several,
             };
         }

@@ -20,22 +20,22 @@ pub mod session;
 /// Failed log-ins, counted per account and per address.
 pub mod throttle;
 
+/// A log-in, from a user name and a password to a session.
+mod log_in;
+
 /// One Redis, with a time limit on every call.
 pub mod store;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-
-use self::account::{Account, Accounts};
+use self::account::Accounts;
 use self::password::{PasswordError, Passwords};
-use self::session::{Checked, NewSession, Sessions};
+use self::session::{Checked, Sessions};
 use self::store::{Store, StoreError};
-use self::throttle::{Throttle, Verdict};
+use self::throttle::Throttle;
 use self::token::{Claims, KeyError, Keys};
-use crate::clock::{self, Clock};
+use crate::clock::Clock;
 use crate::config::{Config, CookieBinding};
 use crate::events::account::{AccountEvent, CloseCause};
 use crate::events::log::AppendError;
@@ -332,110 +332,6 @@ impl Inner {
                 Err(AuthError::TokenReplay)
             }
         }
-    }
-
-    /// The account whose password this is. Redis is asked before any work is done.
-    async fn proven(
-        &self,
-        username: Option<&Username>,
-        password: String,
-        address: &str,
-        metadata: &Metadata,
-    ) -> Result<Account, AuthError> {
-        self.admit(username, address).await?;
-        let account = match username {
-            Some(username) => self.accounts.find(username).await?,
-            None => None,
-        };
-        let hash = account.as_ref().map(|account| account.password_hash.clone());
-        let slot = self.passwords.slot().await?;
-        // Asked again behind the wait for a slot: those who held it before have been counted by now.
-        self.admit(username, address).await?;
-        let (matched, slot) = self.passwords.verify(slot, password.clone(), hash).await?;
-        let Some(account) = account.filter(|account| matched.is_right() && !account.disabled)
-        else {
-            let reached = self.throttle.count(username, address).await?;
-            if let (Some(by), Some(username)) = (reached, username)
-                && self.accounts.find(username).await?.is_some()
-            {
-                let event = AccountEvent::LoginThrottled { by };
-                self.accounts.record(username, &[event], metadata.clone()).await?;
-            }
-            return Err(AuthError::Unauthenticated);
-        };
-        // A new hash takes a slot of its own.
-        drop(slot);
-        if matched.is_outdated() { self.rehashed(account, password).await } else { Ok(account) }
-    }
-
-    /// The account with a hash of today's parameters.
-    async fn rehashed(&self, mut account: Account, password: String) -> Result<Account, AuthError> {
-        let hash = self.passwords.hash(password.clone()).await?;
-        if self.accounts.rehash(&account.username, &account.password_hash, &hash).await? {
-            account.password_hash = hash;
-            return Ok(account);
-        }
-        // Somebody was quicker: another log-in, or a new password that this one is not.
-        let account = self.accounts.find(&account.username).await?;
-        let account = account.ok_or(AuthError::Unauthenticated)?;
-        let slot = self.passwords.slot().await?;
-        let hash = Some(account.password_hash.clone());
-        let (matched, _) = self.passwords.verify(slot, password, hash).await?;
-        if matched.is_right() { Ok(account) } else { Err(AuthError::Unauthenticated) }
-    }
-
-    async fn admit(&self, username: Option<&Username>, address: &str) -> Result<(), AuthError> {
-        match self.throttle.ask(username, address).await? {
-            Verdict::Go => Ok(()),
-            Verdict::Wait(retry_after) => Err(AuthError::Throttled { retry_after }),
-        }
-    }
-
-    async fn open_session(
-        &self,
-        account: &Account,
-        bind_now: bool,
-        mut metadata: Metadata,
-    ) -> Result<LoggedIn, AuthError> {
-        let cookie = BASE64_URL_SAFE_NO_PAD.encode(clock::random_bytes::<32>());
-        let sid = clock::new_id().to_string();
-        let jti = BASE64_URL_SAFE_NO_PAD.encode(clock::random_bytes::<16>());
-        let now = self.clock.now();
-        let bound = match self.binding {
-            CookieBinding::Off => false,
-            CookieBinding::Always => true,
-            CookieBinding::FirstUse => bind_now,
-            CookieBinding::Strict => {
-                bind_now || matches!(account.role, Role::Admin | Role::Auditor)
-            }
-        };
-        let claims = Claims::new(&account.username, &sid, &jti, now, self.ttl, &self.keys);
-        let token = self.keys.sign(&claims)?;
-        let ended = self
-            .sessions
-            .open(NewSession {
-                claims: &claims,
-                role: account.role,
-                cookie: &cookie,
-                bound,
-                ip: metadata.ip.as_deref().unwrap_or_default(),
-                user_agent: metadata.user_agent.as_deref().unwrap_or_default(),
-                ttl: self.ttl,
-            })
-            .await?;
-        // The account may have changed while its password was being checked, too late for the
-        // change to end this session.
-        let still = self.accounts.find(&account.username).await?;
-        if !still.is_some_and(|still| still.is_same(account)) {
-            self.sessions.close(&account.username, &sid, &jti).await?;
-            return Err(AuthError::Unauthenticated);
-        }
-        metadata.session = Some(sid.clone());
-        let mut events: Vec<_> =
-            ended.iter().map(|(sid, jti)| closed(sid, jti, CloseCause::SessionLimit)).collect();
-        events.push(AccountEvent::SessionOpened { session: sid });
-        self.accounts.record(&account.username, &events, metadata).await?;
-        Ok(LoggedIn { token, cookie, ttl: self.ttl })
     }
 }
 

@@ -32,7 +32,8 @@ redis.call('ZREMRANGEBYSCORE', sessions, '-inf', over_since)
 local ended = {}
 if limit > 0 then
     local over = redis.call('ZCARD', sessions) - limit
-    for _, old in ipairs(redis.call('ZRANGE', sessions, 0, over)) do
+    -- A negative end would count from the back: below the limit there is nothing to end.
+    for _, old in ipairs(over < 0 and {} or redis.call('ZRANGE', sessions, 0, over)) do
         local jti = redis.call('HGET', prefix .. old, 'jti')
         if jti then
             table.insert(ended, old)

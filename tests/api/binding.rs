@@ -110,6 +110,10 @@ async fn two_cookies_of_our_name_are_refused_and_others_ignored() {
     for other in ["theme=dark", "__Host-session=x; a=b", "xcustomers_session=1", "noise", ";;=;"] {
         assert_eq!(verdict(request(&service, &login, other)).await, "200", "{other}");
     }
+    let foreign = format!("theme=\u{e9}; {mine}");
+    let foreign = reqwest::header::HeaderValue::from_bytes(foreign.as_bytes()).unwrap();
+    let request_with = |value| service.get("/customers").token(&login).header("cookie", value);
+    assert_eq!(verdict(request_with(foreign)).await, "200", "beside another's that is not ASCII");
     let twice = format!("{mine}; {mine}");
     assert_eq!(verdict(request(&service, &login, &twice)).await, "401 unauthenticated");
     let in_two = request(&service, &login, mine).header("cookie", "customers_session=other");

@@ -226,6 +226,24 @@ async fn with_a_limit_of_one_a_log_in_ends_the_older_session() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_limit_of_three_the_three_youngest_sessions_live() {
+    let service = Service::with(Config { session_limit: 3, ..config().await }).await;
+    service.add_account("ada", Role::Viewer).await;
+    let mut logins = vec![];
+    for expected in
+        [&[200][..], &[200, 200], &[200; 3], &[401, 200, 200, 200], &[401, 401, 200, 200, 200]]
+    {
+        logins.push(service.log_in("ada").await);
+        let mut statuses = vec![];
+        for login in &logins {
+            statuses.push(send(service.get("/customers").token(login)).await.status);
+        }
+        assert_eq!(statuses, expected);
+    }
+    assert_eq!(events_of_type(&service, "ada", "SessionClosed").await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_log_ins_at_once_leave_one_session() {
     let service = Service::with(Config { session_limit: 1, ..config().await }).await;
     service.add_account("ada", Role::Viewer).await;
