@@ -226,3 +226,28 @@ async fn a_command_runs_to_its_end_even_if_nobody_waits_for_it() {
     until("the event is in the log", async || read::head(&pool).await.unwrap() == 1).await;
     service.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_cut_in_the_middle_of_an_append_loses_and_doubles_nothing() {
+    let service = Service::start().await;
+    let bus = bus(&service);
+    let (name, dob) = person();
+    for round in 1..=3 {
+        // Whoever holds the append lock keeps the call in the server.
+        let mut holder = service.pools.bulk.begin().await.unwrap();
+        holder.execute("select pg_advisory_xact_lock(7166761325952853362)").await.unwrap();
+        let (name, bus) = (name.clone(), bus.clone());
+        let create = tokio::spawn(async move { bus.create(name, dob, Metadata::default()).await });
+        let pool = service.pools.read.clone();
+        until("the call was cut", async || {
+            let cut = "select pg_terminate_backend(pid) from pg_stat_activity
+                       where datname = current_database() and wait_event = 'advisory'";
+            !pool.fetch_all(cut).await.unwrap().is_empty()
+        })
+        .await;
+        holder.rollback().await.unwrap();
+        assert_eq!(create.await.unwrap().unwrap().position, round);
+        assert_eq!(read::head(&service.pools.read).await.unwrap(), round);
+    }
+    service.stop().await;
+}

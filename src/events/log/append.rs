@@ -1,4 +1,4 @@
-//! One call of `append_events` (migration 0005), whatever the number of commands.
+//! One call of `append_events` (migration 0002), whatever the number of commands.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;

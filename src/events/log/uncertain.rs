@@ -1,6 +1,6 @@
 //! The appender's connection, and what to do when it is lost between a call and its answer: nobody
 //! knows then whether the call committed, and the old backend may even commit later. So it is ended
-//! first, and then the log is asked under the append lock.
+//! first, and only then the log is asked.
 
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnectOptions;
