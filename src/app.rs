@@ -16,7 +16,7 @@ use crate::api::{self, Api, limits};
 use crate::auth::account::Accounts;
 use crate::auth::{Auth, AuthError};
 use crate::clock::Clock;
-use crate::commands::Bus;
+use crate::commands::{Bus, idempotency};
 use crate::config::Config;
 use crate::events::log::Appender;
 use crate::projections::customers::Customers;
@@ -39,6 +39,12 @@ const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
 
 /// The same for long queries: there are few connections, and the others end.
 const BULK_ACQUIRE_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long commands that wait to be appended may take when the service stops.
+const APPEND_DRAIN: Duration = Duration::from_secs(2);
+
+/// How often keys that nobody will use again are forgotten.
+const PURGE_EVERY: Duration = Duration::from_mins(1);
 
 /// One process of the service.
 pub struct App {
@@ -187,6 +193,7 @@ impl App {
             error => error.into(),
         })?;
         let bus = Bus::new(pools.appender.clone(), pools.read.clone());
+        tokio::spawn(shutdown.clone().run_until_cancelled_owned(purge(pools.read.clone())));
         let follow = |projection: &'static dyn Projection| {
             Projector::start(projection, pools.projector.clone(), shutdown.clone())
         };
@@ -258,8 +265,20 @@ impl App {
             () = deadline => Ok(()),
         };
         self.shutdown.cancel();
+        // What clients asked for and no longer wait for still reaches the log.
+        let _ = tokio::time::timeout(APPEND_DRAIN, self.pools.appender.stop()).await;
         // A connection that some request still holds does not keep the process.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.pools.close()).await;
         served
+    }
+}
+
+/// Forgets old keys, for as long as the process runs.
+async fn purge(pool: PgPool) {
+    loop {
+        if let Err(error) = idempotency::purge(&pool).await {
+            tracing::warn!(%error, "old idempotency keys cannot be forgotten");
+        }
+        tokio::time::sleep(PURGE_EVERY).await;
     }
 }

@@ -21,6 +21,7 @@ const GRANTS: &str = "
     grant usage on sequence customer_ids to {role};
     grant insert, update on accounts to {role};
     grant update on projections to {role};
+    grant delete on idempotency_keys to {role};
 ";
 
 /// Why the schema is not what this program needs.

@@ -13,10 +13,13 @@ use super::extract::{self, Body, CustomerPath, Params};
 use super::freshness;
 use super::guard::{Allowed, Editor, Viewer};
 use crate::clock;
-use crate::commands::{CustomerCommand, IfMatch, Written};
+use crate::commands::{CustomerCommand, IfMatch, Origin, Written};
 use crate::events::metadata::Metadata;
 use crate::events::values::{CustomerId, DateOfBirth, Name, ValueError};
 use crate::projections::customers::{self, Row};
+
+/// Says that the request was done before, under the same `Idempotency-Key`.
+const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// A customer as the API shows it.
 #[derive(Debug, Serialize)]
@@ -98,8 +101,8 @@ async fn create_with(
     let (name, dob) = name_and_dob(api, &mut body);
     body.finish()?;
     let (Some(name), Some(dob)) = (name, dob) else { return Err(unfinished()) };
-    let metadata = extract::with_reason(allowed.metadata, headers)?;
-    let written = api.bus().create(name, dob, metadata).await?;
+    let origin = origin(allowed.metadata, headers)?;
+    let written = api.bus().create(name, dob, origin).await?;
     let mut response = shown(api, headers, status, &written).await?;
     let location = HeaderValue::from_str(&format!("/customers/{}", written.id));
     if let Ok(location) = location {
@@ -122,8 +125,8 @@ pub(super) async fn update(
     body.finish()?;
     let (Some(name), Some(dob)) = (name, dob) else { return Err(unfinished()) };
     let if_match = extract::if_match(&headers)?;
-    let metadata = extract::with_reason(allowed.metadata, &headers)?;
-    overwrite(metadata, &api, &headers, path.id()?, (name, dob), if_match).await
+    let origin = origin(allowed.metadata, &headers)?;
+    overwrite(origin, &api, &headers, path.id()?, (name, dob), if_match).await
 }
 
 /// `POST /customers/update`: the original's spelling, the id in the body.
@@ -140,12 +143,12 @@ pub(super) async fn update_spelled_out(
     body.finish()?;
     let (Some(id), Some(name), Some(dob)) = (id, name, dob) else { return Err(unfinished()) };
     let if_match = extract::if_match(&headers)?;
-    let metadata = extract::with_reason(allowed.metadata, &headers)?;
-    overwrite(metadata, &api, &headers, id, (name, dob), if_match).await
+    let origin = origin(allowed.metadata, &headers)?;
+    overwrite(origin, &api, &headers, id, (name, dob), if_match).await
 }
 
 async fn overwrite(
-    metadata: Metadata,
+    origin: Origin,
     api: &Api,
     headers: &HeaderMap,
     id: CustomerId,
@@ -153,7 +156,7 @@ async fn overwrite(
     if_match: IfMatch,
 ) -> Result<Response, ApiError> {
     let command = CustomerCommand::Update { name, dob, if_match };
-    let written = api.bus().change(id, command, metadata).await?;
+    let written = api.bus().change(id, command, origin).await?;
     shown(api, headers, StatusCode::OK, &written).await
 }
 
@@ -167,8 +170,8 @@ pub(super) async fn delete(
 ) -> Result<Response, ApiError> {
     params.none()?;
     let if_match = extract::if_match(&headers)?;
-    let metadata = extract::with_reason(allowed.metadata, &headers)?;
-    remove(metadata, &api, &headers, path.id()?, if_match).await
+    let origin = origin(allowed.metadata, &headers)?;
+    remove(origin, &api, &headers, path.id()?, if_match).await
 }
 
 /// `DELETE /customers/delete?id=n`: the original's spelling.
@@ -182,23 +185,21 @@ pub(super) async fn delete_spelled_out(
     let id = id.ok_or_else(|| ApiError::malformed("id", "is required"))?;
     let id = CustomerId::parse(&id).map_err(|error| ApiError::malformed("id", error.0))?;
     let if_match = extract::if_match(&headers)?;
-    let metadata = extract::with_reason(allowed.metadata, &headers)?;
-    remove(metadata, &api, &headers, id, if_match).await
+    let origin = origin(allowed.metadata, &headers)?;
+    remove(origin, &api, &headers, id, if_match).await
 }
 
 async fn remove(
-    metadata: Metadata,
+    origin: Origin,
     api: &Api,
     headers: &HeaderMap,
     id: CustomerId,
     if_match: IfMatch,
 ) -> Result<Response, ApiError> {
     let command = CustomerCommand::Delete { if_match };
-    let written = api.bus().change(id, command, metadata).await?;
+    let written = api.bus().change(id, command, origin).await?;
     let deleted = Deleted { msg: format!("customer {id} deleted"), id };
-    let mut response = Json(deleted).into_response();
-    freshness::mark(api, headers, &mut response, written.position).await;
-    Ok(response)
+    Ok(marked(api, headers, Json(deleted).into_response(), &written).await)
 }
 
 fn name_and_dob(api: &Api, body: &mut Body) -> (Option<Name>, Option<DateOfBirth>) {
@@ -229,9 +230,28 @@ async fn shown(
         created_at: clock::rfc3339(written.created_at),
         updated_at: clock::rfc3339(written.updated_at),
     };
-    let mut response = (status, etag(written.version), Json(customer)).into_response();
+    let response = (status, etag(written.version), Json(customer)).into_response();
+    Ok(marked(api, headers, response, written).await)
+}
+
+/// Says where the write stands in the log, and whether it was done before.
+async fn marked(
+    api: &Api,
+    headers: &HeaderMap,
+    mut response: Response,
+    written: &Written,
+) -> Response {
     freshness::mark(api, headers, &mut response, written.position).await;
-    Ok(response)
+    if written.replayed {
+        response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    }
+    response
+}
+
+/// Who asks, why, and under which key.
+fn origin(metadata: Metadata, headers: &HeaderMap) -> Result<Origin, ApiError> {
+    let key = extract::idempotency_key(headers)?;
+    Ok(Origin { metadata: extract::with_reason(metadata, headers)?, key })
 }
 
 fn etag(version: i64) -> [(HeaderName, String); 1] {

@@ -48,6 +48,8 @@ pub enum ApiError {
     TooLarge(usize),
     #[error("the customer is at version {current}")]
     VersionMismatch { current: i64 },
+    #[error("the key was used for another request")]
+    IdempotencyMismatch,
     #[error("too many requests")]
     RateLimited { retry_after: Duration },
     #[error("too much at once; try again in a moment")]
@@ -110,6 +112,9 @@ impl ApiError {
             Self::VersionMismatch { .. } => {
                 (StatusCode::PRECONDITION_FAILED, "version-mismatch", "Another version")
             }
+            Self::IdempotencyMismatch => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "idempotency-mismatch", "Another request")
+            }
             Self::RateLimited { .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, "rate-limited", "Too many requests")
             }
@@ -153,6 +158,7 @@ impl ApiError {
             | Self::UnsupportedMediaType
             | Self::TooLarge(_)
             | Self::VersionMismatch { .. }
+            | Self::IdempotencyMismatch
             | Self::Internal(_) => None,
         }
     }
@@ -221,6 +227,7 @@ impl From<BusError> for ApiError {
     fn from(error: BusError) -> Self {
         match error {
             BusError::Refused(refusal) => refusal.into(),
+            BusError::KeyOfAnother => Self::IdempotencyMismatch,
             BusError::Contended => Self::Overloaded,
             BusError::Log(error) => error.into(),
             BusError::Append(error) => error.into(),

@@ -26,6 +26,9 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 /// The longest `X-Reason`, in Unicode scalar values.
 const REASON_MAX_CHARS: usize = 500;
 
+/// The longest `Idempotency-Key`, in bytes.
+const IDEMPOTENCY_KEY_MAX: usize = 255;
+
 /// How many parameters are named that are wrong, and how much of each name, in bytes: nobody is sent
 /// more than they sent.
 const PARAMETER_ERRORS_MAX: usize = 8;
@@ -290,6 +293,23 @@ fn reason(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
         }
         Some(text) => Ok(Some(text.to_owned())),
         None => Ok(None),
+    }
+}
+
+/// `Idempotency-Key`: the client's own name for a request that is to be done once.
+///
+/// # Errors
+/// When it is not 1 to 255 visible ASCII characters.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    const NAME: HeaderName = HeaderName::from_static("idempotency-key");
+    let key = header_text(headers, &NAME)?;
+    let plain = |key: &str| key.bytes().all(|b| b.is_ascii_graphic());
+    match key {
+        Some(key) if key.is_empty() || key.len() > IDEMPOTENCY_KEY_MAX || !plain(key) => {
+            let shape = "must be 1 to 255 visible ASCII characters";
+            Err(ApiError::malformed(NAME.as_str(), shape))
+        }
+        key => Ok(key.map(str::to_owned)),
     }
 }
 

@@ -1,24 +1,23 @@
-//! From a command to its place in the log: load the customer's last event, decide, append; when
-//! another process was first, load and decide again.
+//! From a command to its place in the log: take the customer as this process knows it, or load its
+//! last event; decide; append. When another process was first, load and decide again.
 
-use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
-use tokio::sync::{Mutex, MutexGuard};
 
+use super::cache::{self, Customers, Known};
 use super::command::CustomerCommand;
-use super::customer::{Customer, State};
+use super::customer::State;
+use super::idempotency;
 use super::refusal::Refusal;
+use super::turns::Turns;
 use crate::clock;
 use crate::events::customer::CUSTOMER;
-use crate::events::log::append::{Append, Appended, Outcome};
-use crate::events::log::appender::{AppendError, Appender};
 use crate::events::log::ids::IdLease;
-use crate::events::log::payload::NewEvent;
-use crate::events::log::read::{self, LastEvent, ReadError};
+use crate::events::log::read::{self, ReadError};
+use crate::events::log::{Append, AppendError, Appender, KeyedAppend, NewEvent, Outcome};
 use crate::events::metadata::Metadata;
 use crate::events::values::{CustomerId, DateOfBirth, Name};
 
@@ -31,12 +30,8 @@ const ROUNDS: u32 = 64;
 /// once do not meet again.
 const PAUSE_MAX: Duration = Duration::from_millis(8);
 
-/// How long a command waits for an id or for its turn on its customer.
+/// How long a command waits for an id or for its turn.
 const WAIT_IN_LINE: Duration = Duration::from_secs(3);
-
-/// How many commands of different customers can be between load and append at once in this process.
-/// Two customers may share a turn; that costs them a wait and nothing else.
-const TURNS: usize = 1024;
 
 /// Takes commands to the log. One per process.
 #[derive(Clone)]
@@ -46,8 +41,22 @@ struct Inner {
     appender: Appender,
     read: PgPool,
     ids: IdLease,
-    turns: Vec<Mutex<()>>,
-    hasher: RandomState,
+    customers: Customers,
+    customer_turns: Turns,
+    key_turns: Turns,
+}
+
+/// Who asks, and under which `Idempotency-Key` of theirs.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    pub metadata: Metadata,
+    pub key: Option<String>,
+}
+
+impl From<Metadata> for Origin {
+    fn from(metadata: Metadata) -> Self {
+        Self { metadata, key: None }
+    }
 }
 
 /// The outcome of a command that was not refused.
@@ -61,7 +70,8 @@ pub struct Written {
     pub updated_at: DateTime<Utc>,
     /// The position of the event, or of the customer's last one when nothing changed.
     pub position: i64,
-    pub changed: bool,
+    /// The command was done before, under the same key: this is what it led to then.
+    pub replayed: bool,
 }
 
 /// Why a command has no outcome.
@@ -69,6 +79,8 @@ pub struct Written {
 pub enum BusError {
     #[error(transparent)]
     Refused(#[from] Refusal),
+    #[error("the key was used for another request")]
+    KeyOfAnother,
     #[error("other processes kept changing the customer")]
     Contended,
     #[error(transparent)]
@@ -89,124 +101,201 @@ impl Bus {
     /// Appends through `appender`, loads over `read`: both of one primary.
     #[must_use]
     pub fn new(appender: Appender, read: PgPool) -> Self {
-        let turns = std::iter::repeat_with(Mutex::default).take(TURNS).collect();
         let ids = IdLease::new(read.clone());
-        Self(Arc::new(Inner { appender, read, ids, turns, hasher: RandomState::new() }))
+        Self(Arc::new(Inner {
+            appender,
+            read,
+            ids,
+            customers: Customers::default(),
+            customer_turns: Turns::default(),
+            key_turns: Turns::default(),
+        }))
     }
 
     /// Creates a customer under an id of its own. The command runs to its end even when the caller
     /// stops waiting.
     ///
     /// # Errors
-    /// When the log cannot be reached.
+    /// When the log cannot be reached, or the key was used for another request.
     pub async fn create(
         &self,
         name: Name,
         dob: DateOfBirth,
-        metadata: Metadata,
+        origin: impl Into<Origin>,
     ) -> Result<Written, BusError> {
-        let bus = Arc::clone(&self.0);
-        tokio::spawn(async move {
-            let command = CustomerCommand::Create { name, dob };
-            for _ in 0..ROUNDS {
-                let id = in_time(bus.ids.next()).await??;
-                match bus.attempt(id, None, &command, &metadata).await? {
-                    Some(written) => return Ok(written),
-                    None => bus.ids.drop_block().await,
-                }
-            }
-            Err(BusError::Contended)
-        })
-        .await?
+        self.run(None, CustomerCommand::Create { name, dob }, origin.into()).await
     }
 
     /// Updates or deletes a customer. The command runs to its end even when the caller stops waiting.
     ///
     /// # Errors
-    /// The refusal, or that the log cannot be reached.
+    /// The refusal, or that the log cannot be reached, or that the key was used for another request.
     pub async fn change(
         &self,
         id: CustomerId,
         command: CustomerCommand,
-        metadata: Metadata,
+        origin: impl Into<Origin>,
+    ) -> Result<Written, BusError> {
+        self.run(Some(id), command, origin.into()).await
+    }
+
+    async fn run(
+        &self,
+        id: Option<CustomerId>,
+        command: CustomerCommand,
+        origin: Origin,
     ) -> Result<Written, BusError> {
         let bus = Arc::clone(&self.0);
         tokio::spawn(async move {
-            let _turn = in_time(bus.turn(id)).await?;
-            for _ in 0..ROUNDS {
-                let last = read::last_event(&bus.read, id).await?;
-                if let Some(written) = bus.attempt(id, last, &command, &metadata).await? {
-                    return Ok(written);
-                }
-                tokio::time::sleep(jitter()).await;
+            let Origin { metadata, key } = origin;
+            let account = metadata.actor.clone().unwrap_or_default();
+            let key = key.map(|key| idempotency::keyed(account, key, id, &command));
+            let asked = Asked { id, command, metadata, key };
+            match &asked.key {
+                None => bus.settle(&asked).await,
+                Some(key) => bus.once(key, &asked).await,
             }
-            Err(BusError::Contended)
         })
         .await?
     }
 }
 
+/// A command on its way; a create has no id yet.
+struct Asked {
+    id: Option<CustomerId>,
+    command: CustomerCommand,
+    metadata: Metadata,
+    key: Option<KeyedAppend>,
+}
+
 impl Inner {
-    /// One mutex per customer, so that commands of this process never conflict with each other.
-    async fn turn(&self, id: CustomerId) -> MutexGuard<'_, ()> {
-        let hash = self.hasher.hash_one(id);
-        let index = usize::try_from(hash % TURNS as u64).unwrap_or(0);
-        self.turns[index].lock().await
+    /// A command with a key: done if it was not done before, answered again if it was.
+    async fn once(&self, key: &KeyedAppend, asked: &Asked) -> Result<Written, BusError> {
+        let _turn = in_time(self.key_turns.of((&key.account, &key.key))).await?;
+        if let Some(known) = idempotency::find(&self.read, key).await? {
+            return self.again(key, &known.fingerprint, known.position).await;
+        }
+        let settled = self.settle(asked).await;
+        if let Err(BusError::Refused(_)) = settled
+            && let Some(known) = idempotency::find(&self.read, key).await?
+        {
+            // Another process did it in between: the refusal was about its own effect.
+            return self.again(key, &known.fingerprint, known.position).await;
+        }
+        settled
     }
 
-    /// Decides on what `last` left and appends. `None` when another process appended first.
+    /// The answer that the command had when it was done.
+    async fn again(
+        &self,
+        key: &KeyedAppend,
+        fingerprint: &[u8],
+        position: i64,
+    ) -> Result<Written, BusError> {
+        if fingerprint != key.fingerprint {
+            return Err(BusError::KeyOfAnother);
+        }
+        let (id, then) = read::customer_at(&self.read, position).await?;
+        Ok(Written { replayed: true, ..written(id, &Known::from(then)) })
+    }
+
+    async fn settle(&self, asked: &Asked) -> Result<Written, BusError> {
+        match asked.id {
+            None => self.create(asked).await,
+            Some(id) => self.change(id, asked).await,
+        }
+    }
+
+    async fn create(&self, asked: &Asked) -> Result<Written, BusError> {
+        for _ in 0..ROUNDS {
+            let id = in_time(self.ids.next()).await??;
+            match self.attempt(id, None, asked).await? {
+                Some(written) => return Ok(written),
+                // The id exists: it came with an import of a log, say.
+                None => self.ids.drop_block().await,
+            }
+        }
+        Err(BusError::Contended)
+    }
+
+    async fn change(&self, id: CustomerId, asked: &Asked) -> Result<Written, BusError> {
+        let _turn = in_time(self.customer_turns.of(id)).await?;
+        if let Some(recent) = self.customers.recent(id)
+            && !recent.customer.decide(&asked.command).unwrap_or_default().is_empty()
+            && let Some(written) = self.attempt(id, Some(recent), asked).await?
+        {
+            return Ok(written);
+        }
+        for _ in 0..ROUNDS {
+            let last = cache::load(&self.read, id).await?;
+            if let Some(written) = self.attempt(id, last, asked).await? {
+                return Ok(written);
+            }
+            tokio::time::sleep(jitter()).await;
+        }
+        Err(BusError::Contended)
+    }
+
+    /// Decides on what is known and appends. `None` when that was not the customer's last event.
     async fn attempt(
         &self,
         id: CustomerId,
-        last: Option<LastEvent>,
-        command: &CustomerCommand,
-        metadata: &Metadata,
+        known: Option<Known>,
+        asked: &Asked,
     ) -> Result<Option<Written>, BusError> {
-        let created_at = last.as_ref().map(|last| last.created_at);
-        let last_recorded = last.as_ref().map(|last| Appended {
-            position: last.position,
-            sequence: last.sequence,
-            recorded_at: last.recorded_at,
-        });
-        let mut customer =
-            last.map(|last| Customer::from_last(last.sequence, last.event)).unwrap_or_default();
-        let expected = customer.version;
-        let events = customer.decide(command)?;
-        let changed = !events.is_empty();
-        let recorded = if changed {
-            let append = Append {
-                command_id: clock::new_id(),
-                aggregate_type: CUSTOMER,
-                aggregate_id: id.to_string(),
-                expected: Some(expected),
-                events: events.iter().map(NewEvent::from).collect(),
-                metadata: metadata.clone(),
-                key: None,
-            };
-            match self.appender.append(append).await? {
-                Outcome::Appended(recorded) => recorded,
-                Outcome::Conflict { .. } | Outcome::Remembered | Outcome::Known { .. } => {
-                    return Ok(None);
-                }
-            }
-        } else {
-            last_recorded.ok_or(Refusal::NotFound)?
-        };
-        for event in events {
-            customer.apply(event);
+        let mut customer = known.as_ref().map(|known| known.customer.clone()).unwrap_or_default();
+        let events = customer.decide(&asked.command)?;
+        let mut key = asked.key.clone();
+        match (&mut key, &known) {
+            (None, Some(known)) if events.is_empty() => return Ok(Some(written(id, known))),
+            (Some(key), Some(known)) => key.known_position = known.last.position,
+            (_, _) => {}
         }
-        Ok(Some(Written {
-            id,
-            current: match customer.state {
-                State::Present { name, dob } => Some((name, dob)),
-                State::Deleted | State::Unknown => None,
+        let append = Append {
+            command_id: clock::new_id(),
+            aggregate_type: CUSTOMER,
+            aggregate_id: id.to_string(),
+            expected: Some(customer.version),
+            events: events.iter().map(NewEvent::from).collect(),
+            metadata: asked.metadata.clone(),
+            key,
+        };
+        match self.appender.append(append).await? {
+            Outcome::Appended(last) => {
+                for event in events {
+                    customer.apply(event);
+                }
+                let created_at = known.map_or(last.recorded_at, |known| known.created_at);
+                let known = Known { customer, last, created_at };
+                let written = written(id, &known);
+                self.customers.keep(id, known);
+                Ok(Some(written))
+            }
+            Outcome::Remembered => Ok(known.map(|known| written(id, &known))),
+            Outcome::Conflict { .. } => {
+                self.customers.forget(id);
+                Ok(None)
+            }
+            Outcome::Known { fingerprint, position } => match &asked.key {
+                Some(key) => self.again(key, &fingerprint, position).await.map(Some),
+                None => Ok(None),
             },
-            version: customer.version,
-            created_at: created_at.unwrap_or(recorded.recorded_at),
-            updated_at: recorded.recorded_at,
-            position: recorded.position,
-            changed,
-        }))
+        }
+    }
+}
+
+fn written(id: CustomerId, known: &Known) -> Written {
+    Written {
+        id,
+        current: match &known.customer.state {
+            State::Present { name, dob } => Some((name.clone(), *dob)),
+            State::Deleted | State::Unknown => None,
+        },
+        version: known.customer.version,
+        created_at: known.created_at,
+        updated_at: known.last.recorded_at,
+        position: known.last.position,
+        replayed: false,
     }
 }
 

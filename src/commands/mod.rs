@@ -14,9 +14,18 @@ pub mod customer;
 /// From a command to its place in the log.
 pub mod bus;
 
+/// Recent customers, which only an append may trust.
+mod cache;
+
+/// Done once, however often it is asked for.
+pub mod idempotency;
+
+/// One at a time.
+mod turns;
+
 /// Who changed a customer, when and why.
 pub mod history;
 
-pub use bus::{Bus, BusError, Written};
+pub use bus::{Bus, BusError, Origin, Written};
 pub use command::{CustomerCommand, IfMatch};
 pub use refusal::Refusal;

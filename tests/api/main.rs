@@ -15,6 +15,7 @@ mod dev;
 mod harness;
 mod history;
 mod hostile;
+mod idempotency;
 mod if_match;
 mod lists;
 mod log;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::append::{Append, Outcome, append};
 use super::uncertain::{self, Connection};
@@ -35,7 +36,13 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The way to the appender. Clones lead to the same one.
 #[derive(Clone)]
-pub struct Appender(mpsc::Sender<Job>);
+pub struct Appender {
+    queue: mpsc::Sender<Job>,
+    /// Cancelled to take nothing in any more.
+    stopping: CancellationToken,
+    /// Cancelled when everything that waited has its answer.
+    stopped: CancellationToken,
+}
 
 /// Why a command has no outcome.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -73,8 +80,20 @@ impl Appender {
     #[must_use]
     pub fn start(options: PgConnectOptions) -> Self {
         let (sender, queue) = mpsc::channel(QUEUE);
-        tokio::spawn(run(Connection::new(options), queue));
-        Self(sender)
+        let (stopping, stopped) = (CancellationToken::new(), CancellationToken::new());
+        let done = stopped.clone().drop_guard();
+        let run = run(Connection::new(options), queue, stopping.clone());
+        tokio::spawn(async move {
+            run.await;
+            drop(done);
+        });
+        Self { queue: sender, stopping, stopped }
+    }
+
+    /// Takes nothing in any more and waits until everything that was taken in has its answer.
+    pub async fn stop(&self) {
+        self.stopping.cancel();
+        self.stopped.cancelled().await;
     }
 
     /// Appends one command's events together with whatever else waits.
@@ -83,7 +102,7 @@ impl Appender {
     /// See [`AppendError`]; at once when the queue is full.
     pub async fn append(&self, append: Append) -> Result<Outcome, AppendError> {
         let (answer, outcome) = oneshot::channel();
-        self.0.try_send(Job { append, answer }).map_err(|error| match error {
+        self.queue.try_send(Job { append, answer }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => AppendError::Full,
             mpsc::error::TrySendError::Closed(_) => AppendError::Stopped,
         })?;
@@ -91,13 +110,17 @@ impl Appender {
     }
 }
 
-async fn run(mut connection: Connection, mut queue: mpsc::Receiver<Job>) {
+async fn run(
+    mut connection: Connection,
+    mut queue: mpsc::Receiver<Job>,
+    stopping: CancellationToken,
+) {
     // Commands that had to wait because another of their aggregate or key was in the batch.
     let mut later = VecDeque::new();
     loop {
         let first = match later.pop_front() {
             Some(job) => job,
-            None => match queue.recv().await {
+            None => match next(&mut queue, &stopping).await {
                 Some(job) => job,
                 None => return,
             },
@@ -109,6 +132,16 @@ async fn run(mut connection: Connection, mut queue: mpsc::Receiver<Job>) {
         settle(&mut connection, batch).await;
         metrics::histogram!("customers_append_seconds").record(began.elapsed().as_secs_f64());
     }
+}
+
+/// The next command that waits; `None` when none will come any more.
+async fn next(queue: &mut mpsc::Receiver<Job>, stopping: &CancellationToken) -> Option<Job> {
+    if let Some(job) = stopping.run_until_cancelled(queue.recv()).await {
+        return job;
+    }
+    // What waits already still comes out.
+    queue.close();
+    queue.recv().await
 }
 
 /// What waits, in its order, up to the caps; no aggregate and no key twice.

@@ -108,6 +108,38 @@ pub async fn last_event(
     .transpose()
 }
 
+/// Whose event stands at `position`, and the customer as it left it.
+///
+/// # Errors
+/// When PostgreSQL cannot be asked, no customer's event stands there or it cannot be read.
+pub async fn customer_at(
+    executor: impl PgExecutor<'_>,
+    position: i64,
+) -> Result<(CustomerId, LastEvent), ReadError> {
+    let row = sqlx::query!(
+        r#"select e.aggregate_id, e.sequence, e.recorded_at, e.payload::text as "payload!",
+                  (select f.recorded_at from events f
+                   where f.aggregate_type = e.aggregate_type and f.aggregate_id = e.aggregate_id
+                     and f.sequence = 1) as "created_at!"
+           from events e
+           where e.position = $1 and e.aggregate_type = $2"#,
+        position,
+        CUSTOMER
+    )
+    .fetch_one(executor)
+    .await?;
+    let id = CustomerId::parse(&row.aggregate_id)
+        .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+    let last = LastEvent {
+        event: decode(&row.payload)?,
+        position,
+        sequence: row.sequence,
+        recorded_at: row.recorded_at,
+        created_at: row.created_at,
+    };
+    Ok((id, last))
+}
+
 /// Up to `limit` events behind `after`, in the order of their positions.
 ///
 /// # Errors
