@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod bad_parameters;
+mod batches;
 mod binding;
 mod cli;
 mod crash;
@@ -19,11 +20,13 @@ mod idempotency;
 mod if_match;
 mod lists;
 mod log;
+mod lost_connections;
 mod ops;
 mod own_writes;
 mod password;
 mod process;
 mod projections;
+mod proxy;
 mod refusals;
 mod roles;
 mod schema;

@@ -1,0 +1,112 @@
+//! Law: commands that are appended together have the outcomes that they have one by one.
+
+use customers::events::log::{Append, AppendError, Appender, KeyedAppend, NewEvent, Outcome};
+use customers::events::metadata::Metadata;
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
+
+use crate::harness::Service;
+
+/// One command, before it is known where it goes.
+#[derive(Debug, Clone)]
+struct Asked {
+    customer: u8,
+    /// `None` means any.
+    expected: Option<i64>,
+    events: usize,
+    poison: bool,
+    /// Key and fingerprint.
+    key: Option<(u8, u8)>,
+}
+
+fn asked() -> impl Strategy<Value = Asked> {
+    let expected = prop_oneof![Just(None), (0..5_i64).prop_map(Some)];
+    let key = prop::option::weighted(0.4, (0..4_u8, 0..2_u8));
+    let poison = prop::bool::weighted(0.1);
+    (0..5_u8, expected, 0..4_usize, poison, key).prop_map(
+        |(customer, expected, events, poison, key)| {
+            // Only a command with a key may have no event.
+            let events = if key.is_none() { events.max(1) } else { events };
+            Asked { customer, expected, events, poison, key }
+        },
+    )
+}
+
+impl Asked {
+    fn append(&self, world: &str) -> Append {
+        let event = |n: usize| NewEvent {
+            event_type: "CustomerUpdated",
+            event_version: "1",
+            payload: if self.poison && n == 0 {
+                "{".to_owned()
+            } else {
+                r#"{"type":"CustomerUpdated","name":"A","dob":"1990-12-10"}"#.to_owned()
+            },
+        };
+        Append {
+            command_id: customers::clock::new_id(),
+            aggregate_type: "customer",
+            aggregate_id: format!("{world}-{}", self.customer),
+            expected: self.expected,
+            events: (0..self.events).map(event).collect(),
+            metadata: Metadata::default(),
+            key: self.key.map(|(key, fingerprint)| KeyedAppend {
+                account: world.to_owned(),
+                key: key.to_string(),
+                fingerprint: vec![fingerprint],
+                known_position: 1,
+            }),
+        }
+    }
+}
+
+/// The outcomes without what differs from world to world.
+fn shapes(outcomes: Vec<Result<Outcome, AppendError>>) -> Vec<String> {
+    let shape = |outcome| match outcome {
+        Ok(Outcome::Appended(at)) => format!("appended, sequence {}", at.sequence),
+        Ok(Outcome::Conflict { sequence }) => format!("conflict at {sequence}"),
+        Ok(Outcome::Remembered) => "remembered".to_owned(),
+        Ok(Outcome::Known { fingerprint, .. }) => format!("known, {fingerprint:?}"),
+        Err(AppendError::Refused(_)) => "refused".to_owned(),
+        Err(error) => format!("{error}"),
+    };
+    outcomes.into_iter().map(shape).collect()
+}
+
+async fn stream(service: &Service, world: &str) -> Vec<(String, i64)> {
+    let query = "select replace(aggregate_id, $1, ''), sequence from events
+                 where aggregate_id like $1 || '-%' order by 1, 2";
+    sqlx::query_as(query).bind(world).fetch_all(&service.pools.read).await.unwrap()
+}
+
+#[test]
+fn commands_have_the_same_outcomes_together_as_one_by_one() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let service = runtime.block_on(Service::start());
+    let appender: Appender = service.pools.appender.clone();
+    let config = ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() };
+    let case = std::cell::Cell::new(0);
+    proptest!(config, |(steps in prop::collection::vec(asked(), 1..60))| {
+        case.set(case.get() + 1);
+        runtime.block_on(async {
+            let (alone, together) = (format!("a{}", case.get()), format!("t{}", case.get()));
+            let mut one_by_one = vec![];
+            for step in &steps {
+                one_by_one.push(appender.append(step.append(&alone)).await);
+            }
+            let at_once = steps.iter().map(|step| appender.append(step.append(&together)));
+            let at_once = futures_util::future::join_all(at_once).await;
+            prop_assert_eq!(shapes(at_once), shapes(one_by_one));
+            prop_assert_eq!(stream(&service, &together).await, stream(&service, &alone).await);
+            let gaps: i64 = sqlx::query_scalar(
+                "select coalesce(max(position), 0) - count(*) from events",
+            )
+            .fetch_one(&service.pools.read)
+            .await
+            .unwrap();
+            prop_assert_eq!(gaps, 0);
+            Ok::<(), TestCaseError>(())
+        })?;
+    });
+    runtime.block_on(service.stop());
+}

@@ -1,0 +1,204 @@
+//! What is acknowledged is in the log once, whatever happens between the service and PostgreSQL.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use customers::commands::{Bus, CustomerCommand, IfMatch, Origin};
+use customers::dev::{Options, Servers, demo};
+use customers::events::log::{AppendError, Appender, read};
+use customers::events::metadata::Metadata;
+use customers::schema;
+use rustix::process::{Pid, Signal, kill_process};
+use secrecy::SecretString;
+use sqlx::postgres::PgConnectOptions;
+
+use crate::harness::{Service, folder, until};
+use crate::proxy::{Cut, Proxy};
+
+/// Host and port of a URL.
+fn server_of(url: &str) -> SocketAddr {
+    let options: PgConnectOptions = url.parse().unwrap();
+    let ip = if options.get_host() == "localhost" { "127.0.0.1" } else { options.get_host() };
+    format!("{ip}:{}", options.get_port()).parse().unwrap()
+}
+
+/// A bus whose appender reaches PostgreSQL through a proxy.
+async fn through_a_proxy(service: &Service) -> (Bus, Appender, Proxy) {
+    let url = service.database_url();
+    let proxy = Proxy::start(server_of(url)).await;
+    let options: PgConnectOptions = url.parse().unwrap();
+    let options = options.host(&proxy.address.ip().to_string()).port(proxy.address.port());
+    let appender = Appender::start(options);
+    (Bus::new(appender.clone(), service.pools.read.clone()), appender, proxy)
+}
+
+fn origin(key: Option<String>) -> Origin {
+    Origin { metadata: Metadata::of_program("test"), key }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_cut_between_commit_and_answer_changes_no_answer() {
+    let service = Service::start().await;
+    let (bus, _, proxy) = through_a_proxy(&service).await;
+    let (name, dob) = demo::person(1);
+    let mut created = bus.create(name, dob, origin(None)).await.unwrap();
+    for round in 0..40_u64 {
+        let cut = if round % 2 == 0 { Cut::NextAnswer } else { Cut::NextRequest };
+        let key = (round % 4 < 2).then(|| format!("k{round}"));
+        let before = read::head(&service.pools.read).await.unwrap();
+        proxy.arm(cut);
+        let (name, dob) = demo::person(round);
+        let written = if round % 3 == 0 {
+            let if_match = IfMatch::OneOf(vec![created.version]);
+            let command = CustomerCommand::Update { name, dob, if_match };
+            bus.change(created.id, command, origin(key)).await.unwrap()
+        } else {
+            bus.create(name, dob, origin(key)).await.unwrap()
+        };
+        assert!(!proxy.is_armed(), "{round}: nothing was cut");
+        let expected = if round % 3 == 0 { created.version + 1 } else { 1 };
+        assert_eq!((written.position, written.version), (before + 1, expected), "{round}");
+        assert_eq!(read::head(&service.pools.read).await.unwrap(), before + 1, "{round}");
+        if round % 3 == 0 {
+            created = written;
+        }
+    }
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_when_the_process_stops_still_comes_into_the_log() {
+    let service = Service::start().await;
+    let (bus, appender, _) = through_a_proxy(&service).await;
+    let creates: Vec<_> = (0..1000)
+        .map(|i| {
+            let bus = bus.clone();
+            let (name, dob) = demo::person(i);
+            tokio::spawn(async move { bus.create(name, dob, origin(None)).await })
+        })
+        .collect();
+    let pool = service.pools.read.clone();
+    until("some are in the log", async || read::head(&pool).await.unwrap() > 0).await;
+    appender.stop().await;
+    let head = read::head(&service.pools.read).await.unwrap();
+    let mut written = 0;
+    for create in creates {
+        match create.await.unwrap() {
+            Ok(_) => written += 1,
+            Err(customers::commands::BusError::Append(AppendError::Stopped)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(head, written, "one is in the log and was not acknowledged, or the other way round");
+    service.stop().await;
+}
+
+/// The process id that PostgreSQL writes into its folder.
+fn postmaster(folder: &Path) -> Pid {
+    fn find(folder: &Path) -> Option<std::path::PathBuf> {
+        std::fs::read_dir(folder).ok()?.flatten().find_map(|entry| {
+            let path = entry.path();
+            if path.ends_with("postmaster.pid") { Some(path) } else { find(&path) }
+        })
+    }
+    let text = std::fs::read_to_string(find(folder).unwrap()).unwrap();
+    Pid::from_raw(text.lines().next().unwrap().parse().unwrap()).unwrap()
+}
+
+/// Writers that create people until they are told to stop; who was acknowledged.
+struct Writers {
+    tasks: Vec<tokio::task::JoinHandle<BTreeSet<String>>>,
+    done: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Writers {
+    fn start(bus: &Bus) -> Self {
+        let (done, stop, next) = (Arc::default(), Arc::default(), Arc::new(AtomicUsize::new(0)));
+        let tasks = (0..16).map(|_| {
+            let (bus, next) = (bus.clone(), Arc::clone(&next));
+            let (done, stop): (Arc<AtomicUsize>, Arc<AtomicBool>) =
+                (Arc::clone(&done), Arc::clone(&stop));
+            tokio::spawn(async move {
+                let mut acknowledged = BTreeSet::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let (_, dob) = demo::person(1);
+                    let name = format!("Person {}", next.fetch_add(1, Ordering::Relaxed));
+                    let parsed = customers::events::values::Name::parse(&name).unwrap();
+                    if bus.create(parsed, dob, origin(None)).await.is_ok() {
+                        acknowledged.insert(name);
+                        done.fetch_add(1, Ordering::Relaxed);
+                    } else {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                acknowledged
+            })
+        });
+        Self { tasks: tasks.collect(), done, stop }
+    }
+
+    async fn progress(&self, what: &str) {
+        let before = self.done.load(Ordering::Relaxed);
+        until(what, async || self.done.load(Ordering::Relaxed) > before + 100).await;
+    }
+
+    async fn end(self) -> BTreeSet<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all = BTreeSet::new();
+        for task in self.tasks {
+            all.extend(task.await.unwrap());
+        }
+        all
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_doubled_when_postgresql_is_killed_under_load() {
+    let rounds = if std::env::var_os("CUSTOMERS_TEST_LONG").is_some() { 10 } else { 2 };
+    let folder = folder("killed");
+    let start = || {
+        let folder = folder.clone();
+        let secret = [7; 32];
+        let options = Options { folder, postgres: true, redis: false, secret, quick: true };
+        async { Servers::start(options).await.unwrap() }
+    };
+    let mut servers = start().await;
+    let url = servers.database_url().unwrap().to_owned();
+    schema::migrate(&SecretString::from(url.clone()), None).await.unwrap();
+    // The service keeps its address of PostgreSQL; a restart gets a new port.
+    let proxy = Proxy::start(server_of(&url)).await;
+    let behind = url.replace(&server_of(&url).to_string(), &proxy.address.to_string());
+    assert_ne!(behind, url);
+    let pools = customers::app::Pools::new(&SecretString::from(behind)).unwrap();
+    let writers = Writers::start(&Bus::new(pools.appender.clone(), pools.read.clone()));
+    for _ in 0..rounds {
+        writers.progress("the load runs").await;
+        kill_process(postmaster(&folder), Signal::KILL).unwrap();
+        drop(servers);
+        servers = start().await;
+        proxy.move_to(server_of(servers.database_url().unwrap()));
+    }
+    writers.progress("the load runs again").await;
+    let acknowledged = writers.end().await;
+
+    let stored: Vec<(String, i64)> =
+        sqlx::query_as("select payload ->> 'name', count(*) from events group by 1")
+            .fetch_all(&pools.read)
+            .await
+            .unwrap();
+    let stored: BTreeMap<String, i64> = stored.into_iter().collect();
+    let lost: Vec<_> = acknowledged.iter().filter(|name| !stored.contains_key(*name)).collect();
+    assert_eq!(lost, Vec::<&String>::new());
+    let doubled: Vec<_> = stored.iter().filter(|(_, count)| **count != 1).collect();
+    assert_eq!(doubled, Vec::<(&String, &i64)>::new());
+    let gaps: i64 = sqlx::query_scalar("select max(position) - count(*) from events")
+        .fetch_one(&pools.read)
+        .await
+        .unwrap();
+    assert_eq!(gaps, 0);
+    servers.stop().await;
+}

@@ -1,0 +1,90 @@
+//! A small TCP proxy that a test puts before a server, to cut a connection at a chosen moment or to
+//! move the server to another port without its client's knowledge.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+/// What becomes of the next packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// All goes through.
+    Nothing = 0,
+    /// The next one to the server is lost, and with it both connections.
+    NextRequest = 1,
+    /// The server does its work; its answer is lost, and with it both connections.
+    NextAnswer = 2,
+}
+
+#[derive(Clone)]
+pub struct Proxy {
+    pub address: SocketAddr,
+    target: Arc<Mutex<SocketAddr>>,
+    cut: Arc<AtomicU8>,
+}
+
+impl Proxy {
+    pub async fn start(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Self {
+            address: listener.local_addr().unwrap(),
+            target: Arc::new(Mutex::new(target)),
+            cut: Arc::default(),
+        };
+        let running = proxy.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let proxy = running.clone();
+                // A server that is away is one that refuses.
+                tokio::spawn(async move { proxy.carry(client).await });
+            }
+        });
+        proxy
+    }
+
+    pub fn arm(&self, cut: Cut) {
+        self.cut.store(cut as u8, Ordering::SeqCst);
+    }
+
+    pub fn is_armed(&self) -> bool {
+        self.cut.load(Ordering::SeqCst) != Cut::Nothing as u8
+    }
+
+    pub fn move_to(&self, target: SocketAddr) {
+        *self.target.lock().unwrap() = target;
+    }
+
+    async fn carry(&self, client: TcpStream) -> std::io::Result<()> {
+        let target = *self.target.lock().unwrap();
+        let server = TcpStream::connect(target).await?;
+        let (mut from_client, mut to_client) = client.into_split();
+        let (mut from_server, mut to_server) = server.into_split();
+        let (mut asked, mut answered) = (vec![0; 65536], vec![0; 65536]);
+        loop {
+            tokio::select! {
+                read = from_client.read(&mut asked) => {
+                    let length = read?;
+                    if length == 0 || self.hits(Cut::NextRequest) {
+                        return Ok(());
+                    }
+                    to_server.write_all(&asked[..length]).await?;
+                }
+                read = from_server.read(&mut answered) => {
+                    let length = read?;
+                    if length == 0 || self.hits(Cut::NextAnswer) {
+                        return Ok(());
+                    }
+                    to_client.write_all(&answered[..length]).await?;
+                }
+            }
+        }
+    }
+
+    fn hits(&self, cut: Cut) -> bool {
+        let nothing = Cut::Nothing as u8;
+        self.cut.compare_exchange(cut as u8, nothing, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+}
