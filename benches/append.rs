@@ -1,69 +1,373 @@
-//! How many commands per second go from the bus into the log: creates of new customers, with 1, 32
-//! and 128 in flight, and updates of one customer after another. Run by `script/bench append`, which
-//! measures plain inserts beside it. Prints one line per row: `NAME COMMANDS_PER_SECOND`.
+//! What goes into the log per second, beside plain inserts: run by `script/bench append`, which
+//! starts the servers. One run, its rows measured in turn, round by round, so that what else happens
+//! on the machine meets all of them alike. Prints a table in Markdown.
+//!
+//! `BENCH_ROUNDS` (5) and `BENCH_SECONDS` (4, of each row in each round) make it longer or shorter.
 
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on should stop")]
+#![expect(clippy::cast_precision_loss, reason = "counts of some 100,000")]
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use customers::app::Pools;
-use customers::commands::Bus;
+use customers::clock;
+use customers::commands::customer::Customer;
+use customers::commands::{Bus, CustomerCommand, IfMatch};
 use customers::dev::demo;
 use customers::events::metadata::Metadata;
+use customers::events::values::CustomerId;
 use customers::schema;
+use postgres_es::{PostgresCqrs, PostgresEventRepository};
 use secrecy::SecretString;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Connection as _, Executor as _, PgConnection, PgPool};
+use tokio::process::Command;
 use tokio::time::Instant;
 
-/// How long each row is measured.
-fn seconds() -> u64 {
-    std::env::var("BENCH_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(5)
+/// How many customers stand at each version that is updated, and how often each is in one round.
+const UPDATED: i64 = 50;
+const UPDATES_OF_EACH: i64 = 20;
+
+/// The long streams' version.
+const LONG: i64 = 10_000;
+
+/// As large as that of a request.
+const METADATA: &str = r#"{"actor":"demo","role":"admin","session":"01a20b71-5f0a-701b-8088-fea094391e33","ip":"127.0.0.1","user_agent":"curl/7.88.1","request_id":"01a20b71-5f4a-7640-8640-69df9954f92a"}"#;
+
+/// The same columns, types, constraints and bytes; positions from a sequence, so with gaps and not
+/// in commit order.
+const PLAIN_TABLE: &str = "
+    create table plain (like events including constraints including indexes);
+    create sequence plain_positions;
+    alter table plain alter position set default nextval('plain_positions');
+    create table cqrs_events (
+        aggregate_type text not null, aggregate_id text not null,
+        sequence bigint not null check (sequence >= 0), event_type text not null,
+        event_version text not null, payload json not null, metadata json not null,
+        primary key (aggregate_type, aggregate_id, sequence)
+    );
+";
+
+/// Customers 1000000001.. at version 1, 2000000001.. at version 10,000; the ids that creates take
+/// stay below.
+const STREAMS: &str = "
+    insert into events
+    select row_number() over () + coalesce((select max(position) from events), 0), 'customer',
+           (base + id)::text, sequence,
+           case when sequence = 1 then 'CustomerCreated' else 'CustomerUpdated' end, '1',
+           json_build_object('type', case when sequence = 1 then 'CustomerCreated' else 'CustomerUpdated' end,
+                             'name', 'Ada ' || sequence, 'dob', '1990-12-10'),
+           $1::json, gen_random_uuid(),
+           coalesce((select max(recorded_at) from events), now())
+               + row_number() over () * interval '1 microsecond'
+    from (values (1000000000::bigint, 1::bigint), (2000000000, $2)) as kind (base, length),
+         generate_series(1, $3) id, generate_series(1, length) sequence
+    order by sequence, base, id";
+
+fn variable(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// Everything that a row is measured with.
+struct Bench {
+    url: String,
+    pools: Pools,
+    bus: Bus,
+    /// Another process, as far as the database sees.
+    other: Bus,
+    cqrs: Arc<PostgresCqrs<Customer>>,
+    time: Duration,
+    next: AtomicU64,
+}
+
+/// One row of the table, and what it is compared with.
+struct Row {
+    name: &'static str,
+    what: What,
+    /// Index of the row that it is compared with.
+    baseline: Option<usize>,
+    floor: &'static str,
+    goal: &'static str,
+}
+
+enum What {
+    Pgbench { clients: u32 },
+    Cqrs { in_flight: usize },
+    Creates { in_flight: usize },
+    Updates { base: i64, how: How },
+}
+
+#[derive(Clone, Copy)]
+enum How {
+    Warm,
+    Cold,
+    InTurn,
+}
+
+fn rows() -> Vec<Row> {
+    use What::{Cqrs, Creates, Pgbench, Updates};
+    let row = |name, what, baseline, floor, goal| Row { name, what, baseline, floor, goal };
+    let (short, long) = (1_000_000_000, 2_000_000_000);
+    vec![
+        row("pgbench, 1-row insert, 64 clients", Pgbench { clients: 64 }, None, "", ""),
+        row("pgbench, 1-row insert, 1 client", Pgbench { clients: 1 }, None, "", ""),
+        row("cqrs-es + postgres-es, 64 in flight", Cqrs { in_flight: 64 }, Some(0), "", ""),
+        row("cqrs-es + postgres-es, 1 in flight", Cqrs { in_flight: 1 }, Some(1), "", ""),
+        row("creates, 128 in flight", Creates { in_flight: 128 }, Some(0), "1.5x", "2x"),
+        row("creates, 32 in flight", Creates { in_flight: 32 }, Some(0), "", ""),
+        row("creates, 1 in flight", Creates { in_flight: 1 }, Some(1), "0.4x", "0.6x"),
+        row("updates at version 1, warm", Updates { base: short, how: How::Warm }, None, "", ""),
+        row(
+            "updates at version 10,000, warm",
+            Updates { base: long, how: How::Warm },
+            Some(7),
+            "0.83x",
+            "0.95x",
+        ),
+        row("updates at version 1, cold", Updates { base: short, how: How::Cold }, None, "", ""),
+        row(
+            "updates at version 10,000, cold",
+            Updates { base: long, how: How::Cold },
+            Some(9),
+            "0.83x",
+            "0.95x",
+        ),
+        row(
+            "updates at version 1, two processes in turn",
+            Updates { base: short, how: How::InTurn },
+            None,
+            "",
+            "",
+        ),
+        row(
+            "updates at version 10,000, two processes in turn",
+            Updates { base: long, how: How::InTurn },
+            Some(11),
+            "0.83x",
+            "0.95x",
+        ),
+    ]
 }
 
 #[tokio::main]
 async fn main() {
-    let url = SecretString::from(std::env::var("DATABASE_URL").unwrap());
-    schema::migrate(&url, None).await.unwrap();
-    let pools = Pools::new(&url).unwrap();
-    let bus = Bus::new(pools.appender.clone(), pools.read.clone());
-    for in_flight in [1, 32, 128] {
-        let rate = creates(&bus, in_flight, Duration::from_secs(seconds())).await;
-        println!("ours_{in_flight} {rate:.0}");
+    let url = std::env::var("DATABASE_URL").unwrap();
+    let rounds = variable("BENCH_ROUNDS", 5);
+    let bench = Bench::prepare(url).await;
+    println!("{}\n", bench.machine().await);
+    bench.table("append", rounds).await;
+
+    let mut old = PgConnection::connect(&bench.url).await.unwrap();
+    old.execute("begin isolation level repeatable read").await.unwrap();
+    old.execute("select count(*) from customers").await.unwrap();
+    bench.table("append, while another session holds an old snapshot", rounds.div_ceil(2)).await;
+    old.execute("commit").await.unwrap();
+}
+
+impl Bench {
+    async fn prepare(url: String) -> Self {
+        let secret = SecretString::from(url.clone());
+        schema::migrate(&secret, None).await.unwrap();
+        let pools = Pools::new(&secret).unwrap();
+        let other = Pools::new(&secret).unwrap();
+        pools.bulk.execute(PLAIN_TABLE).await.unwrap();
+        sqlx::query(STREAMS)
+            .bind(METADATA)
+            .bind(LONG)
+            .bind(UPDATED)
+            .execute(&pools.bulk)
+            .await
+            .unwrap();
+        pools.bulk.execute("vacuum analyze events").await.unwrap();
+        let pool: PgPool = PgPoolOptions::new().max_connections(64).connect(&url).await.unwrap();
+        let repository = PostgresEventRepository::new(pool).with_tables("cqrs_events", "none");
+        let store = cqrs_es::persist::PersistedEventStore::new_event_store(repository);
+        Self {
+            bus: Bus::new(pools.appender.clone(), pools.read.clone()),
+            other: Bus::new(other.appender.clone(), other.read.clone()),
+            cqrs: Arc::new(cqrs_es::CqrsFramework::new(store, vec![], ())),
+            time: Duration::from_secs(variable("BENCH_SECONDS", 4)),
+            next: AtomicU64::new(0),
+            url,
+            pools,
+        }
+    }
+
+    async fn machine(&self) -> String {
+        let settings: (String, String, String, String) = sqlx::query_as(
+            "select current_setting('server_version'), current_setting('fsync'),
+                    current_setting('synchronous_commit'), current_setting('full_page_writes')",
+        )
+        .fetch_one(&self.pools.read)
+        .await
+        .unwrap();
+        let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = cpu.lines().find_map(|line| line.strip_prefix("model name\t: "));
+        let cores = std::thread::available_parallelism().unwrap();
+        format!(
+            "{cores} cores of {}; PostgreSQL {}, fsync {}, synchronous_commit {}, full_page_writes {}",
+            model.unwrap_or("an unknown model"),
+            settings.0,
+            settings.1,
+            settings.2,
+            settings.3
+        )
+    }
+
+    /// Measures every row in each round; prints the medians.
+    async fn table(&self, title: &str, rounds: u64) {
+        let rows = rows();
+        let mut rates = vec![vec![]; rows.len()];
+        for _ in 0..rounds {
+            for (row, rates) in rows.iter().zip(&mut rates) {
+                rates.push(self.measure(&row.what).await);
+            }
+        }
+        let seconds = self.time.as_secs();
+        println!(
+            "| {title}: {rounds} rounds of {seconds} s | per second | spread | against | floor | goal |"
+        );
+        println!("|---|---|---|---|---|---|");
+        let medians: Vec<f64> = rates.iter_mut().map(|rates| median(rates)).collect();
+        for (number, row) in rows.iter().enumerate() {
+            let spread =
+                (rates[number][rates[number].len() - 1] - rates[number][0]) / medians[number];
+            let mark = if spread > 0.1 { " (!)" } else { "" };
+            let against = row.baseline.map(|other| {
+                format!("{:.2}x {}", medians[number] / medians[other], rows[other].name)
+            });
+            println!(
+                "| {} | {:.0} | {:.0} %{mark} | {} | {} | {} |",
+                row.name,
+                medians[number],
+                spread * 100.0,
+                against.unwrap_or_default(),
+                row.floor,
+                row.goal
+            );
+        }
+        println!();
+    }
+
+    async fn measure(&self, what: &What) -> f64 {
+        match *what {
+            What::Pgbench { clients } => self.pgbench(clients).await,
+            What::Cqrs { in_flight } => {
+                self.in_flight(in_flight, |bench, n| {
+                    let cqrs = Arc::clone(&bench.cqrs);
+                    async move {
+                        let (name, dob) = demo::person(n);
+                        let metadata: HashMap<String, String> =
+                            serde_json::from_str(METADATA).unwrap();
+                        let command = CustomerCommand::Create { name, dob };
+                        let id = format!("{n}");
+                        cqrs.execute_with_metadata(&id, command, metadata).await.unwrap();
+                    }
+                })
+                .await
+            }
+            What::Creates { in_flight } => {
+                self.in_flight(in_flight, |bench, n| {
+                    let bus = bench.bus.clone();
+                    async move {
+                        let (name, dob) = demo::person(n);
+                        bus.create(name, dob, metadata()).await.unwrap();
+                    }
+                })
+                .await
+            }
+            What::Updates { base, how } => self.updates(base, how).await,
+        }
+    }
+
+    /// So many at once, for the time of a row.
+    async fn in_flight<F>(&self, in_flight: usize, one: impl Fn(&Self, u64) -> F) -> f64
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let began = Instant::now();
+        let (mut running, mut done) = (tokio::task::JoinSet::new(), 0_u64);
+        while began.elapsed() < self.time {
+            while running.len() < in_flight {
+                running.spawn(one(self, self.next.fetch_add(1, Ordering::Relaxed)));
+            }
+            running.join_next().await.unwrap().unwrap();
+            done += 1;
+        }
+        let rate = done as f64 / began.elapsed().as_secs_f64();
+        while let Some(left) = running.join_next().await {
+            left.unwrap();
+        }
+        rate
+    }
+
+    /// One update after the other, each customer of the kind in turn.
+    async fn updates(&self, base: i64, how: How) -> f64 {
+        let mut bus = self.bus.clone();
+        if matches!(how, How::Warm) {
+            self.update_all(&bus, base).await;
+        }
+        let began = Instant::now();
+        for round in 0..UPDATES_OF_EACH {
+            match how {
+                How::Warm => {}
+                // Knows nobody yet.
+                How::Cold => bus = Bus::new(self.pools.appender.clone(), self.pools.read.clone()),
+                How::InTurn if round % 2 == 0 => bus = self.other.clone(),
+                How::InTurn => bus = self.bus.clone(),
+            }
+            self.update_all(&bus, base).await;
+        }
+        (UPDATED * UPDATES_OF_EACH) as f64 / began.elapsed().as_secs_f64()
+    }
+
+    async fn update_all(&self, bus: &Bus, base: i64) {
+        for id in 1..=UPDATED {
+            let n = self.next.fetch_add(1, Ordering::Relaxed);
+            let (name, dob) = demo::person(n);
+            let command = CustomerCommand::Update { name, dob, if_match: IfMatch::Any };
+            let id = CustomerId::new(base + id).unwrap();
+            bus.change(id, command, metadata()).await.unwrap();
+        }
+    }
+
+    async fn pgbench(&self, clients: u32) -> f64 {
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("insert.sql");
+        let (name, dob) = demo::person(1);
+        let payload = format!(r#"{{"type":"CustomerCreated","name":"{name}","dob":"{dob}"}}"#);
+        let insert = format!(
+            "\\set id random(1, 1000000000000000)\n\
+             insert into plain (aggregate_type, aggregate_id, sequence, event_type, event_version, \
+             payload, metadata, command_id, recorded_at) values ('customer', :id::text, 1, \
+             'CustomerCreated', '1', '{payload}', '{METADATA}', '{}', clock_timestamp());\n",
+            clock::new_id()
+        );
+        std::fs::write(&script, insert).unwrap();
+        let ran = Command::new("pgbench")
+            .args(["--no-vacuum", "--protocol=prepared", "--jobs=2"])
+            .arg(format!("--client={clients}"))
+            .arg(format!("--time={}", self.time.as_secs()))
+            .arg(format!("--file={}", script.display()))
+            .arg(&self.url)
+            .output()
+            .await
+            .unwrap();
+        let text = String::from_utf8_lossy(&ran.stdout).into_owned();
+        let rate = text.lines().find_map(|line| line.strip_prefix("tps = "));
+        let rate = rate.unwrap_or_else(|| panic!("{ran:?}"));
+        rate.split(' ').next().unwrap().parse().unwrap()
     }
 }
 
-async fn creates(bus: &Bus, in_flight: usize, time: Duration) -> f64 {
-    let done = Arc::new(AtomicU64::new(0));
-    let began = Instant::now();
-    let writers: Vec<_> = (0..in_flight)
-        .map(|_| {
-            let (bus, done) = (bus.clone(), Arc::clone(&done));
-            tokio::spawn(async move {
-                while began.elapsed() < time {
-                    let (name, dob) = demo::person(done.fetch_add(1, Ordering::Relaxed));
-                    bus.create(name, dob, metadata()).await.unwrap();
-                }
-            })
-        })
-        .collect();
-    for writer in writers {
-        writer.await.unwrap();
-    }
-    #[expect(clippy::cast_precision_loss, reason = "counts of some 100,000")]
-    let count = done.load(Ordering::Relaxed) as f64;
-    count / began.elapsed().as_secs_f64()
+fn median(rates: &mut [f64]) -> f64 {
+    rates.sort_by(f64::total_cmp);
+    rates[rates.len() / 2]
 }
 
-/// As large as that of a request.
 fn metadata() -> Metadata {
-    Metadata {
-        actor: Some("demo".to_owned()),
-        role: Some("admin".to_owned()),
-        session: Some("01a20b71-5f0a-701b-8088-fea094391e33".to_owned()),
-        ip: Some("127.0.0.1".to_owned()),
-        user_agent: Some("curl/7.88.1".to_owned()),
-        request_id: Some("01a20b71-5f4a-7640-8640-69df9954f92a".to_owned()),
-        ..Metadata::default()
-    }
+    serde_json::from_str(METADATA).unwrap()
 }
