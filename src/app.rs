@@ -211,6 +211,7 @@ impl App {
             metrics: telemetry::metrics(),
             trusted_proxies: config.trusted_proxies.clone(),
             https: config.is_https(),
+            feed_url: format!("{}/events", config.public_url()),
         });
         let rate_limit = limits::rate_limit(config.rate_limit, &shutdown);
         let router = api::router(api, rate_limit.as_ref());

@@ -49,16 +49,32 @@ pub(super) async fn mark(api: &Api, headers: &HeaderMap, response: &mut Response
 /// # Errors
 /// When it is no position, lies beyond the end of the log, or is not shown in time.
 pub(super) async fn wait(api: &Api, headers: &HeaderMap) -> Result<(), ApiError> {
-    let Some(text) = extract::header_text(headers, &MIN_EVENT_POSITION)? else { return Ok(()) };
-    let position = extract::plain_number(MIN_EVENT_POSITION.as_str(), text)?;
+    let Some(position) = asked(headers)? else { return Ok(()) };
     if api.projector().checkpoint() >= position {
         return Ok(());
     }
-    if read::head(api.read()).await? < position {
+    not_beyond(Some(position), read::head(api.read()).await?)?;
+    if api.projector().reached(position, WAIT).await { Ok(()) } else { Err(ApiError::NotThereYet) }
+}
+
+/// The position that a read must show, if it says one.
+///
+/// # Errors
+/// When it is no position.
+pub(super) fn asked(headers: &HeaderMap) -> Result<Option<i64>, ApiError> {
+    extract::header_text(headers, &MIN_EVENT_POSITION)?
+        .map(|text| extract::plain_number(MIN_EVENT_POSITION.as_str(), text))
+        .transpose()
+}
+
+/// # Errors
+/// When the position lies behind the end of the log.
+pub(super) fn not_beyond(position: Option<i64>, head: i64) -> Result<(), ApiError> {
+    if position.is_some_and(|position| position > head) {
         return Err(ApiError::malformed(
             MIN_EVENT_POSITION.as_str(),
             "lies beyond the end of the log",
         ));
     }
-    if api.projector().reached(position, WAIT).await { Ok(()) } else { Err(ApiError::NotThereYet) }
+    Ok(())
 }

@@ -27,6 +27,9 @@ pub mod list;
 /// Who changed a customer.
 pub mod history;
 
+/// The log itself.
+pub mod events;
+
 /// Log-in, log-out, password.
 pub mod sessions;
 
@@ -69,6 +72,8 @@ pub struct Parts {
     pub metrics: PrometheusHandle,
     pub trusted_proxies: Vec<IpNet>,
     pub https: bool,
+    /// Where other programs find the feed: the source of its CloudEvents.
+    pub feed_url: String,
 }
 
 impl Api {
@@ -109,6 +114,10 @@ impl Api {
         &self.0.trusted_proxies
     }
 
+    fn feed_url(&self) -> &str {
+        &self.0.feed_url
+    }
+
     fn is_https(&self) -> bool {
         self.0.https
     }
@@ -143,6 +152,7 @@ pub fn routes() -> Vec<Route> {
         row("PUT", "/customers/{id}", Some(Editor), put(customers::update)),
         row("DELETE", "/customers/{id}", Some(Editor), delete(customers::delete)),
         row("GET", "/customers/{id}/history", Some(Auditor), get(history::show)),
+        row("GET", "/events", Some(Auditor), get(events::feed)),
         row("GET", "/livez", None, get(ops::livez)),
         row("GET", "/readyz", None, get(ops::readyz)),
         row("GET", "/metrics", None, get(ops::metrics)),

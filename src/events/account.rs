@@ -62,6 +62,18 @@ pub enum ThrottledBy {
 }
 
 impl AccountEvent {
+    /// The names of all account events.
+    pub const TYPES: [&'static str; 8] = [
+        "AccountAdded",
+        "AccountDisabled",
+        "RoleChanged",
+        "PasswordChanged",
+        "SessionOpened",
+        "SessionClosed",
+        "TokenReplayDetected",
+        "LoginThrottled",
+    ];
+
     #[must_use]
     pub fn event_type(&self) -> &'static str {
         match self {

@@ -12,6 +12,12 @@ mod uncertain;
 /// Ways to read it back.
 pub mod read;
 
+/// The log for other programs, page by page.
+pub mod feed;
+
+/// An event as other programs are shown it.
+pub mod rendering;
+
 /// The one place where a payload is written and the one where it is read.
 pub mod payload;
 

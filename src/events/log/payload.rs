@@ -49,4 +49,4 @@ pub fn decode<E: DeserializeOwned>(payload: &str) -> Result<E, DecodeError> {
 /// A stored event that this program cannot read.
 #[derive(Debug, thiserror::Error)]
 #[error("the stored event cannot be read: {0}")]
-pub struct DecodeError(#[source] serde_json::Error);
+pub struct DecodeError(#[source] pub(super) serde_json::Error);

@@ -1,0 +1,168 @@
+//! The feed: the log itself, for auditors and other programs, in three formats.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse as _, Response};
+
+use super::Api;
+use super::error::ApiError;
+use super::extract::{Params, page_limit, plain_number};
+use super::freshness;
+use super::guard::{Allowed, Auditor};
+use crate::events::account::AccountEvent;
+use crate::events::customer::CustomerEvent;
+use crate::events::log::feed::{self, FeedEvent, Filter};
+use crate::events::log::{DecodeError, read, rendering};
+use crate::events::values::CustomerId;
+
+/// Where to go on, and the last position, where the body has no room for them.
+const EVENT_NEXT: HeaderName = HeaderName::from_static("event-next");
+const EVENT_HEAD: HeaderName = HeaderName::from_static("event-head");
+
+/// The longest actor that can be asked for, in bytes; no name is as long.
+const ACTOR_MAX: usize = 255;
+
+/// How the events are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Json,
+    Ndjson,
+    CloudEvents,
+}
+
+impl Format {
+    /// In the order of preference when a client likes several as much.
+    const ALL: [Self; 3] = [Self::Json, Self::Ndjson, Self::CloudEvents];
+
+    fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Ndjson => "application/x-ndjson",
+            Self::CloudEvents => "application/cloudevents-batch+json",
+        }
+    }
+
+    /// The one that `Accept` likes best (RFC 9110, section 12.5.1); JSON when it likes none.
+    fn accepted(headers: &HeaderMap) -> Self {
+        let accept: Vec<&str> = headers
+            .get_all(header::ACCEPT)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .collect();
+        let mut best = (Self::Json, 0);
+        for format in Self::ALL {
+            let liking = liking(&accept, format.media_type());
+            if liking > best.1 {
+                best = (format, liking);
+            }
+        }
+        best.0
+    }
+}
+
+/// How much a media type is liked, in thousandths: by the most specific range that covers it.
+fn liking(accept: &[&str], media_type: &str) -> u16 {
+    let mut found = (0, 0);
+    for range in accept {
+        let mut parts = range.split(';').map(str::trim);
+        let name = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let specific = match name.as_str() {
+            name if name == media_type => 3,
+            "application/*" => 2,
+            "*/*" => 1,
+            _ => continue,
+        };
+        let quality = parts.find_map(|part| part.strip_prefix("q=")?.parse::<f32>().ok());
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 1000")]
+        let quality = (quality.unwrap_or(1.0).clamp(0.0, 1.0) * 1000.0) as u16;
+        if specific > found.0 {
+            found = (specific, quality);
+        }
+    }
+    found.1
+}
+
+/// `GET /events?after=&limit=&type=&customer=&actor=`
+pub(super) async fn feed(
+    allowed: Allowed<Auditor>,
+    State(api): State<Api>,
+    params: Params,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let Allowed { .. } = allowed;
+    let [after, limit, event_type, customer, actor] =
+        params.only(["after", "limit", "type", "customer", "actor"])?;
+    let after = after.map_or(Ok(0), |after| plain_number("after", &after))?;
+    let limit = i64::try_from(page_limit(limit.as_deref())?).unwrap_or(i64::MAX);
+    let filter = filter(event_type, customer.as_deref(), actor)?;
+    let shown = freshness::asked(&headers)?;
+    let head = read::head(api.read()).await?;
+    freshness::not_beyond(shown, head)?;
+    if after > head {
+        return Err(ApiError::malformed("after", "lies beyond the end of the log"));
+    }
+    let page = feed::page(api.read(), after, head, limit, &filter).await?;
+    let format = Format::accepted(&headers);
+    let body = written(&page.events, format, page.next, head, api.feed_url())
+        .map_err(|error| ApiError::Internal(error.to_string()))?;
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(format.media_type())),
+        (header::VARY, HeaderValue::from_static("accept")),
+        (EVENT_NEXT, HeaderValue::from(page.next)),
+        (EVENT_HEAD, HeaderValue::from(head)),
+    ];
+    Ok((headers, body).into_response())
+}
+
+fn filter(
+    event_type: Option<String>,
+    customer: Option<&str>,
+    actor: Option<String>,
+) -> Result<Filter, ApiError> {
+    if let Some(name) = &event_type {
+        let known = CustomerEvent::TYPES.iter().chain(&AccountEvent::TYPES);
+        if !known.clone().any(|known| known == name) {
+            let known: Vec<_> = known.copied().collect();
+            let shape = format!("must be one of {}", known.join(", "));
+            return Err(ApiError::malformed("type", shape));
+        }
+    }
+    let customer = customer
+        .map(|id| CustomerId::parse(id).map_err(|error| ApiError::malformed("customer", error.0)))
+        .transpose()?;
+    if actor.as_ref().is_some_and(|actor| actor.is_empty() || actor.len() > ACTOR_MAX) {
+        return Err(ApiError::malformed("actor", "must have 1 to 255 bytes"));
+    }
+    // PostgreSQL takes no NUL, and nobody has one in its name.
+    if actor.as_ref().is_some_and(|actor| actor.contains('\0')) {
+        return Err(ApiError::malformed("actor", "must have no NUL"));
+    }
+    Ok(Filter { event_type, customer, actor })
+}
+
+fn written(
+    events: &[FeedEvent],
+    format: Format,
+    next: i64,
+    head: i64,
+    source: &str,
+) -> Result<String, DecodeError> {
+    let one = |event| match format {
+        Format::Json | Format::Ndjson => rendering::json(event),
+        Format::CloudEvents => rendering::cloud_event(event, source),
+    };
+    let (open, between, close) = match format {
+        Format::Json => ("{\"events\":[", ",", format!("],\"next\":{next},\"head\":{head}}}")),
+        Format::Ndjson => ("", "\n", if events.is_empty() { "" } else { "\n" }.to_owned()),
+        Format::CloudEvents => ("[", ",", "]".to_owned()),
+    };
+    let mut body = open.to_owned();
+    for (number, event) in events.iter().enumerate() {
+        if number > 0 {
+            body.push_str(between);
+        }
+        body.push_str(&one(event)?);
+    }
+    Ok(body + &close)
+}
