@@ -8,6 +8,7 @@ use sqlx::PgPool;
 
 use super::customer::{Customer, State};
 use crate::events::log::read;
+use crate::events::upcast;
 use crate::events::values::CustomerId;
 
 /// One change of a customer.
@@ -39,7 +40,8 @@ pub struct FieldChange {
 pub async fn load(pool: &PgPool, id: CustomerId) -> Result<Vec<Change>, HistoryError> {
     let store = PersistedEventStore::<_, Customer>::new_event_store(PostgresEventRepository::new(
         pool.clone(),
-    ));
+    ))
+    .with_upcasters(upcast::upcasters());
     let envelopes = store.load_events(&id.to_string()).await?;
     // Read behind the events: every event loaded has its place in here.
     let positions = read::positions(pool, id).await?;

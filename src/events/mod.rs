@@ -14,5 +14,8 @@ pub mod account;
 /// Who, from where, why.
 pub mod metadata;
 
+/// Older versions of events.
+pub mod upcast;
+
 /// The append-only log on PostgreSQL.
 pub mod log;

@@ -1,17 +1,22 @@
 //! The log for other programs: a page behind a position, whole or filtered, each event with all that
 //! is known of it.
 
+use std::borrow::Cow;
+
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 
+use super::payload;
+use super::read::ReadError;
 use crate::events::customer::CUSTOMER;
+use crate::events::upcast;
 use crate::events::values::CustomerId;
 
 /// How many positions a filtered call looks at, so that a filter that nothing meets costs
 /// milliseconds; whoever reads on comes to the end all the same.
 const STRETCH: i64 = 10_000;
 
-/// An event and what stands beside it, as stored.
+/// An event in today's version, and what stands beside it.
 #[derive(Debug, Clone)]
 pub struct FeedEvent {
     pub position: i64,
@@ -50,14 +55,14 @@ pub struct Page {
 /// Up to `limit` events behind `after` and not behind `head`.
 ///
 /// # Errors
-/// When PostgreSQL cannot be asked.
+/// When PostgreSQL cannot be asked, or an event is of a version that this program does not know.
 pub async fn page(
     executor: impl PgExecutor<'_>,
     after: i64,
     head: i64,
     limit: i64,
     filter: &Filter,
-) -> Result<Page, sqlx::Error> {
+) -> Result<Page, ReadError> {
     // A customer's stream is short and has an index of its own.
     let bounded = !filter.is_none() && filter.customer.is_none();
     let end = if bounded { head.min(after.saturating_add(STRETCH)) } else { head };
@@ -65,9 +70,20 @@ pub async fn page(
         Some(customer) => of_customer(executor, customer, (after, end), limit, filter).await?,
         None => of_all(executor, (after, end), limit, filter).await?,
     };
+    let events = events.into_iter().map(today).collect::<Result<Vec<_>, _>>()?;
     let full = i64::try_from(events.len()).is_ok_and(|length| length >= limit);
     let next = events.last().filter(|_| full).map_or(end, |last| last.position);
     Ok(Page { events, next })
+}
+
+/// THE place where a stored event becomes one to show.
+fn today(mut event: FeedEvent) -> Result<FeedEvent, ReadError> {
+    let payload = payload::current(&event.event_type, &event.event_version, &event.payload)?;
+    if let Cow::Owned(payload) = payload {
+        event.payload = payload;
+        upcast::current_version(&event.event_type).clone_into(&mut event.event_version);
+    }
+    Ok(event)
 }
 
 async fn of_all(

@@ -28,7 +28,7 @@ impl StoredEvent {
     /// # Errors
     /// When it is none that this program knows.
     pub fn decode<E: DeserializeOwned>(&self) -> Result<E, DecodeError> {
-        decode(&self.payload)
+        decode(&self.event_type, &self.event_version, &self.payload)
     }
 
     /// Whose event it is, if a customer's.
@@ -83,7 +83,8 @@ pub async fn last_event(
     id: CustomerId,
 ) -> Result<Option<LastEvent>, ReadError> {
     let row = sqlx::query!(
-        r#"select e.position, e.sequence, e.recorded_at, e.payload::text as "payload!",
+        r#"select e.position, e.sequence, e.recorded_at, e.event_type, e.event_version,
+                  e.payload::text as "payload!",
                   (select f.recorded_at from events f
                    where f.aggregate_type = e.aggregate_type and f.aggregate_id = e.aggregate_id
                      and f.sequence = 1) as "created_at!"
@@ -98,7 +99,7 @@ pub async fn last_event(
     .await?;
     row.map(|row| {
         Ok(LastEvent {
-            event: decode(&row.payload)?,
+            event: decode(&row.event_type, &row.event_version, &row.payload)?,
             position: row.position,
             sequence: row.sequence,
             recorded_at: row.recorded_at,
@@ -117,7 +118,8 @@ pub async fn customer_at(
     position: i64,
 ) -> Result<(CustomerId, LastEvent), ReadError> {
     let row = sqlx::query!(
-        r#"select e.aggregate_id, e.sequence, e.recorded_at, e.payload::text as "payload!",
+        r#"select e.aggregate_id, e.sequence, e.recorded_at, e.event_type, e.event_version,
+                  e.payload::text as "payload!",
                   (select f.recorded_at from events f
                    where f.aggregate_type = e.aggregate_type and f.aggregate_id = e.aggregate_id
                      and f.sequence = 1) as "created_at!"
@@ -131,7 +133,7 @@ pub async fn customer_at(
     let id = CustomerId::parse(&row.aggregate_id)
         .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
     let last = LastEvent {
-        event: decode(&row.payload)?,
+        event: decode(&row.event_type, &row.event_version, &row.payload)?,
         position,
         sequence: row.sequence,
         recorded_at: row.recorded_at,

@@ -38,11 +38,11 @@ pub fn json(event: &FeedEvent) -> Result<String, DecodeError> {
         sequence: event.sequence,
         r#type: &event.event_type,
         version: &event.event_version,
-        data: serde_json::from_str(&event.payload).map_err(DecodeError)?,
-        metadata: serde_json::from_str(&event.metadata).map_err(DecodeError)?,
+        data: serde_json::from_str(&event.payload)?,
+        metadata: serde_json::from_str(&event.metadata)?,
         recorded_at: clock::rfc3339(event.recorded_at),
     };
-    serde_json::to_string(&shown).map_err(DecodeError)
+    Ok(serde_json::to_string(&shown)?)
 }
 
 /// A CloudEvent 1.0 in its JSON format. `source` is the feed's address. What the specification has
@@ -67,7 +67,7 @@ pub fn cloud_event(event: &FeedEvent, source: &str) -> Result<String, DecodeErro
         reason: Option<String>,
         data: Data<'a>,
     }
-    let metadata: Metadata = serde_json::from_str(&event.metadata).map_err(DecodeError)?;
+    let metadata: Metadata = serde_json::from_str(&event.metadata)?;
     let kind = if event.aggregate_type == CUSTOMER { "customers" } else { "accounts" };
     let shown = CloudEvent {
         specversion: "1.0",
@@ -80,9 +80,9 @@ pub fn cloud_event(event: &FeedEvent, source: &str) -> Result<String, DecodeErro
         sequence: event.sequence.to_string(),
         actor: metadata.actor,
         reason: metadata.reason,
-        data: serde_json::from_str(&event.payload).map_err(DecodeError)?,
+        data: serde_json::from_str(&event.payload)?,
     };
-    serde_json::to_string(&shown).map_err(DecodeError)
+    Ok(serde_json::to_string(&shown)?)
 }
 
 /// The members of a payload without its `type`, which stands beside it.

@@ -1,0 +1,79 @@
+//! Events that an older program wrote, as today's program knows them. The log is never rewritten:
+//! an event keeps the version in which it was written, and each step here takes one kind of event
+//! from one version to the next when it is read.
+//!
+//! **A new version of an event:** change the struct, raise its `event_version`, add a step here and
+//! its golden file under `tests/golden`. Nothing else knows of versions.
+
+use cqrs_es::persist::{EventUpcaster, SerializedEvent};
+use serde_json::{Map, Value};
+
+/// The version in which every kind of event is written that has no step.
+const FIRST: &str = "1";
+
+/// From one version of one kind of event to the next.
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    event_type: &'static str,
+    from: &'static str,
+    to: &'static str,
+    change: fn(&mut Map<String, Value>),
+}
+
+/// All steps, those of one kind of event from the oldest to the newest.
+pub const STEPS: [Step; 1] = [
+    // Version 0 was in no release. It stands here so that the way is walked by tests before the
+    // first event needs it.
+    Step { event_type: "CustomerCreated", from: "0", to: "1", change: customer_created_1 },
+];
+
+fn customer_created_1(payload: &mut Map<String, Value>) {
+    rename(payload, "full_name", "name");
+    rename(payload, "born", "dob");
+}
+
+fn rename(payload: &mut Map<String, Value>, from: &str, to: &str) {
+    if let Some(value) = payload.remove(from) {
+        payload.insert(to.to_owned(), value);
+    }
+}
+
+/// The version in which today's program writes this kind of event.
+#[must_use]
+pub fn current_version(event_type: &str) -> &'static str {
+    let last = STEPS.iter().rev().find(|step| step.event_type == event_type);
+    last.map_or(FIRST, |step| step.to)
+}
+
+/// The payload as today's version has it; `None` when no steps lead there: a newer program wrote it.
+#[must_use]
+pub fn upcast(event_type: &str, event_version: &str, mut payload: Value) -> Option<Value> {
+    let mut version = event_version;
+    for step in STEPS.iter().filter(|step| step.event_type == event_type) {
+        if step.from == version {
+            (step.change)(payload.as_object_mut()?);
+            version = step.to;
+        }
+    }
+    (version == current_version(event_type)).then_some(payload)
+}
+
+/// The steps as cqrs-es takes them, for the streams that it loads.
+#[must_use]
+pub fn upcasters() -> Vec<Box<dyn EventUpcaster>> {
+    STEPS.into_iter().map(|step| Box::new(step) as Box<dyn EventUpcaster>).collect()
+}
+
+impl EventUpcaster for Step {
+    fn can_upcast(&self, event_type: &str, event_version: &str) -> bool {
+        (event_type, event_version) == (self.event_type, self.from)
+    }
+
+    fn upcast(&self, mut event: SerializedEvent) -> SerializedEvent {
+        if let Some(payload) = event.payload.as_object_mut() {
+            (self.change)(payload);
+        }
+        self.to.clone_into(&mut event.event_version);
+        event
+    }
+}

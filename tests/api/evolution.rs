@@ -1,0 +1,155 @@
+//! Events are in the log for ever: what was written once is read by every later program.
+//!
+//! `tests/golden` holds the payload of every event in every version, byte by byte. A file that is
+//! there is never changed: a new version gets a new one.
+
+use std::collections::BTreeSet;
+
+use customers::events::account::{AccountEvent, CloseCause, ThrottledBy};
+use customers::events::customer::CustomerEvent;
+use customers::events::log::payload::{NewEvent, current, decode};
+use customers::events::upcast::{current_version, upcasters};
+use customers::events::values::{DateOfBirth, Name, Role, Username};
+use customers::projections::customers::Customers;
+use customers::projections::rebuild::verify;
+use serde_json::json;
+
+use crate::harness::{Service, With as _, send};
+
+fn golden(name: &str) -> String {
+    let path = format!("{}/tests/golden/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    text.trim_end_matches('\n').to_owned()
+}
+
+fn person() -> (Name, DateOfBirth) {
+    let dob = "1990-12-10".parse().unwrap();
+    (Name::parse("Ada Lovelace").unwrap(), DateOfBirth::stored(dob))
+}
+
+fn customer_events() -> Vec<CustomerEvent> {
+    let (name, dob) = person();
+    vec![
+        CustomerEvent::CustomerCreated { name: name.clone(), dob },
+        CustomerEvent::CustomerUpdated { name, dob },
+        CustomerEvent::CustomerDeleted {},
+    ]
+}
+
+fn account_events() -> Vec<AccountEvent> {
+    let (session, jti) = ("a-session".to_owned(), "a-token".to_owned());
+    vec![
+        AccountEvent::AccountAdded {
+            username: Username::parse("ada").unwrap(),
+            role: Role::Editor,
+        },
+        AccountEvent::AccountDisabled {},
+        AccountEvent::RoleChanged { role: Role::Auditor },
+        AccountEvent::PasswordChanged {},
+        AccountEvent::SessionOpened { session: session.clone() },
+        AccountEvent::SessionClosed {
+            session: session.clone(),
+            jti: jti.clone(),
+            cause: CloseCause::LogOut,
+        },
+        AccountEvent::TokenReplayDetected {
+            session,
+            jti,
+            opened_ip: "192.0.2.1".to_owned(),
+            opened_user_agent: "curl/8".to_owned(),
+        },
+        AccountEvent::LoginThrottled { by: ThrottledBy::Address },
+    ]
+}
+
+#[test]
+fn every_event_is_written_as_its_golden_file_and_read_back() {
+    for event in customer_events() {
+        let new = NewEvent::from(&event);
+        let file = golden(&format!("{}.v{}", new.event_type, new.event_version));
+        assert_eq!(new.payload, file);
+        let read: CustomerEvent = decode(new.event_type, new.event_version, &file).unwrap();
+        assert_eq!(read, event);
+    }
+    for event in account_events() {
+        let new = NewEvent::from(&event);
+        let file = golden(&format!("{}.v{}", new.event_type, new.event_version));
+        assert_eq!(new.payload, file);
+        let read: AccountEvent = decode(new.event_type, new.event_version, &file).unwrap();
+        assert_eq!(read, event);
+    }
+}
+
+#[test]
+fn every_kind_of_event_has_a_golden_file_and_one_version_of_today() {
+    let customers = customer_events();
+    let accounts = account_events();
+    let written: BTreeSet<(&str, &str)> = (customers.iter().map(NewEvent::from))
+        .chain(accounts.iter().map(NewEvent::from))
+        .map(|new| (new.event_type, new.event_version))
+        .collect();
+    let names: BTreeSet<&str> =
+        CustomerEvent::TYPES.into_iter().chain(AccountEvent::TYPES).collect();
+    assert_eq!(written.iter().map(|(name, _)| *name).collect::<BTreeSet<_>>(), names);
+    for (name, version) in written {
+        assert_eq!(current_version(name), version, "{name}: the last step leads elsewhere");
+    }
+}
+
+#[test]
+fn every_golden_file_of_an_older_version_is_read_as_todays() {
+    let (name, dob) = person();
+    let old = golden("CustomerCreated.v0");
+    let read: CustomerEvent = decode("CustomerCreated", "0", &old).unwrap();
+    assert_eq!(read, CustomerEvent::CustomerCreated { name, dob });
+    assert_eq!(current("CustomerCreated", "0", &old).unwrap(), golden("CustomerCreated.v1"));
+    // Today's bytes are passed on, not written again.
+    let spaced = r#"{"type": "CustomerCreated", "name": "A", "dob": "1990-12-10"}"#;
+    assert_eq!(current("CustomerCreated", "1", spaced).unwrap(), spaced);
+    let folder = format!("{}/tests/golden", env!("CARGO_MANIFEST_DIR"));
+    assert_eq!(std::fs::read_dir(folder).unwrap().count(), 11 + upcasters().len());
+}
+
+#[test]
+fn a_version_that_a_newer_program_wrote_is_refused_by_name() {
+    let error = decode::<CustomerEvent>("CustomerUpdated", "2", "{}").unwrap_err().to_string();
+    let expected = "version 2 of CustomerUpdated is not known here: a newer program wrote it";
+    assert_eq!(error, expected);
+}
+
+#[tokio::test]
+async fn an_event_of_version_0_loads_projects_and_is_shown_as_todays() {
+    let service = Service::start().await;
+    sqlx::query(
+        "insert into events values (1, 'customer', '900', 1, 'CustomerCreated', '0', $1::json,
+                                    '{\"actor\":\"old\"}', gen_random_uuid(), now())",
+    )
+    .bind(golden("CustomerCreated.v0"))
+    .execute(&service.pools.accounts)
+    .await
+    .unwrap();
+    let login = service.log_in_as(Role::Admin).await;
+    service.caught_up().await;
+
+    let shown = send(service.get("/customers/900").login(&login)).await;
+    assert_eq!(
+        (&shown.body["name"], &shown.body["dob"]),
+        (&json!("Ada Lovelace"), &json!("1990-12-10"))
+    );
+    let feed = send(service.get("/events?customer=900").login(&login)).await;
+    let event = &feed.body["events"][0];
+    assert_eq!((&event["type"], &event["version"]), (&json!("CustomerCreated"), &json!("1")));
+    assert_eq!(event["data"], json!({"name": "Ada Lovelace", "dob": "1990-12-10"}));
+    // The bus decides on it: the same values change nothing, others do.
+    let same = json!({"name": "Ada Lovelace", "dob": "1990-12-10"});
+    let same = send(service.put("/customers/900").login(&login).json(&same)).await;
+    assert_eq!((same.status, same.header("etag")), (200, Some("\"1\"")));
+    let body = json!({"name": "Ada King", "dob": "1990-12-10"});
+    let changed = send(service.put("/customers/900").login(&login).json(&body)).await;
+    assert_eq!((changed.status, changed.header("etag")), (200, Some("\"2\"")));
+    let history = send(service.get("/customers/900/history").login(&login)).await;
+    assert_eq!(history.body["history"][0]["changes"][0]["to"], "Ada Lovelace");
+    assert_eq!(history.body["history"][1]["changes"][0]["from"], "Ada Lovelace");
+    assert_eq!(verify(&Customers, &service.pools.bulk).await.unwrap().1, None);
+    service.stop().await;
+}
