@@ -17,6 +17,9 @@ mod dev;
 /// `customers demo`: dummy data.
 mod demo;
 
+/// `customers doctor`
+mod doctor;
+
 /// `customers projection ...`
 mod projection;
 
@@ -62,6 +65,8 @@ enum Command {
     Projection(projection::Command),
     /// List the routes and who may use them
     Routes(serve::RoutesArguments),
+    /// Check that the service can do what it needs in the database, and no more
+    Doctor(doctor::Arguments),
     /// Ask the running service whether it is ready
     Health,
 }
@@ -112,6 +117,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Account(command) => account::run(&config, command).await?,
         Command::Projection(command) => return projection::run(&config, command).await,
         Command::Routes(arguments) => serve::routes(&arguments)?,
+        Command::Doctor(arguments) => return doctor::run(&config, &arguments).await,
         Command::Health => return serve::health(&config).await,
     }
     Ok(ExitCode::SUCCESS)

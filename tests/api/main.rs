@@ -13,6 +13,7 @@ mod customers;
 mod decisions;
 mod deployment;
 mod dev;
+mod doctor;
 mod evolution;
 mod feed;
 mod harness;

@@ -1,6 +1,9 @@
 //! The database's schema: brought up to date by its owner, checked by everybody who starts, and
 //! opened to the service's own role as far as it needs and no further.
 
+/// What keeps the log from being changed, asked of the database.
+pub mod guards;
+
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::PgConnectOptions;

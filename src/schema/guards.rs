@@ -1,0 +1,105 @@
+//! Whether the database guards the log: what the service's role may do, and what stands in the way
+//! of everybody else. Each guard is one question that PostgreSQL answers with yes or no.
+
+use secrecy::{ExposeSecret as _, SecretString};
+use sqlx::{Connection as _, PgConnection};
+
+use super::SchemaError;
+
+/// What was asked, and what to do when the answer is no.
+#[derive(Debug, Clone, Copy)]
+pub struct Guard {
+    pub name: &'static str,
+    holds: &'static str,
+    pub advice: &'static str,
+}
+
+const fn guard(name: &'static str, holds: &'static str, advice: &'static str) -> Guard {
+    Guard { name, holds, advice }
+}
+
+/// In the order in which they are told. They need a migrated schema.
+const GUARDS: [Guard; 11] = [
+    guard(
+        "PostgreSQL is 15 or newer",
+        "current_setting('server_version_num')::int >= 150000",
+        "upgrade the server",
+    ),
+    guard(
+        "an acknowledged event is on disk",
+        "current_setting('fsync') = 'on' and current_setting('full_page_writes') = 'on'
+         and current_setting('synchronous_commit') <> 'off'",
+        "turn fsync, full_page_writes and synchronous_commit on",
+    ),
+    guard(
+        "the role is no superuser",
+        "not (select rolsuper from pg_roles where rolname = current_user)",
+        "serve as a role of its own: a superuser can remove every guard",
+    ),
+    guard(
+        "the role makes no databases, roles or replicas",
+        "(select not (rolcreatedb or rolcreaterole or rolreplication or rolbypassrls)
+          from pg_roles where rolname = current_user)",
+        "alter role ... nocreatedb nocreaterole noreplication nobypassrls",
+    ),
+    guard(
+        "the role owns nothing here",
+        "not exists (select from pg_class where relnamespace = 'public'::regnamespace
+                     and pg_has_role(current_user, relowner, 'member'))",
+        "let another role own the tables (CUSTOMERS_OWNER_DATABASE_URL) and migrate again",
+    ),
+    guard(
+        "the role writes to the log through append_events only",
+        "not has_table_privilege('public.events', 'insert, update, delete, truncate, trigger')",
+        "revoke insert, update, delete, truncate, trigger on events from the role",
+    ),
+    guard(
+        "the role creates nothing in the schema",
+        "not has_schema_privilege('public', 'create')",
+        "revoke create on schema public from the role (and from public)",
+    ),
+    guard(
+        "the role has what it needs",
+        "has_table_privilege('public.events', 'select')
+         and has_function_privilege('public.append_events'::regproc::oid, 'execute')
+         and has_table_privilege('public.accounts', 'insert')
+         and has_table_privilege('public.projections', 'update')
+         and has_table_privilege('public.idempotency_keys', 'delete')",
+        "run customers migrate as the owner, with DATABASE_URL naming the role",
+    ),
+    guard(
+        "nobody else is let into append_events",
+        "not exists (select from pg_proc, aclexplode(coalesce(proacl, acldefault('f', proowner))) acl
+                     where pg_proc.oid = 'public.append_events'::regproc and acl.grantee = 0)",
+        "revoke execute on function append_events from public",
+    ),
+    guard(
+        "append_events runs as its owner, its names pinned",
+        "(select prosecdef and 'search_path=pg_catalog, pg_temp' = any(proconfig)
+          from pg_proc where oid = 'public.append_events'::regproc)",
+        "something replaced the function: restore it from migrations/",
+    ),
+    guard(
+        "the log refuses changes, whoever asks",
+        "exists (select from pg_trigger where tgrelid = 'public.events'::regclass
+                 and tgname = 'events_append_only' and tgenabled = 'A')",
+        "alter table events enable always trigger events_append_only",
+    ),
+];
+
+/// Asks every guard as the role of `service`; whether each holds.
+///
+/// # Errors
+/// When PostgreSQL cannot be asked or the schema is not this program's.
+pub async fn inspect(service: &SecretString) -> Result<Vec<(Guard, bool)>, SchemaError> {
+    super::check(service).await?;
+    let mut connection = PgConnection::connect(service.expose_secret()).await?;
+    let mut answers = Vec::with_capacity(GUARDS.len());
+    for guard in GUARDS {
+        let question = format!("select coalesce({}, false)", guard.holds);
+        let holds: bool = sqlx::query_scalar(&question).fetch_one(&mut connection).await?;
+        answers.push((guard, holds));
+    }
+    connection.close().await?;
+    Ok(answers)
+}
