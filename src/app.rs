@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use axum::serve::ListenerExt as _;
 use secrecy::{ExposeSecret as _, SecretString};
+use socket2::SockRef;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, limits};
@@ -19,6 +20,8 @@ use crate::clock::Clock;
 use crate::commands::{Bus, idempotency};
 use crate::config::Config;
 use crate::events::log::Appender;
+use crate::events::log::growth::{self, Growth};
+use crate::events::log::tail::Tail;
 use crate::projections::customers::Customers;
 use crate::projections::projector::Projector;
 use crate::projections::{self, Projection};
@@ -46,6 +49,14 @@ const APPEND_DRAIN: Duration = Duration::from_secs(2);
 /// How often keys that nobody will use again are forgotten.
 const PURGE_EVERY: Duration = Duration::from_mins(1);
 
+/// How long a client may take nothing of its answer before it is cut off.
+#[cfg(target_os = "linux")]
+const STALLED_FOR: Duration = Duration::from_secs(30);
+
+/// How much of an answer waits in the kernel behind what is on its way, in bytes.
+#[cfg(target_os = "linux")]
+const UNSENT_MAX: u32 = 128 * 1024;
+
 /// One process of the service.
 pub struct App {
     listener: TcpListener,
@@ -53,6 +64,9 @@ pub struct App {
     bus: Bus,
     projector: Projector,
     pools: Pools,
+    /// Cancelled when the service takes no more requests.
+    stopping: CancellationToken,
+    /// Cancelled when those at work have ended.
     shutdown: CancellationToken,
 }
 
@@ -83,6 +97,8 @@ pub struct Pools {
     pub read: PgPool,
     pub bulk: PgPool,
     pub projector: PgPool,
+    /// Says and hears that the log has grown.
+    pub growth: PgPool,
 }
 
 impl Pools {
@@ -124,6 +140,12 @@ impl Pools {
                     ("idle_in_transaction_session_timeout", "60s"),
                 ],
             ),
+            // What it says need not survive a crash.
+            growth: pool(
+                growth::CONNECTIONS,
+                ACQUIRE_LIMIT,
+                &[("statement_timeout", "5s"), ("synchronous_commit", "off")],
+            ),
             // A commit that is lost in a crash takes its checkpoint with it and comes back from the
             // log, so it need not wait for the disk.
             projector: pool(
@@ -144,7 +166,8 @@ impl Pools {
             self.accounts.close(),
             self.read.close(),
             self.bulk.close(),
-            self.projector.close()
+            self.projector.close(),
+            self.growth.close()
         );
     }
 }
@@ -194,13 +217,18 @@ impl App {
         })?;
         let bus = Bus::new(pools.appender.clone(), pools.read.clone());
         tokio::spawn(shutdown.clone().run_until_cancelled_owned(purge(pools.read.clone())));
+        let growth = Growth::start(&pools.appender, pools.growth.clone(), &shutdown);
         let follow = |projection: &'static dyn Projection| {
-            Projector::start(projection, pools.projector.clone(), shutdown.clone())
+            let growth = growth.clone();
+            Projector::start(projection, pools.projector.clone(), growth, shutdown.clone())
         };
         let projector = follow(&Customers);
         for other in projections::ALL.into_iter().filter(|other| other.name() != Customers.name()) {
             let _ = follow(other);
         }
+        let frame = api::stream::frame;
+        let tail = Tail::start(pools.read.clone(), growth.clone(), frame, &shutdown);
+        let stopping = CancellationToken::new();
         let api = Api::new(api::Parts {
             bus: bus.clone(),
             auth,
@@ -212,10 +240,12 @@ impl App {
             trusted_proxies: config.trusted_proxies.clone(),
             https: config.is_https(),
             feed_url: format!("{}/events", config.public_url()),
+            tail,
+            stopping: stopping.clone(),
         });
         let rate_limit = limits::rate_limit(config.rate_limit, &shutdown);
         let router = api::router(api, rate_limit.as_ref());
-        Ok(Self { listener, router, bus, projector, pools, shutdown })
+        Ok(Self { listener, router, bus, projector, pools, stopping, shutdown })
     }
 
     /// Where it listens.
@@ -250,15 +280,13 @@ impl App {
     /// When the listener fails.
     pub async fn run(self, stop: CancellationToken, drain: Duration) -> std::io::Result<()> {
         let service = self.router.into_make_service_with_connect_info::<SocketAddr>();
-        // An answer is one small packet: waiting to fill it (Nagle) would only delay it.
-        let listener = self.listener.tap_io(|stream| {
-            let _ = stream.set_nodelay(true);
-        });
+        let listener = self.listener.tap_io(|stream| set_options(stream));
         let serve = axum::serve(listener, service)
             .with_graceful_shutdown(stop.clone().cancelled_owned())
             .into_future();
         let deadline = async {
             stop.cancelled().await;
+            self.stopping.cancel();
             tokio::time::sleep(drain).await;
         };
         let served = tokio::select! {
@@ -271,6 +299,19 @@ impl App {
         // A connection that some request still holds does not keep the process.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.pools.close()).await;
         served
+    }
+}
+
+/// Options of one connection. None of them is needed to serve, so none of them may fail it.
+fn set_options(stream: &TcpStream) {
+    let socket = SockRef::from(stream);
+    // An answer is one small packet: waiting to fill it (Nagle) would only delay it.
+    let _ = socket.set_tcp_nodelay(true);
+    #[cfg(target_os = "linux")]
+    {
+        // Who takes nothing loses the connection, and until then costs the kernel little.
+        let _ = socket.set_tcp_user_timeout(Some(STALLED_FOR));
+        let _ = socket.set_tcp_notsent_lowat(UNSENT_MAX);
     }
 }
 

@@ -30,7 +30,6 @@ const MIN_EVENT_POSITION: HeaderName = HeaderName::from_static("min-event-positi
 /// not to wait.
 pub(super) async fn mark(api: &Api, headers: &HeaderMap, response: &mut Response, position: i64) {
     let shown = if extract::prefers_async(headers) {
-        api.projector().wake();
         let applied = HeaderValue::from_static("respond-async");
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);
         api.projector().checkpoint() >= position

@@ -30,6 +30,9 @@ pub mod history;
 /// The log itself.
 pub mod events;
 
+/// The log as it grows.
+pub mod stream;
+
 /// Log-in, log-out, password.
 pub mod sessions;
 
@@ -45,18 +48,25 @@ use axum::routing::{MethodRouter, delete, get, post, put};
 use ipnet::IpNet;
 use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::PgPool;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use self::error::ApiError;
 use self::limits::RateLimit;
 use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::commands::Bus;
+use crate::events::log::tail::Tail;
 use crate::events::values::Role;
 use crate::projections::projector::Projector;
 
 /// Everything that handlers use. Clones share it.
 #[derive(Clone)]
-pub struct Api(Arc<Parts>);
+pub struct Api {
+    parts: Arc<Parts>,
+    /// Places for streams that are free.
+    streams: Arc<Semaphore>,
+}
 
 /// What an [`Api`] is made of.
 pub struct Parts {
@@ -74,52 +84,68 @@ pub struct Parts {
     pub https: bool,
     /// Where other programs find the feed: the source of its CloudEvents.
     pub feed_url: String,
+    pub tail: Tail,
+    /// Cancelled when answers that last have to end.
+    pub stopping: CancellationToken,
 }
 
 impl Api {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        Self(Arc::new(parts))
+        let streams = Arc::new(Semaphore::new(stream::STREAMS_MAX));
+        Self { parts: Arc::new(parts), streams }
     }
 
     fn bus(&self) -> &Bus {
-        &self.0.bus
+        &self.parts.bus
     }
 
     fn auth(&self) -> &Auth {
-        &self.0.auth
+        &self.parts.auth
     }
 
     fn read(&self) -> &PgPool {
-        &self.0.read
+        &self.parts.read
     }
 
     fn bulk(&self) -> &PgPool {
-        &self.0.bulk
+        &self.parts.bulk
     }
 
     fn projector(&self) -> &Projector {
-        &self.0.projector
+        &self.parts.projector
     }
 
     fn clock(&self) -> &Clock {
-        &self.0.clock
+        &self.parts.clock
     }
 
     fn metrics(&self) -> &PrometheusHandle {
-        &self.0.metrics
+        &self.parts.metrics
     }
 
     fn trusted_proxies(&self) -> &[IpNet] {
-        &self.0.trusted_proxies
+        &self.parts.trusted_proxies
     }
 
     fn feed_url(&self) -> &str {
-        &self.0.feed_url
+        &self.parts.feed_url
+    }
+
+    fn tail(&self) -> &Tail {
+        &self.parts.tail
+    }
+
+    fn streams(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.streams)
+    }
+
+    fn stopping(&self) -> &CancellationToken {
+        &self.parts.stopping
     }
 
     fn is_https(&self) -> bool {
-        self.0.https
+        self.parts.https
     }
 }
 
@@ -153,6 +179,7 @@ pub fn routes() -> Vec<Route> {
         row("DELETE", "/customers/{id}", Some(Editor), delete(customers::delete)),
         row("GET", "/customers/{id}/history", Some(Auditor), get(history::show)),
         row("GET", "/events", Some(Auditor), get(events::feed)),
+        row("GET", "/events/stream", Some(Auditor), get(stream::stream)),
         row("GET", "/livez", None, get(ops::livez)),
         row("GET", "/readyz", None, get(ops::readyz)),
         row("GET", "/metrics", None, get(ops::metrics)),

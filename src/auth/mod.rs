@@ -209,6 +209,14 @@ impl Auth {
         .await
     }
 
+    /// The role of a session that was let in before, if it is still open: asked by what lasts.
+    ///
+    /// # Errors
+    /// When Redis cannot be asked.
+    pub async fn role_of(&self, session: &Session) -> Result<Option<Role>, AuthError> {
+        Ok(self.0.sessions.role(session).await?)
+    }
+
     /// Ends the session. It is in the log before Redis forgets it, so that it stays ended whatever
     /// becomes of Redis.
     ///

@@ -12,9 +12,9 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use redis::Script;
 
-use super::CookieUse;
 use super::store::{Store, StoreError};
 use super::token::{Claims, LEEWAY_SECONDS};
+use super::{CookieUse, Session};
 use crate::events::values::{Role, Username};
 
 /// Opens a session; over the limit the oldest ones end. Returns those as pairs of sid and jti.
@@ -70,6 +70,13 @@ if not right and demanded == '1' then return { 'refused' } end
 return { 'open', s[2] }
 ";
 
+/// The role of an open session, and nothing else: it neither binds nor ends.
+const ROLE: &str = r"
+local s = redis.call('HMGET', KEYS[1], 'jti', 'role')
+if s[1] ~= ARGV[1] or redis.call('EXISTS', KEYS[2]) == 1 then return false end
+return s[2]
+";
+
 /// Ends one session and denies its token.
 const CLOSE: &str = r"
 redis.call('DEL', KEYS[1])
@@ -103,6 +110,7 @@ pub struct Sessions {
     limit: u32,
     open: Script,
     check: Script,
+    role: Script,
     close: Script,
     close_all: Script,
 }
@@ -147,6 +155,7 @@ impl Sessions {
             limit,
             open: Script::new(OPEN),
             check: Script::new(CHECK),
+            role: Script::new(ROLE),
             close: Script::new(CLOSE),
             close_all: Script::new(CLOSE_ALL),
         }
@@ -221,6 +230,20 @@ impl Sessions {
             },
             _ => Checked::Closed,
         })
+    }
+
+    /// The role of the session if it is open.
+    pub(super) async fn role(&self, of: &Session) -> Result<Option<Role>, StoreError> {
+        let role: Option<String> = self
+            .store
+            .run(
+                self.role
+                    .key(self.session_key(&of.username, &of.sid))
+                    .key(self.denied_key(&of.username, &of.jti))
+                    .arg(&of.jti),
+            )
+            .await?;
+        Ok(role.and_then(|role| Role::parse(&role).ok()))
     }
 
     /// Ends it; ending it twice is no error.

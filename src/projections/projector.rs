@@ -2,14 +2,14 @@
 //! takes the checkpoint's row if it is free, so any process may take the next page and a stopped one
 //! loses its turn.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgPool;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Projection, ProjectionError};
+use crate::events::log::growth::Growth;
 use crate::events::log::read;
 
 /// The most events that one transaction takes over: large enough that the cost of a transaction
@@ -30,7 +30,6 @@ const FAILURE_PAUSE: Duration = Duration::from_millis(250);
 #[derive(Clone)]
 pub struct Projector {
     checkpoint: watch::Receiver<i64>,
-    wake: Arc<Notify>,
 }
 
 impl Projector {
@@ -39,21 +38,15 @@ impl Projector {
     pub fn start(
         projection: &'static dyn Projection,
         pool: PgPool,
+        mut growth: Growth,
         shutdown: CancellationToken,
     ) -> Self {
         let (sender, checkpoint) = watch::channel(0);
-        let wake = Arc::new(Notify::new());
-        let projector = Self { checkpoint, wake: Arc::clone(&wake) };
         tokio::spawn(async move {
-            let follow = follow(projection, &pool, &wake, &sender);
+            let follow = follow(projection, &pool, &mut growth, &sender);
             shutdown.run_until_cancelled(follow).await;
         });
-        projector
-    }
-
-    /// Says that the log has grown.
-    pub fn wake(&self) {
-        self.wake.notify_one();
+        Self { checkpoint }
     }
 
     /// The checkpoint that this process saw last.
@@ -65,10 +58,6 @@ impl Projector {
     /// Waits until the projection has applied `position`. `false` if it has not after `limit`.
     pub async fn reached(&self, position: i64, limit: Duration) -> bool {
         let mut checkpoint = self.checkpoint.clone();
-        if *checkpoint.borrow() >= position {
-            return true;
-        }
-        self.wake();
         let reached = checkpoint.wait_for(|checkpoint| *checkpoint >= position);
         matches!(tokio::time::timeout(limit, reached).await, Ok(Ok(_)))
     }
@@ -77,10 +66,11 @@ impl Projector {
 async fn follow(
     projection: &dyn Projection,
     pool: &PgPool,
-    wake: &Notify,
+    growth: &mut Growth,
     checkpoint: &watch::Sender<i64>,
 ) {
     loop {
+        growth.mark();
         let pause = match take_page(projection, pool).await {
             Ok(page) => {
                 // What the database has, also when that is less than before: it may have been
@@ -103,7 +93,7 @@ async fn follow(
         if pause == BUSY_PAUSE {
             tokio::time::sleep(BUSY_PAUSE).await;
         } else {
-            let _ = tokio::time::timeout(pause, wake.notified()).await;
+            growth.more(pause).await;
         }
     }
 }

@@ -35,6 +35,7 @@ mod roles;
 mod schema;
 mod sessions;
 mod sizes;
+mod stream;
 mod throttle;
 mod tokens;
 mod two_processes;

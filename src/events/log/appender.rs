@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +38,7 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub struct Appender {
     queue: mpsc::Sender<Job>,
+    appended: watch::Receiver<()>,
     /// Cancelled to take nothing in any more.
     stopping: CancellationToken,
     /// Cancelled when everything that waited has its answer.
@@ -82,18 +83,24 @@ impl Appender {
         let (sender, queue) = mpsc::channel(QUEUE);
         let (stopping, stopped) = (CancellationToken::new(), CancellationToken::new());
         let done = stopped.clone().drop_guard();
-        let run = run(Connection::new(options), queue, stopping.clone());
+        let (grown, appended) = watch::channel(());
+        let run = run(Connection::new(options), queue, stopping.clone(), grown);
         tokio::spawn(async move {
             run.await;
             drop(done);
         });
-        Self { queue: sender, stopping, stopped }
+        Self { queue: sender, appended, stopping, stopped }
     }
 
     /// Takes nothing in any more and waits until everything that was taken in has its answer.
     pub async fn stop(&self) {
         self.stopping.cancel();
         self.stopped.cancelled().await;
+    }
+
+    /// Changes whenever a batch is through.
+    pub(super) fn appended(&self) -> watch::Receiver<()> {
+        self.appended.clone()
     }
 
     /// Appends one command's events together with whatever else waits.
@@ -114,6 +121,7 @@ async fn run(
     mut connection: Connection,
     mut queue: mpsc::Receiver<Job>,
     stopping: CancellationToken,
+    grown: watch::Sender<()>,
 ) {
     // Commands that had to wait because another of their aggregate or key was in the batch.
     let mut later = VecDeque::new();
@@ -130,6 +138,7 @@ async fn run(
         metrics::histogram!("customers_append_batch_commands").record(as_metric(batch.len()));
         let began = Instant::now();
         settle(&mut connection, batch).await;
+        grown.send_replace(());
         metrics::histogram!("customers_append_seconds").record(began.elapsed().as_secs_f64());
     }
 }

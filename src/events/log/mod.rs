@@ -15,6 +15,12 @@ pub mod read;
 /// The log for other programs, page by page.
 pub mod feed;
 
+/// Says that it has grown.
+pub mod growth;
+
+/// Its end, for everybody who follows it.
+pub mod tail;
+
 /// An event as other programs are shown it.
 pub mod rendering;
 
