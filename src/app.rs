@@ -17,10 +17,12 @@ use crate::api::{self, Api, limits};
 use crate::auth::account::Accounts;
 use crate::auth::{Auth, AuthError};
 use crate::clock::Clock;
+use crate::commands::import::Imports;
 use crate::commands::{Bus, idempotency};
 use crate::config::Config;
 use crate::events::log::Appender;
 use crate::events::log::growth::{self, Growth};
+use crate::events::log::import;
 use crate::events::log::tail::Tail;
 use crate::projections::customers::Customers;
 use crate::projections::projector::Projector;
@@ -36,6 +38,9 @@ const READ_CONNECTIONS: u32 = 16;
 
 /// Connections for long queries: lists of all customers, rebuilds.
 const BULK_CONNECTIONS: u32 = 4;
+
+/// Connections that append chunks of imports: one per import, and one to spare.
+const IMPORT_CONNECTIONS: u32 = 5;
 
 /// How long a request waits for a connection before it is told that the database is unavailable.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
@@ -97,6 +102,7 @@ pub struct Pools {
     pub read: PgPool,
     pub bulk: PgPool,
     pub projector: PgPool,
+    pub import: PgPool,
     /// Says and hears that the log has grown.
     pub growth: PgPool,
 }
@@ -140,6 +146,12 @@ impl Pools {
                     ("idle_in_transaction_session_timeout", "60s"),
                 ],
             ),
+            // Others may be many before it; it has time.
+            import: pool(
+                IMPORT_CONNECTIONS,
+                ACQUIRE_LIMIT,
+                &[("lock_timeout", "10s"), ("statement_timeout", "15s")],
+            ),
             // What it says need not survive a crash.
             growth: pool(
                 growth::CONNECTIONS,
@@ -167,6 +179,7 @@ impl Pools {
             self.read.close(),
             self.bulk.close(),
             self.projector.close(),
+            self.import.close(),
             self.growth.close()
         );
     }
@@ -231,6 +244,7 @@ impl App {
         let stopping = CancellationToken::new();
         let api = Api::new(api::Parts {
             bus: bus.clone(),
+            imports: Imports::new(pools.import.clone(), pools.appender.clone()),
             auth,
             read: pools.read.clone(),
             bulk: pools.bulk.clone(),
@@ -315,11 +329,14 @@ fn set_options(stream: &TcpStream) {
     }
 }
 
-/// Forgets old keys, for as long as the process runs.
+/// Forgets old keys and imports, for as long as the process runs.
 async fn purge(pool: PgPool) {
     loop {
         if let Err(error) = idempotency::purge(&pool).await {
             tracing::warn!(%error, "old idempotency keys cannot be forgotten");
+        }
+        if let Err(error) = import::purge(&pool).await {
+            tracing::warn!(%error, "old imports cannot be forgotten");
         }
         tokio::time::sleep(PURGE_EVERY).await;
     }

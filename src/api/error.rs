@@ -42,8 +42,9 @@ pub enum ApiError {
     Malformed(Vec<FieldError>),
     #[error("some values are refused")]
     Invalid(Vec<FieldError>),
-    #[error("the body must be application/json")]
-    UnsupportedMediaType,
+    /// Names the types that the route reads.
+    #[error("the body must be {0}")]
+    UnsupportedMediaType(&'static str),
     #[error("the body must have at most {0} bytes")]
     TooLarge(usize),
     #[error("the customer is at version {current}")]
@@ -90,7 +91,7 @@ impl ApiError {
     }
 
     /// THE match from errors to HTTP.
-    fn problem(&self) -> Problem {
+    pub(super) fn problem(&self) -> Problem {
         let (status, slug, title) = match self {
             Self::Unauthenticated | Self::LoginFailed => {
                 (StatusCode::UNAUTHORIZED, "unauthenticated", "Not logged in")
@@ -103,7 +104,7 @@ impl ApiError {
             }
             Self::Malformed(_) => (StatusCode::BAD_REQUEST, "malformed", "Malformed request"),
             Self::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "Invalid values"),
-            Self::UnsupportedMediaType => (
+            Self::UnsupportedMediaType(_) => (
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported-media-type",
                 "Unsupported media type",
@@ -155,7 +156,7 @@ impl ApiError {
             | Self::MethodNotAllowed
             | Self::Malformed(_)
             | Self::Invalid(_)
-            | Self::UnsupportedMediaType
+            | Self::UnsupportedMediaType(_)
             | Self::TooLarge(_)
             | Self::VersionMismatch { .. }
             | Self::IdempotencyMismatch

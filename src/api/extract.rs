@@ -26,8 +26,8 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 /// The longest `X-Reason`, in Unicode scalar values.
 const REASON_MAX_CHARS: usize = 500;
 
-/// The longest `Idempotency-Key`, in bytes.
-const IDEMPOTENCY_KEY_MAX: usize = 255;
+/// The longest `Idempotency-Key` and `Import-Id`, in bytes.
+const KEY_MAX: usize = 255;
 
 /// How many parameters are named that are wrong, and how much of each name, in bytes: nobody is sent
 /// more than they sent.
@@ -129,7 +129,7 @@ impl<S: Sync> FromRequest<S> for Body {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         if !is_json(request.headers()) {
-            return Err(ApiError::UnsupportedMediaType);
+            return Err(ApiError::UnsupportedMediaType("application/json"));
         }
         let bytes = read_body(request).await?;
         let value: Value = serde_json::from_slice(&bytes)
@@ -234,17 +234,23 @@ impl<'de> Visitor<'de> for UniqueMembers {
 
 /// `application/json`, or a type with the suffix `+json` (RFC 6839).
 fn is_json(headers: &HeaderMap) -> bool {
+    media_type(headers).is_some_and(|essence| {
+        essence == "application/json"
+            || (essence.starts_with("application/") && essence.ends_with("+json"))
+    })
+}
+
+/// The type of the body, in lower case and without parameters; `None` when it is not said once, or
+/// the body is packed: that cannot be read here.
+pub(super) fn media_type(headers: &HeaderMap) -> Option<String> {
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
     let (Some(Ok(text)), None) = (types.next().map(|value| value.to_str()), types.next()) else {
-        return false;
+        return None;
     };
-    // A body that is packed cannot be read here.
     if headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
-        return false;
+        return None;
     }
-    let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    essence == "application/json"
-        || (essence.starts_with("application/") && essence.ends_with("+json"))
+    Some(text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
 }
 
 async fn read_body(request: Request) -> Result<Bytes, ApiError> {
@@ -301,13 +307,23 @@ fn reason(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
 /// # Errors
 /// When it is not 1 to 255 visible ASCII characters.
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
-    const NAME: HeaderName = HeaderName::from_static("idempotency-key");
-    let key = header_text(headers, &NAME)?;
+    visible_ascii(headers, &HeaderName::from_static("idempotency-key"))
+}
+
+/// A client's own name for something, if there is one.
+///
+/// # Errors
+/// When it is not 1 to 255 visible ASCII characters.
+pub(super) fn visible_ascii(
+    headers: &HeaderMap,
+    name: &HeaderName,
+) -> Result<Option<String>, ApiError> {
+    let key = header_text(headers, name)?;
     let plain = |key: &str| key.bytes().all(|b| b.is_ascii_graphic());
     match key {
-        Some(key) if key.is_empty() || key.len() > IDEMPOTENCY_KEY_MAX || !plain(key) => {
+        Some(key) if key.is_empty() || key.len() > KEY_MAX || !plain(key) => {
             let shape = "must be 1 to 255 visible ASCII characters";
-            Err(ApiError::malformed(NAME.as_str(), shape))
+            Err(ApiError::malformed(name.as_str(), shape))
         }
         key => Ok(key.map(str::to_owned)),
     }

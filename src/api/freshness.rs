@@ -29,18 +29,23 @@ const MIN_EVENT_POSITION: HeaderName = HeaderName::from_static("min-event-positi
 /// Says where a write stands in the log, once the read table shows it; unless the caller preferred
 /// not to wait.
 pub(super) async fn mark(api: &Api, headers: &HeaderMap, response: &mut Response, position: i64) {
-    let shown = if extract::prefers_async(headers) {
+    let is_shown = if extract::prefers_async(headers) {
         let applied = HeaderValue::from_static("respond-async");
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);
         api.projector().checkpoint() >= position
     } else {
-        api.projector().reached(position, WAIT).await
+        shown(api, position).await
     };
     let headers = response.headers_mut();
     headers.insert(EVENT_POSITION, HeaderValue::from(position));
-    if !shown {
+    if !is_shown {
         headers.insert(PROJECTION_PENDING, HeaderValue::from_static("true"));
     }
+}
+
+/// Waits until the read table shows the position; `false` if it does not in time.
+pub(super) async fn shown(api: &Api, position: i64) -> bool {
+    api.projector().reached(position, WAIT).await
 }
 
 /// Waits until the read table shows the position that the read asks for, if it asks.
@@ -53,7 +58,7 @@ pub(super) async fn wait(api: &Api, headers: &HeaderMap) -> Result<(), ApiError>
         return Ok(());
     }
     not_beyond(Some(position), read::head(api.read()).await?)?;
-    if api.projector().reached(position, WAIT).await { Ok(()) } else { Err(ApiError::NotThereYet) }
+    if shown(api, position).await { Ok(()) } else { Err(ApiError::NotThereYet) }
 }
 
 /// The position that a read must show, if it says one.

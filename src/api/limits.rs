@@ -21,6 +21,49 @@ use super::request::Caller;
 /// How often clients that were quiet are forgotten.
 const FORGET_EVERY: Duration = Duration::from_mins(1);
 
+/// How long an answer may take to begin. PostgreSQL's own limits do not count while its processes
+/// stand still; commands run to their end all the same.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
+
+/// What one request of a route may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest body, in bytes.
+    pub body: usize,
+    /// How long an answer may take to begin.
+    pub answer: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { body: BODY_MAX, answer: ANSWER_TIME }
+    }
+}
+
+impl Limits {
+    /// Refuses a body that says it is too large before anything else looks at the request. One that
+    /// does not say is cut off while it is read.
+    pub(super) async fn body(self, request: Request, next: Next) -> Response {
+        let declared = request
+            .headers()
+            .get(header::CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        if declared.is_some_and(|bytes| bytes > self.body as u64) {
+            return ApiError::TooLarge(self.body).into_response();
+        }
+        next.run(request).await
+    }
+
+    /// Answers in time, if only that there is no answer.
+    pub(super) async fn answer(self, request: Request, next: Next) -> Response {
+        let answer = tokio::time::timeout(self.answer, next.run(request)).await;
+        answer.unwrap_or_else(|_| {
+            let cause = format!("no answer within {:?}", self.answer);
+            ApiError::Unavailable(cause).into_response()
+        })
+    }
+}
+
 /// A client: an IPv4 address, or the /64 of an IPv6 address, which is what one customer of a
 /// provider gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,19 +135,6 @@ fn refusal(error: GovernorError) -> ApiError {
         }
         GovernorError::Other { msg, .. } => ApiError::Internal(msg.unwrap_or_default()),
     }
-}
-
-/// Refuses a body that says it is too large before anything else looks at the request. One that
-/// does not say is cut off while it is read.
-pub(super) async fn body_size(request: Request, next: Next) -> Response {
-    let declared = request
-        .headers()
-        .get(header::CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if declared.is_some_and(|bytes| bytes > BODY_MAX as u64) {
-        return ApiError::TooLarge(BODY_MAX).into_response();
-    }
-    next.run(request).await
 }
 
 #[cfg(test)]

@@ -68,8 +68,8 @@ pub(super) async fn list(
         .map_err(|error| full(&error))
 }
 
-/// The disk does not take the rows.
-fn full(error: &std::io::Error) -> ApiError {
+/// The disk does not take what is spooled.
+pub(super) fn full(error: &std::io::Error) -> ApiError {
     ApiError::Unavailable(format!("spool file: {error}"))
 }
 

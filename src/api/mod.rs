@@ -24,6 +24,9 @@ pub mod customers;
 /// All customers, or the N youngest.
 pub mod list;
 
+/// Many customers from one file.
+pub mod import;
+
 /// Who changed a customer.
 pub mod history;
 
@@ -52,10 +55,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use self::error::ApiError;
-use self::limits::RateLimit;
+use self::limits::{Limits, RateLimit};
 use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::commands::Bus;
+use crate::commands::import::Imports;
 use crate::events::log::tail::Tail;
 use crate::events::values::Role;
 use crate::projections::projector::Projector;
@@ -64,13 +68,15 @@ use crate::projections::projector::Projector;
 #[derive(Clone)]
 pub struct Api {
     parts: Arc<Parts>,
-    /// Places for streams that are free.
+    /// Places for streams and for imports that are free.
     streams: Arc<Semaphore>,
+    imports: Arc<Semaphore>,
 }
 
 /// What an [`Api`] is made of.
 pub struct Parts {
     pub bus: Bus,
+    pub imports: Imports,
     pub auth: Auth,
     /// Short queries.
     pub read: PgPool,
@@ -93,11 +99,20 @@ impl Api {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let streams = Arc::new(Semaphore::new(stream::STREAMS_MAX));
-        Self { parts: Arc::new(parts), streams }
+        let imports = Arc::new(Semaphore::new(import::IMPORTS_MAX));
+        Self { parts: Arc::new(parts), streams, imports }
     }
 
     fn bus(&self) -> &Bus {
         &self.parts.bus
+    }
+
+    fn imports(&self) -> &Imports {
+        &self.parts.imports
+    }
+
+    fn imports_free(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.imports)
     }
 
     fn auth(&self) -> &Auth {
@@ -155,6 +170,7 @@ pub struct Route {
     pub path: &'static str,
     /// Who may use it; `None` needs no log-in, [`Role::Viewer`] any.
     pub role: Option<Role>,
+    pub limits: Limits,
     handler: MethodRouter<Api>,
 }
 
@@ -163,7 +179,11 @@ pub struct Route {
 #[must_use]
 pub fn routes() -> Vec<Route> {
     use Role::{Auditor, Editor, Viewer};
-    let row = |method, path, role, handler| Route { method, path, role, handler };
+    let row = |method, path, role, handler| {
+        let limits = Limits::default();
+        Route { method, path, role, limits, handler }
+    };
+    let limited = |limits, route| Route { limits, ..route };
     vec![
         row("POST", "/login", None, post(sessions::log_in)),
         row("DELETE", "/logout", Some(Viewer), delete(sessions::log_out)),
@@ -172,6 +192,10 @@ pub fn routes() -> Vec<Route> {
         row("GET", "/customers", Some(Viewer), get(list::list)),
         row("POST", "/customers", Some(Editor), post(customers::create)),
         row("POST", "/customers/create", Some(Editor), post(customers::create_spelled_out)),
+        limited(
+            import::LIMITS,
+            row("POST", "/customers/import", Some(Editor), post(import::import)),
+        ),
         row("POST", "/customers/update", Some(Editor), post(customers::update_spelled_out)),
         row("DELETE", "/customers/delete", Some(Editor), delete(customers::delete_spelled_out)),
         row("GET", "/customers/{id}", Some(Viewer), get(customers::show)),
@@ -196,17 +220,18 @@ pub fn router(api: Api, rate_limit: Option<&RateLimit>) -> Router {
         if let Some(limit) = rate_limit {
             handler = handler.route_layer(limit.clone());
         }
-        let (method, path) = (route.method, route.path);
-        handler = handler.route_layer(middleware::from_fn(limits::body_size)).route_layer(
-            middleware::from_fn(move |request: Request, next: Next| async move {
+        let (method, path, limits) = (route.method, route.path, route.limits);
+        handler = handler
+            .route_layer(middleware::from_fn(move |request, next| limits.body(request, next)))
+            .route_layer(middleware::from_fn(move |request, next| limits.answer(request, next)))
+            .route_layer(middleware::from_fn(move |request: Request, next: Next| async move {
                 let response = next.run(request).await;
                 let status = response.status().as_u16().to_string();
                 metrics::counter!("customers_http_requests_total",
                     "method" => method, "route" => path, "status" => status)
                 .increment(1);
                 response
-            }),
-        );
+            }));
         router = router.route(path, handler);
     }
     router

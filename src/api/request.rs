@@ -3,7 +3,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
@@ -28,10 +27,6 @@ const REQUEST_ID_MAX: usize = 64;
 
 /// The longest user agent and traceparent that are kept, in bytes.
 const KEPT_HEADER_MAX: usize = 256;
-
-/// How long an answer may take to begin. PostgreSQL's own limits do not count while its processes
-/// stand still; commands run to their end all the same.
-const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
 /// Who asks, before anybody knows the account.
 #[derive(Debug, Clone)]
@@ -75,11 +70,7 @@ pub(super) async fn frame(State(api): State<Api>, mut request: Request, next: Ne
     let caller = Caller::of(&request, api.trusted_proxies());
     let request_id = caller.request_id.clone();
     request.extensions_mut().insert(caller);
-    let answering = AssertUnwindSafe(next.run(request)).catch_unwind();
-    let answer = tokio::time::timeout(ANSWER_LIMIT, answering).await.unwrap_or_else(|_| {
-        let cause = format!("no answer within {ANSWER_LIMIT:?}");
-        Ok(ApiError::Unavailable(cause).into_response())
-    });
+    let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
     let mut response = answer.unwrap_or_else(|panic| {
         let cause = panic
             .downcast_ref::<&str>()

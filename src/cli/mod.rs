@@ -20,6 +20,12 @@ mod demo;
 /// `customers doctor`
 mod doctor;
 
+/// `customers export`: the log as a file.
+mod export;
+
+/// `customers import`: customers, or a whole log, from a file.
+mod import;
+
 /// `customers projection ...`
 mod projection;
 
@@ -65,6 +71,10 @@ enum Command {
     Projection(projection::Command),
     /// List the routes and who may use them
     Routes(serve::RoutesArguments),
+    /// Take customers from a file, or a whole log into an empty installation
+    Import(import::Arguments),
+    /// Write the log to standard output
+    Export(export::Arguments),
     /// Check that the service can do what it needs in the database, and no more
     Doctor(doctor::Arguments),
     /// Ask the running service whether it is ready
@@ -117,6 +127,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Account(command) => account::run(&config, command).await?,
         Command::Projection(command) => return projection::run(&config, command).await,
         Command::Routes(arguments) => serve::routes(&arguments)?,
+        Command::Import(arguments) => return import::run(&config, arguments).await,
+        Command::Export(arguments) => export::run(&config, &arguments).await?,
         Command::Doctor(arguments) => return doctor::run(&config, &arguments).await,
         Command::Health => return serve::health(&config).await,
     }

@@ -23,6 +23,9 @@ pub mod idempotency;
 /// One at a time.
 mod turns;
 
+/// Many customers from one file.
+pub mod import;
+
 /// Who changed a customer, when and why.
 pub mod history;
 

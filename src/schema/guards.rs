@@ -64,20 +64,24 @@ const GUARDS: [Guard; 11] = [
          and has_function_privilege('public.append_events'::regproc::oid, 'execute')
          and has_table_privilege('public.accounts', 'insert')
          and has_table_privilege('public.projections', 'update')
-         and has_table_privilege('public.idempotency_keys', 'delete')",
+         and has_table_privilege('public.idempotency_keys', 'delete')
+         and has_function_privilege('public.import_customers'::regproc::oid, 'execute')
+         and has_table_privilege('public.imports', 'delete')",
         "run customers migrate as the owner, with DATABASE_URL naming the role",
     ),
     guard(
-        "nobody else is let into append_events",
+        "nobody else is let into append_events and import_customers",
         "not exists (select from pg_proc, aclexplode(coalesce(proacl, acldefault('f', proowner))) acl
-                     where pg_proc.oid = 'public.append_events'::regproc and acl.grantee = 0)",
-        "revoke execute on function append_events from public",
+                     where pg_proc.oid in ('public.append_events'::regproc, 'public.import_customers'::regproc)
+                       and acl.grantee = 0)",
+        "revoke execute on function append_events, import_customers from public",
     ),
     guard(
-        "append_events runs as its owner, its names pinned",
-        "(select prosecdef and 'search_path=pg_catalog, pg_temp' = any(proconfig)
-          from pg_proc where oid = 'public.append_events'::regproc)",
-        "something replaced the function: restore it from migrations/",
+        "append_events and import_customers run as their owner, their names pinned",
+        "(select bool_and(prosecdef and 'search_path=pg_catalog, pg_temp' = any(proconfig))
+          from pg_proc
+          where oid in ('public.append_events'::regproc, 'public.import_customers'::regproc))",
+        "something replaced a function: restore it from migrations/",
     ),
     guard(
         "the log refuses changes, whoever asks",

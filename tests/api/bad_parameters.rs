@@ -77,7 +77,10 @@ async fn no_route_passes_over_a_parameter_that_it_does_not_know() {
         let method: Method = route.method.parse().unwrap();
         for query in ["surprise=1", "surprise=1&other=&surprise=1"] {
             let path = format!("{path}?{query}");
-            if matches!(route.method, "POST" | "PUT") {
+            if route.path == "/customers/import" {
+                let lines = |request: RequestBuilder| request.header("content-type", "text/csv");
+                table.ask(method.clone(), &path, "", lines).await;
+            } else if matches!(route.method, "POST" | "PUT") {
                 table.json(method.clone(), &path, "{}", "{}").await;
             } else {
                 table.ask(method.clone(), &path, "", |request| request).await;

@@ -42,11 +42,11 @@ async fn what_the_service_could_do_beyond_its_needs_is_named() {
         (format!("revoke update on projections from {role}"), "the role has what it needs"),
         (
             "grant execute on function append_events to public".to_owned(),
-            "nobody else is let into append_events",
+            "nobody else is let into append_events and import_customers",
         ),
         (
             "alter function append_events security invoker".to_owned(),
-            "append_events runs as its owner, its names pinned",
+            "append_events and import_customers run as their owner, their names pinned",
         ),
         (
             format!("alter role {role} set synchronous_commit = off"),
@@ -80,7 +80,12 @@ async fn the_command_says_so_and_fails() {
     let told = doctor(&["doctor"]).await;
     assert_eq!(told.status.code(), Some(1), "{told:?}");
     let text = String::from_utf8(told.stdout).unwrap();
-    assert!(text.contains("\nok    append_events runs as its owner, its names pinned\n"), "{text}");
+    assert!(
+        text.contains(
+            "\nok    append_events and import_customers run as their owner, their names pinned\n"
+        ),
+        "{text}"
+    );
     assert!(text.contains("\nWARN  not so: the role is no superuser; serve as "), "{text}");
     let told = doctor(&["doctor", "--json"]).await;
     let lines = String::from_utf8(told.stdout).unwrap();

@@ -13,7 +13,11 @@ use crate::harness::{Answer, Login, Service, With as _, send};
 fn knock(service: &Service, route: &api::Route) -> RequestBuilder {
     let path = format!("{}?surprise=1", route.path.replace("{id}", "1"));
     let request = service.request(route.method.parse().unwrap(), &path);
-    if matches!(route.method, "POST" | "PUT") { request.json(&json!({})) } else { request }
+    match (route.method, route.path) {
+        (_, "/customers/import") => request.header("content-type", "application/x-ndjson"),
+        ("POST" | "PUT", _) => request.json(&json!({})),
+        _ => request,
+    }
 }
 
 fn assert_not_logged_in(answer: &Answer, what: &str) {

@@ -58,7 +58,7 @@ async fn every_route_refuses_a_body_that_says_it_is_too_large_before_it_is_sent(
         let head = format!(
             "{} {path} HTTP/1.1\r\nHost: customers.test\r\nContent-Length: {}\r\n\r\n",
             route.method,
-            LIMIT + 1
+            route.limits.body + 1
         );
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut answer = vec![0; 12];

@@ -232,13 +232,6 @@ async fn a_position_that_is_none_is_refused() {
     service.stop().await;
 }
 
-/// Memory that the process holds now, in MiB.
-fn resident(process: &Process) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().strip_suffix(" kB").unwrap().trim().parse::<u64>().unwrap() / 1024
-}
-
 /// Asks for a stream and never reads.
 async fn stands_still(address: &str, login: &Login, after: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
@@ -261,7 +254,7 @@ async fn five_hundred_who_read_nothing_cost_little_and_are_cut() {
     let auditor = process.log_in("auditor").await;
     let address = process.url.strip_prefix("http://").unwrap().to_owned();
     append(&service.pools, 2000).await;
-    let before = resident(&process);
+    let before = process.resident();
     let mut still = vec![];
     for number in 0..500 {
         let after = if number % 2 == 0 { "" } else { "?after=0" };
@@ -279,10 +272,10 @@ async fn five_hundred_who_read_nothing_cost_little_and_are_cut() {
     let mut reading = Listener::of(reading).await;
     append(&service.pools, 6_000).await;
     reading.up_to(head(&service).await).await;
-    let still_standing = resident(&process);
+    let still_standing = process.resident();
     append(&service.pools, 6_000).await;
     reading.up_to(head(&service).await).await;
-    let after = resident(&process);
+    let after = process.resident();
     println!(
         "{before} MiB before, {still_standing} MiB with 500 who stand still, {after} MiB later"
     );

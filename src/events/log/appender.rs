@@ -38,7 +38,8 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub struct Appender {
     queue: mpsc::Sender<Job>,
-    appended: watch::Receiver<()>,
+    /// Says that something was appended.
+    grown: watch::Sender<()>,
     /// Cancelled to take nothing in any more.
     stopping: CancellationToken,
     /// Cancelled when everything that waited has its answer.
@@ -83,13 +84,13 @@ impl Appender {
         let (sender, queue) = mpsc::channel(QUEUE);
         let (stopping, stopped) = (CancellationToken::new(), CancellationToken::new());
         let done = stopped.clone().drop_guard();
-        let (grown, appended) = watch::channel(());
-        let run = run(Connection::new(options), queue, stopping.clone(), grown);
+        let grown = watch::Sender::new(());
+        let run = run(Connection::new(options), queue, stopping.clone(), grown.clone());
         tokio::spawn(async move {
             run.await;
             drop(done);
         });
-        Self { queue: sender, appended, stopping, stopped }
+        Self { queue: sender, grown, stopping, stopped }
     }
 
     /// Takes nothing in any more and waits until everything that was taken in has its answer.
@@ -100,7 +101,12 @@ impl Appender {
 
     /// Changes whenever a batch is through.
     pub(super) fn appended(&self) -> watch::Receiver<()> {
-        self.appended.clone()
+        self.grown.subscribe()
+    }
+
+    /// Says that this process has appended something by another way.
+    pub fn grown(&self) {
+        self.grown.send_replace(());
     }
 
     /// Appends one command's events together with whatever else waits.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use sqlx::PgPool;
+use sqlx::{PgExecutor, PgPool};
 use tokio::sync::Mutex;
 
 use crate::events::values::CustomerId;
@@ -44,4 +44,23 @@ impl IdLease {
     pub async fn drop_block(&self) {
         *self.left.lock().await = 0..0;
     }
+}
+
+/// At least `number` ids that nobody was given before, for one who needs many.
+///
+/// # Errors
+/// When PostgreSQL cannot be asked.
+pub async fn lease(
+    executor: impl PgExecutor<'_>,
+    number: usize,
+) -> Result<Vec<CustomerId>, sqlx::Error> {
+    let number = i64::try_from(number).unwrap_or(i64::MAX);
+    let blocks = sqlx::query_scalar!(
+        r#"select nextval('customer_ids') as "first!" from generate_series(1, $1::bigint)"#,
+        number.saturating_add(BLOCK - 1) / BLOCK
+    )
+    .fetch_all(executor)
+    .await?;
+    let ids = blocks.into_iter().flat_map(|first| first..first.saturating_add(BLOCK));
+    ids.map(|id| CustomerId::new(id).ok_or(sqlx::Error::RowNotFound)).collect()
 }

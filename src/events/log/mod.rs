@@ -27,6 +27,12 @@ pub mod rendering;
 /// The one place where a payload is written and the one where it is read.
 pub mod payload;
 
+/// Chunks of an import.
+pub mod import;
+
+/// A whole log from one installation into another.
+pub mod transfer;
+
 /// Blocks of customer ids.
 pub mod ids;
 

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::events::account::AccountEvent;
-use crate::events::customer::CustomerEvent;
+use crate::events::customer::{CUSTOMER, CustomerEvent};
 use crate::events::upcast;
 
 /// An event on its way into the log.
@@ -79,6 +79,24 @@ pub fn current<'a>(
         encode(&decode::<AccountEvent>(event_type, event_version, payload)?)
     };
     Ok(Cow::Owned(text))
+}
+
+/// Whether an event from elsewhere is one that this program can read, of an aggregate of that type.
+///
+/// # Errors
+/// When it is not.
+pub fn check(
+    aggregate_type: &str,
+    event_type: &str,
+    event_version: &str,
+    payload: &str,
+) -> Result<(), DecodeError> {
+    if aggregate_type == CUSTOMER {
+        decode::<CustomerEvent>(event_type, event_version, payload)?;
+    } else {
+        decode::<AccountEvent>(event_type, event_version, payload)?;
+    }
+    Ok(())
 }
 
 /// A stored event that this program cannot read.

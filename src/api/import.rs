@@ -1,0 +1,180 @@
+//! `POST /customers/import`: many customers from one body. It is taken whole, into an unlinked file,
+//! before anything is done with it: a client that goes away half-way has asked for nothing.
+
+use std::io::SeekFrom;
+use std::time::Duration;
+
+use axum::body::{Body, BodyDataStream, Bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse as _, Response};
+use futures_util::{StreamExt as _, stream};
+use serde::Serialize;
+use tokio::fs::File;
+use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
+use tokio::sync::mpsc;
+
+use super::Api;
+use super::error::{ApiError, FieldError};
+use super::extract::{Params, media_type, visible_ascii, with_reason};
+use super::freshness;
+use super::guard::{Allowed, Editor};
+use super::limits::Limits;
+use super::list::full;
+use crate::commands::BusError;
+use crate::commands::import::lines::{FileError, Format, LineError, Lines};
+use crate::commands::import::{Fingerprint, ImportError, Order, Summary};
+
+/// What stands before the handler: files are large and take their time to arrive.
+pub const LIMITS: Limits = Limits { body: 1024 * 1024 * 1024, answer: Duration::from_hours(1) };
+
+/// How many imports one process takes at the same time.
+pub const IMPORTS_MAX: usize = 4;
+
+/// How long the next piece of the body may take to arrive.
+const PIECE_TIME: Duration = Duration::from_secs(30);
+
+/// How many bytes of the answer are sent at a time, about.
+const PIECE: usize = 16 * 1024;
+
+/// The client's own name for the import.
+const IMPORT_ID: HeaderName = HeaderName::from_static("import-id");
+
+/// `POST /customers/import`
+pub(super) async fn import(
+    allowed: Allowed<Editor>,
+    State(api): State<Api>,
+    params: Params,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let headers = request.headers().clone();
+    let format = format(&headers)?;
+    params.none()?;
+    let metadata = with_reason(allowed.metadata, &headers)?;
+    let id = visible_ascii(&headers, &IMPORT_ID)?;
+    let place = api.imports_free().try_acquire_owned().map_err(|_| ApiError::Overloaded)?;
+
+    let mut fingerprint = Fingerprint::new(format);
+    let file = spooled(request.into_body().into_data_stream(), &mut fingerprint).await?;
+    let file = file.into_std().await;
+    let today = api.clock().now().date_naive();
+    let opening = tokio::task::spawn_blocking(move || Lines::open(file, format, today));
+    let lines = opening.await.map_err(BusError::Lost)?.map_err(|error| match error {
+        FileError::Header(errors) => ApiError::Invalid(fields(errors)),
+        FileError::Read(error) => full(&error),
+    })?;
+    let account = allowed.session.username.to_string();
+    let order = Order { account, id, fingerprint: fingerprint.finish(), metadata };
+    api.imports().check(&order).await?;
+
+    let (sender, answer) = mpsc::channel(4);
+    let answering = Answer { sender, waiting: vec![] };
+    tokio::spawn(async move {
+        let _place = place;
+        // To its end, whether or not the client still waits.
+        take_in(api, lines, order, answering, &allowed.caller.request_id).await;
+    });
+    let body = stream::unfold(answer, async |mut answer: mpsc::Receiver<Bytes>| {
+        answer.recv().await.map(|piece| (Ok::<_, std::convert::Infallible>(piece), answer))
+    });
+    let ndjson = HeaderValue::from_static("application/x-ndjson");
+    Ok(([(header::CONTENT_TYPE, ndjson)], Body::from_stream(body)).into_response())
+}
+
+/// The format that the body says it has.
+fn format(headers: &HeaderMap) -> Result<Format, ApiError> {
+    match media_type(headers).as_deref() {
+        Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => {
+            Ok(Format::Ndjson)
+        }
+        Some("text/csv") => Ok(Format::Csv),
+        _ => Err(ApiError::UnsupportedMediaType("application/x-ndjson or text/csv")),
+    }
+}
+
+/// The whole body, in an unlinked file.
+async fn spooled(mut body: BodyDataStream, hash: &mut Fingerprint) -> Result<File, ApiError> {
+    let file = tempfile::tempfile().map_err(|error| full(&error))?;
+    let (mut file, mut length) = (File::from_std(file), 0);
+    loop {
+        let late = |_| ApiError::malformed("body", "did not arrive in time");
+        let piece = tokio::time::timeout(PIECE_TIME, body.next()).await.map_err(late)?;
+        let Some(piece) = piece else { break };
+        let piece = piece.map_err(|_| ApiError::malformed("body", "ended too early"))?;
+        length += piece.len();
+        if length > LIMITS.body {
+            return Err(ApiError::TooLarge(LIMITS.body));
+        }
+        hash.update(&piece);
+        file.write_all(&piece).await.map_err(|error| full(&error))?;
+    }
+    file.flush().await.map_err(|error| full(&error))?;
+    file.seek(SeekFrom::Start(0)).await.map_err(|error| full(&error))?;
+    Ok(file)
+}
+
+/// Runs the import and tells of it.
+async fn take_in(api: Api, lines: Lines, order: Order, mut answer: Answer, request_id: &str) {
+    #[derive(Serialize)]
+    struct Last {
+        summary: Summary,
+    }
+    let (sender, mut refused) = mpsc::channel(128);
+    let telling = async {
+        while let Some(line) = refused.recv().await {
+            answer.line(&line).await;
+        }
+    };
+    let importing = api.imports().run(lines, &order, api.stopping(), sender);
+    let (outcome, ()) = tokio::join!(importing, telling);
+    match outcome {
+        Ok(summary) => {
+            // Like every write: it answers when the read table shows it.
+            freshness::shown(&api, summary.last_position).await;
+            answer.line(&Last { summary }).await;
+        }
+        Err(error) => {
+            tracing::error!(request_id, %error, "an import stopped");
+            let problem = ApiError::from(error).problem().body(request_id);
+            answer.waiting.extend_from_slice(format!("{{\"error\":{problem}}}\n").as_bytes());
+        }
+    }
+    answer.send().await;
+}
+
+/// What is told, gathered to pieces.
+struct Answer {
+    sender: mpsc::Sender<Bytes>,
+    waiting: Vec<u8>,
+}
+
+impl Answer {
+    async fn line(&mut self, line: &impl Serialize) {
+        // Into memory, and of plain structs: it cannot fail.
+        let _ = serde_json::to_writer(&mut self.waiting, line);
+        self.waiting.push(b'\n');
+        if self.waiting.len() >= PIECE {
+            self.send().await;
+        }
+    }
+
+    async fn send(&mut self) {
+        // The client may have gone.
+        let _ = self.sender.send(Bytes::from(std::mem::take(&mut self.waiting))).await;
+    }
+}
+
+fn fields(errors: Vec<LineError>) -> Vec<FieldError> {
+    errors.into_iter().map(|error| FieldError::new(error.field, error.detail)).collect()
+}
+
+impl From<ImportError> for ApiError {
+    fn from(error: ImportError) -> Self {
+        match error {
+            ImportError::IdOfAnother => Self::IdempotencyMismatch,
+            ImportError::Unavailable(_) | ImportError::Stopped | ImportError::Read(_) => {
+                Self::Unavailable(error.to_string())
+            }
+        }
+    }
+}

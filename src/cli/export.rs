@@ -1,0 +1,84 @@
+//! `customers export`: the log as a file. Read page by page up to a position, so that no long
+//! snapshot holds PostgreSQL up; what is appended meanwhile stands behind that position.
+
+use std::io::Write as _;
+
+use serde_json::json;
+
+use super::demo::progress_bar;
+use super::serve::misconfigured;
+use crate::app::{Pools, database_url};
+use crate::config::Config;
+use crate::events::log::feed::{self, Filter};
+use crate::events::log::transfer::Summary;
+use crate::events::log::{read, rendering};
+
+/// How many events are read at a time.
+const PAGE: i64 = 1000;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// How the events are written
+    #[arg(long, value_enum)]
+    format: Format,
+    /// The last position to write, instead of the last there is
+    #[arg(long, value_name = "P", value_parser = clap::value_parser!(i64).range(0..))]
+    to: Option<i64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// One JSON object per line, with all that is known; `import --log` reads it
+    Ndjson,
+    /// One record per event; cells that a spreadsheet would take for a formula begin with '
+    Csv,
+    /// One CloudEvent per line
+    #[value(name = "cloudevents")]
+    CloudEvents,
+}
+
+pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
+    let pools = Pools::new(database_url(config).map_err(misconfigured)?).map_err(misconfigured)?;
+    let head = read::head(&pools.read).await?;
+    let last = arguments.to.unwrap_or(head);
+    anyhow::ensure!(last <= head, "the log ends at position {head}");
+    let source = format!("{}/events", config.public_url());
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    if arguments.format == Format::Csv {
+        write_record(&mut out, &rendering::CSV_COLUMNS)?;
+    }
+    let bar = progress_bar(last.unsigned_abs());
+    let mut summary = Summary { events: 0, last_position: 0 };
+    while summary.last_position < last {
+        let after = summary.last_position;
+        let page = feed::page(&pools.read, after, last, PAGE, &Filter::default()).await?;
+        for event in &page.events {
+            match arguments.format {
+                Format::Ndjson => writeln!(out, "{}", rendering::json(event)?)?,
+                Format::CloudEvents => {
+                    writeln!(out, "{}", rendering::cloud_event(event, &source)?)?;
+                }
+                Format::Csv => write_record(&mut out, &rendering::csv_record(event)?)?,
+            }
+            summary.events += 1;
+        }
+        summary.last_position = page.next;
+        bar.set_position(page.next.unsigned_abs());
+    }
+    bar.finish_and_clear();
+    let line = json!({"summary": summary});
+    if arguments.format == Format::Ndjson {
+        writeln!(out, "{line}")?;
+    }
+    out.flush()?;
+    if arguments.format != Format::Ndjson {
+        // There it would be taken for an event.
+        eprintln!("{line}");
+    }
+    Ok(())
+}
+
+fn write_record(out: &mut impl std::io::Write, cells: &[impl AsRef<[u8]>]) -> anyhow::Result<()> {
+    csv::Writer::from_writer(out).write_record(cells)?;
+    Ok(())
+}

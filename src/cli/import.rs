@@ -1,0 +1,208 @@
+//! `customers import`: customers from a file, as the route of that name takes them; or, with
+//! `--log`, a whole log into an empty installation.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use indicatif::ProgressBar;
+use secrecy::ExposeSecret as _;
+use serde_json::json;
+use sqlx::{Connection as _, PgConnection};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::demo::progress_bar;
+use super::serve::misconfigured;
+use super::stop_signal;
+use crate::app::{Pools, database_url};
+use crate::clock::Clock;
+use crate::commands::import::lines::{FileError, Format, Line, Lines};
+use crate::commands::import::{Fingerprint, Imports, Order, Refused};
+use crate::config::Config;
+use crate::events::log::growth::Growth;
+use crate::events::log::transfer;
+use crate::events::metadata::Metadata;
+
+/// Who the history says it was.
+const ACTOR: &str = "customers import";
+
+/// How many lines are checked at a time.
+const PAGE: usize = 1000;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// NDJSON or CSV with `name` and `dob`; with --log an export as NDJSON; - is standard input
+    file: PathBuf,
+    /// How the file is written, if its name does not end with .csv, .ndjson or .jsonl
+    #[arg(long, value_enum)]
+    format: Option<FormatName>,
+    /// Import nothing when a line is bad
+    #[arg(long)]
+    strict: bool,
+    /// A name for the import: a repeat under it goes on where it stopped
+    #[arg(long, value_name = "ID", value_parser = import_id)]
+    import_id: Option<String>,
+    /// Why, for the histories
+    #[arg(long)]
+    reason: Option<String>,
+    /// Take a whole log over, positions and times kept; only into an empty installation, as the
+    /// owner of the tables
+    #[arg(long, conflicts_with_all = ["format", "strict", "import_id", "reason"])]
+    log: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum FormatName {
+    Ndjson,
+    Csv,
+}
+
+fn import_id(text: &str) -> Result<String, &'static str> {
+    let plain = text.bytes().all(|b| b.is_ascii_graphic()) && (1..=255).contains(&text.len());
+    plain.then(|| text.to_owned()).ok_or("must be 1 to 255 visible ASCII characters")
+}
+
+/// 1 when nothing was imported, or not all that could be.
+pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let file = open(&arguments.file)?;
+    if arguments.log {
+        take_over(config, file).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let format = format(&arguments)?;
+    let today = Clock::system().now().date_naive();
+    if arguments.strict && !is_good(Lines::open(file.try_clone()?, format, today))? {
+        return Ok(ExitCode::FAILURE);
+    }
+    let fingerprint = fingerprint(&file, format)?;
+    let bar = progress_bar(file.metadata()?.len());
+    (&file).rewind()?;
+    let lines = match Lines::open(bar.wrap_read(file), format, today) {
+        Err(FileError::Header(errors)) => {
+            say!("{}", json!({"line": 1, "errors": errors}));
+            return Ok(ExitCode::FAILURE);
+        }
+        lines => lines?,
+    };
+    let metadata = Metadata { reason: arguments.reason, ..Metadata::of_program(ACTOR) };
+    let order = Order { account: ACTOR.to_owned(), id: arguments.import_id, fingerprint, metadata };
+    import(config, lines, &order, &bar).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn import(
+    config: &Config,
+    lines: Lines,
+    order: &Order,
+    bar: &ProgressBar,
+) -> anyhow::Result<()> {
+    let pools = Pools::new(database_url(config).map_err(misconfigured)?).map_err(misconfigured)?;
+    let shutdown = CancellationToken::new();
+    let _told = Growth::start(&pools.appender, pools.growth.clone(), &shutdown);
+    let stop = stop_signal()?;
+    let imports = Imports::new(pools.import.clone(), pools.appender.clone());
+    let (sender, mut refused) = mpsc::channel::<Refused>(128);
+    let telling = async {
+        let mut told = Ok(());
+        while let Some(line) = refused.recv().await {
+            if told.is_ok() {
+                told = tell(bar, &line);
+            }
+        }
+        told
+    };
+    let (outcome, told) = tokio::join!(imports.run(lines, order, &stop, sender), telling);
+    bar.finish_and_clear();
+    let summary = outcome.with_context(|| match order.id {
+        Some(_) => "what was imported stays; the same command goes on from there",
+        None => "what was imported stays; a repeat without --import-id begins anew",
+    })?;
+    told?;
+    say!("{{\"summary\":{}}}", serde_json::to_string(&summary)?);
+    Ok(())
+}
+
+fn tell(bar: &ProgressBar, line: &Refused) -> anyhow::Result<()> {
+    let line = serde_json::to_string(line)?;
+    bar.suspend(|| -> anyhow::Result<()> {
+        say!("{line}");
+        Ok(())
+    })
+}
+
+/// Whether every line can be imported. Those that cannot are named.
+fn is_good(lines: Result<Lines, FileError>) -> anyhow::Result<bool> {
+    let mut lines = match lines {
+        Err(FileError::Header(errors)) => {
+            say!("{}", json!({"line": 1, "errors": errors}));
+            return Ok(false);
+        }
+        lines => lines?,
+    };
+    let mut bad = 0;
+    loop {
+        let page = lines.take(PAGE)?;
+        if page.is_empty() {
+            break;
+        }
+        for Line { number, customer } in page {
+            if let Err(errors) = customer {
+                bad += 1;
+                say!("{}", serde_json::to_string(&Refused { line: number, errors })?);
+            }
+        }
+    }
+    if bad > 0 {
+        eprintln!("customers: {bad} bad lines: nothing was imported");
+    }
+    Ok(bad == 0)
+}
+
+/// The file, or all of standard input in an unlinked one: it is read more than once.
+fn open(path: &Path) -> anyhow::Result<File> {
+    if path.as_os_str() == "-" {
+        let mut file = tempfile::tempfile()?;
+        std::io::copy(&mut std::io::stdin().lock(), &mut file)?;
+        file.rewind()?;
+        return Ok(file);
+    }
+    File::open(path).with_context(|| path.display().to_string())
+}
+
+fn format(arguments: &Arguments) -> anyhow::Result<Format> {
+    let ending = arguments.file.extension().and_then(|ending| ending.to_str());
+    match (arguments.format, ending) {
+        (Some(FormatName::Ndjson), _) | (None, Some("ndjson" | "jsonl")) => Ok(Format::Ndjson),
+        (Some(FormatName::Csv), _) | (None, Some("csv")) => Ok(Format::Csv),
+        (None, _) => anyhow::bail!("say --format ndjson or --format csv: the file's name does not"),
+    }
+}
+
+fn fingerprint(mut file: &File, format: Format) -> anyhow::Result<Vec<u8>> {
+    file.rewind()?;
+    let mut fingerprint = Fingerprint::new(format);
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            return Ok(fingerprint.finish());
+        }
+        fingerprint.update(&buffer[..read]);
+    }
+}
+
+async fn take_over(config: &Config, file: File) -> anyhow::Result<()> {
+    let owner = config.owner_database_url.as_ref();
+    let url = owner.map_or_else(|| database_url(config), Ok).map_err(misconfigured)?;
+    let mut connection = PgConnection::connect(url.expose_secret()).await?;
+    let bar = progress_bar(file.metadata()?.len());
+    let lines = BufReader::new(bar.wrap_read(file)).lines();
+    let summary = transfer::take_over(&mut connection, lines).await?;
+    connection.close().await?;
+    bar.finish_and_clear();
+    say!("{}", json!({"summary": summary}));
+    Ok(())
+}

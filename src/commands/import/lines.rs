@@ -1,0 +1,340 @@
+//! The customers of a file, line by line, in flat memory whatever the file holds.
+
+use std::io::{self, BufRead, BufReader, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use chrono::NaiveDate;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+
+use crate::events::values::{DateOfBirth, Name, ValueError};
+
+/// The longest line, in bytes: far more than a customer needs.
+pub const LINE_MAX: usize = 64 * 1024;
+
+/// How the file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON object per line: `{"name":"Ada","dob":"1990-12-10"}`.
+    Ndjson,
+    /// RFC 4180, with a header that names the columns `name` and `dob`.
+    Csv,
+}
+
+/// What is wrong with one field of a line. `line` stands for the line as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LineError {
+    pub field: &'static str,
+    pub detail: String,
+}
+
+impl LineError {
+    fn new(field: &'static str, detail: impl Into<String>) -> Self {
+        Self { field, detail: detail.into() }
+    }
+}
+
+/// One line that is not empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// From 1, as an editor counts; of a CSV record the line on which it begins.
+    pub number: i64,
+    pub customer: Result<(Name, DateOfBirth), Vec<LineError>>,
+}
+
+/// Why a file cannot be read at all.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// The header lacks a column or has it twice.
+    #[error("the header is not the one of such a file")]
+    Header(Vec<LineError>),
+    #[error(transparent)]
+    Read(#[from] io::Error),
+}
+
+/// The lines of one file.
+pub struct Lines {
+    source: Source,
+    today: NaiveDate,
+}
+
+enum Source {
+    Ndjson { reader: BufReader<Box<dyn Read + Send>>, number: i64 },
+    Csv(Box<Csv>),
+}
+
+impl Lines {
+    /// Reads the header if there is one. A byte order mark is passed over. Nobody may have been born
+    /// after `today`.
+    ///
+    /// # Errors
+    /// See [`FileError`].
+    pub fn open(
+        file: impl Read + Send + 'static,
+        format: Format,
+        today: NaiveDate,
+    ) -> Result<Self, FileError> {
+        let mut reader = BufReader::new(Box::new(file) as Box<dyn Read + Send>);
+        if reader.fill_buf()?.starts_with(b"\xef\xbb\xbf") {
+            reader.consume(3);
+        }
+        let source = match format {
+            Format::Ndjson => Source::Ndjson { reader, number: 0 },
+            Format::Csv => Source::Csv(Box::new(Csv::open(reader)?)),
+        };
+        Ok(Self { source, today })
+    }
+
+    /// The next `number` lines; fewer at the end of the file.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn take(&mut self, number: usize) -> io::Result<Vec<Line>> {
+        let mut lines = vec![];
+        while lines.len() < number {
+            let line = match &mut self.source {
+                Source::Ndjson { reader, number } => ndjson(reader, number, self.today)?,
+                Source::Csv(csv) => csv.next(self.today)?,
+            };
+            let Some(line) = line else { break };
+            lines.push(line);
+        }
+        Ok(lines)
+    }
+}
+
+fn ndjson(
+    reader: &mut BufReader<Box<dyn Read + Send>>,
+    number: &mut i64,
+    today: NaiveDate,
+) -> io::Result<Option<Line>> {
+    loop {
+        let mut bytes = vec![];
+        // One more than allowed, and the line feed.
+        let taken = reader.by_ref().take(LINE_MAX as u64 + 2).read_until(b'\n', &mut bytes)?;
+        if taken == 0 {
+            return Ok(None);
+        }
+        *number += 1;
+        let ended = bytes.ends_with(b"\n");
+        let text = bytes.trim_ascii();
+        if text.len() > LINE_MAX || (!ended && taken > LINE_MAX) {
+            if !ended {
+                reader.skip_until(b'\n')?;
+            }
+            return Ok(Some(Line { number: *number, customer: Err(vec![too_long()]) }));
+        }
+        if !text.is_empty() {
+            return Ok(Some(Line { number: *number, customer: object(text, today) }));
+        }
+    }
+}
+
+fn too_long() -> LineError {
+    LineError::new("line", format!("is longer than {LINE_MAX} bytes"))
+}
+
+/// Unknown members are ignored, as in a request.
+#[derive(Deserialize)]
+struct Object {
+    #[serde(default, deserialize_with = "present")]
+    name: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    dob: Option<Value>,
+}
+
+/// A member that is there, null included.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
+}
+
+fn object(text: &[u8], today: NaiveDate) -> Result<(Name, DateOfBirth), Vec<LineError>> {
+    // Else a list of two would pass for an object.
+    if !text.starts_with(b"{") {
+        return Err(vec![LineError::new("line", "must be a JSON object")]);
+    }
+    let object: Object = serde_json::from_slice(text).map_err(|error| {
+        vec![LineError::new("line", {
+            // It has one line, and that is not its number in the file.
+            let problem = error.to_string().replace(" at line 1 column", " at column");
+            format!("cannot be read: {problem}")
+        })]
+    })?;
+    let text = |value: Option<Value>| match value {
+        None => Err(ValueError("is required")),
+        Some(Value::String(text)) => Ok(text),
+        Some(
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_),
+        ) => Err(ValueError("must be a string")),
+    };
+    both(
+        text(object.name).and_then(|name| Name::parse(&name)),
+        text(object.dob).and_then(|dob| DateOfBirth::parse(&dob, today)),
+    )
+}
+
+fn both(
+    name: Result<Name, ValueError>,
+    dob: Result<DateOfBirth, ValueError>,
+) -> Result<(Name, DateOfBirth), Vec<LineError>> {
+    match (name, dob) {
+        (Ok(name), Ok(dob)) => Ok((name, dob)),
+        (name, dob) => {
+            let name = name.err().map(|error| LineError::new("name", error.0));
+            let dob = dob.err().map(|error| LineError::new("dob", error.0));
+            Err(name.into_iter().chain(dob).collect())
+        }
+    }
+}
+
+/// CSV, by the csv crate. It would read a quote that is never closed to the end of the file: what it
+/// may read for one record is rationed.
+struct Csv {
+    reader: csv::Reader<Rationed>,
+    left: Arc<AtomicUsize>,
+    record: csv::ByteRecord,
+    columns: usize,
+    name: usize,
+    dob: usize,
+    over: bool,
+}
+
+/// A file of which at most `left` bytes may still be read.
+struct Rationed {
+    file: BufReader<Box<dyn Read + Send>>,
+    left: Arc<AtomicUsize>,
+    /// The last byte was a line feed.
+    ended: bool,
+}
+
+impl Read for Rationed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.left.load(Ordering::Relaxed);
+        if left == 0 {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let end = left.min(buffer.len());
+        let mut read = self.file.read(&mut buffer[..end])?;
+        if read > 0 {
+            self.ended = buffer[read - 1] == b'\n';
+        } else if !self.ended && end > 0 {
+            // Then every record ends like this, and its line can be told.
+            (buffer[0], read, self.ended) = (b'\n', 1, true);
+        }
+        self.left.store(left - read, Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
+impl Csv {
+    fn open(file: BufReader<Box<dyn Read + Send>>) -> Result<Self, FileError> {
+        let left = Arc::new(AtomicUsize::new(LINE_MAX));
+        let reader = csv::ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            // A carriage return before it is cut off with the white space around a value.
+            .terminator(csv::Terminator::Any(b'\n'))
+            .from_reader(Rationed { file, left: Arc::clone(&left), ended: true });
+        let record = csv::ByteRecord::new();
+        let mut csv = Self { reader, left, record, columns: 0, name: 0, dob: 0, over: false };
+        if csv.advance()? == Record::TooLong {
+            return Err(FileError::Header(vec![too_long()]));
+        }
+        csv.columns = csv.record.len();
+        let column = |field: &'static str| {
+            let named = |(number, name): (usize, &[u8])| {
+                name.trim_ascii().eq_ignore_ascii_case(field.as_bytes()).then_some(number)
+            };
+            let mut columns = csv.record.iter().enumerate().filter_map(named);
+            match (columns.next(), columns.next()) {
+                (Some(column), None) => Ok(column),
+                (None, _) => Err(LineError::new(field, "is no column of the header")),
+                (Some(_), Some(_)) => Err(LineError::new(field, "is two columns of the header")),
+            }
+        };
+        match (column("name"), column("dob")) {
+            (Ok(name), Ok(dob)) => (csv.name, csv.dob) = (name, dob),
+            (name, dob) => {
+                return Err(FileError::Header(name.err().into_iter().chain(dob.err()).collect()));
+            }
+        }
+        Ok(csv)
+    }
+
+    fn advance(&mut self) -> io::Result<Record> {
+        // The reader fills its buffer ahead of the record.
+        self.left.store(2 * LINE_MAX, Ordering::Relaxed);
+        match self.reader.read_byte_record(&mut self.record) {
+            Ok(true) if self.record.as_slice().len() > LINE_MAX => Ok(Record::TooLong),
+            Ok(true) => Ok(Record::Read),
+            Ok(false) => Ok(Record::End),
+            Err(error) => {
+                if let csv::ErrorKind::Io(cause) = error.kind()
+                    && cause.kind() == io::ErrorKind::FileTooLarge
+                {
+                    return Ok(Record::TooLong);
+                }
+                Err(io::Error::other(error))
+            }
+        }
+    }
+
+    fn next(&mut self, today: NaiveDate) -> io::Result<Option<Line>> {
+        if self.over {
+            return Ok(None);
+        }
+        let begins = self.reader.position().line();
+        loop {
+            let customer = match self.advance()? {
+                Record::End => return Ok(None),
+                Record::TooLong => {
+                    self.over = true;
+                    let problem = "is a quote not closed? nothing behind it was read";
+                    let detail = format!("is longer than {LINE_MAX} bytes; {problem}");
+                    Err(vec![LineError::new("line", detail)])
+                }
+                Record::Read if self.is_blank() => continue,
+                Record::Read => self.customer(today),
+            };
+            let number = if self.over { begins } else { self.line() };
+            return Ok(Some(Line { number: i64::try_from(number).unwrap_or(i64::MAX), customer }));
+        }
+    }
+
+    /// An empty line that ends with a carriage return.
+    fn is_blank(&self) -> bool {
+        self.record.len() == 1 && self.record.as_slice().trim_ascii().is_empty()
+    }
+
+    /// On which line the record begins: the reader stands behind its end, and passed over empty
+    /// lines before it.
+    fn line(&self) -> u64 {
+        let lines = self.record.as_slice().split(|byte| *byte == b'\n').count() as u64;
+        self.reader.position().line().saturating_sub(lines)
+    }
+
+    fn customer(&self, today: NaiveDate) -> Result<(Name, DateOfBirth), Vec<LineError>> {
+        if self.record.len() != self.columns {
+            let (found, expected) = (self.record.len(), self.columns);
+            let detail = format!("has {found} fields where the header has {expected}");
+            return Err(vec![LineError::new("line", detail)]);
+        }
+        let text = |column: usize| {
+            std::str::from_utf8(self.record.get(column).unwrap_or_default())
+                .map_err(|_| ValueError("must be UTF-8"))
+        };
+        both(
+            text(self.name).and_then(Name::parse),
+            text(self.dob).and_then(|dob| DateOfBirth::parse(dob.trim(), today)),
+        )
+    }
+}
+
+/// What became of reading one.
+#[derive(PartialEq, Eq)]
+enum Record {
+    Read,
+    TooLong,
+    End,
+}

@@ -1,0 +1,163 @@
+//! Imports as the log sees them: one chunk and how far the import has come, in one call of
+//! `import_customers` (migration 0005).
+
+use sqlx::{PgExecutor, PgPool};
+use uuid::Uuid;
+
+use super::NewEvent;
+use super::payload::encode;
+use crate::events::metadata::Metadata;
+use crate::events::values::CustomerId;
+
+/// How many imports one step of the purge takes.
+const PURGE_STEP: i64 = 500;
+
+/// What names an import: the account that asked for it, its own name for it, and the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportKey {
+    pub account: String,
+    pub id: String,
+    /// SHA-256 of the file and how it is to be read.
+    pub fingerprint: Vec<u8>,
+}
+
+/// How far an import has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Every line up to this one is dealt with.
+    pub lines_done: i64,
+    pub created: i64,
+    /// Of its last event; 0 when there is none yet.
+    pub last_position: i64,
+}
+
+/// Why a chunk was not appended.
+#[derive(Debug, thiserror::Error)]
+pub enum ChunkError {
+    #[error("the import is known with another file")]
+    OtherFile,
+    /// Nothing was appended; with other ids it will be.
+    #[error("an id is taken")]
+    IdTaken,
+    /// Whether it was appended shows when it is sent again.
+    #[error(transparent)]
+    Database(sqlx::Error),
+}
+
+impl From<sqlx::Error> for ChunkError {
+    fn from(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        match code.as_deref() {
+            Some("CU001") => Self::OtherFile,
+            Some("CU002") => Self::IdTaken,
+            _ => Self::Database(error),
+        }
+    }
+}
+
+/// What is known of an import, if anything is.
+///
+/// # Errors
+/// [`ChunkError::OtherFile`], or when PostgreSQL cannot be asked.
+pub async fn progress(
+    executor: impl PgExecutor<'_>,
+    key: &ImportKey,
+) -> Result<Progress, ChunkError> {
+    let row = sqlx::query!(
+        "select fingerprint, lines_done, created, last_position from imports
+         where account = $1 and import_id = $2",
+        key.account,
+        key.id
+    )
+    .fetch_optional(executor)
+    .await?;
+    let Some(row) = row else { return Ok(Progress::default()) };
+    if row.fingerprint != key.fingerprint {
+        return Err(ChunkError::OtherFile);
+    }
+    Ok(Progress {
+        lines_done: row.lines_done,
+        created: row.created,
+        last_position: row.last_position,
+    })
+}
+
+/// Appends a chunk of creates and moves the import from line `before` to line `after`; appends
+/// nothing when the import has come to another line. Returns how far it has come.
+///
+/// # Errors
+/// See [`ChunkError`].
+pub async fn append_chunk(
+    executor: impl PgExecutor<'_>,
+    key: &ImportKey,
+    (before, after): (i64, i64),
+    creates: &[(CustomerId, &NewEvent)],
+    metadata: &Metadata,
+) -> Result<Progress, ChunkError> {
+    let Some((_, first)) = creates.first() else { return progress(executor, key).await };
+    let command_ids: Vec<Uuid> = creates.iter().map(|_| crate::clock::new_id()).collect();
+    let aggregate_ids: Vec<String> = creates.iter().map(|(id, _)| id.to_string()).collect();
+    let payloads: Vec<&str> = creates.iter().map(|(_, event)| event.payload.as_str()).collect();
+    let row = sqlx::query!(
+        r#"select lines_done as "lines_done!", created as "created!",
+                  last_position as "last_position!"
+           from import_customers($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"#,
+        key.account,
+        key.id,
+        key.fingerprint,
+        before,
+        after,
+        &command_ids,
+        &aggregate_ids,
+        first.event_type,
+        first.event_version,
+        &payloads as &[&str],
+        encode(metadata)
+    )
+    .fetch_one(executor)
+    .await?;
+    Ok(Progress {
+        lines_done: row.lines_done,
+        created: row.created,
+        last_position: row.last_position,
+    })
+}
+
+/// Forgets an import.
+///
+/// # Errors
+/// When PostgreSQL cannot be asked.
+pub async fn forget(pool: &PgPool, key: &ImportKey) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "delete from imports where account = $1 and import_id = $2 and fingerprint = $3",
+        key.account,
+        key.id,
+        key.fingerprint
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Forgets imports with which nobody went on for a week, step by step.
+///
+/// # Errors
+/// When PostgreSQL cannot be asked; what was forgotten stays so.
+pub async fn purge(pool: &PgPool) -> Result<(), sqlx::Error> {
+    loop {
+        let forgotten = sqlx::query!(
+            "delete from imports where (account, import_id) in (
+                 select account, import_id from imports
+                 where updated_at < now() - interval '7 days'
+                 order by updated_at limit $1
+             )",
+            PURGE_STEP
+        )
+        .execute(pool)
+        .await?
+        .rows_affected();
+        if i64::try_from(forgotten).is_ok_and(|forgotten| forgotten < PURGE_STEP) {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! `POST /customers/import`: many customers from one body.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use customers::dev::demo;
+use customers::events::customer::{CUSTOMER, CustomerEvent};
+use customers::events::log::{Append, NewEvent, append};
+use customers::events::metadata::Metadata;
+use customers::events::values::Role;
+use reqwest::{Method, RequestBuilder};
+use serde_json::{Value, json};
+use sqlx::{Connection as _, Executor as _, PgConnection};
+
+use crate::harness::{Answer, Login, Service, With as _, folder, send, until, variables};
+use crate::process::{Process, command};
+use crate::sessions::verdict;
+
+fn import(service: &Service, login: &Login, kind: &'static str) -> RequestBuilder {
+    service.post("/customers/import").login(login).header("content-type", kind)
+}
+
+const NDJSON: &str = "application/x-ndjson";
+const CSV: &str = "text/csv; charset=utf-8";
+
+fn lines(answer: &Answer) -> Vec<Value> {
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.header("content-type"), Some("application/x-ndjson"));
+    answer.text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn summary(answer: &Answer) -> Value {
+    lines(answer).pop().unwrap()["summary"].clone()
+}
+
+/// A file of `number` different customers, as NDJSON.
+fn people(number: u64) -> String {
+    let mut file = String::new();
+    for i in 0..number {
+        let (_, dob) = demo::person(i);
+        writeln!(file, "{{\"name\":\"Person {i}\",\"dob\":\"{dob}\"}}").unwrap();
+    }
+    file
+}
+
+/// How many customers the log has, and how many different names.
+async fn created(database_url: &str) -> (i64, i64) {
+    let mut connection = PgConnection::connect(database_url).await.unwrap();
+    sqlx::query_as(
+        "select count(*), count(distinct payload ->> 'name') from events
+         where event_type = 'CustomerCreated'",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn good_lines_are_created_and_bad_ones_named() {
+    let service = Service::start().await;
+    let editor = service.log_in_as(Role::Editor).await;
+    let long = "x".repeat(70_000);
+    let file = [
+        r#"{"name":" Ada ","dob":"1990-12-10","shoe":42}"#,
+        "",
+        r#"{"name":"","dob":"2990-12-10"}"#,
+        r#"{"name":null,"dob":19901210}"#,
+        "{}",
+        "nonsense",
+        r#"["Ada","1990-12-10"]"#,
+        r#"{"name":"Ada","name":"Eve","dob":"1990-12-10"}"#,
+        &long,
+        r#"{"name":"Grace","dob":"1906-12-09"}"#,
+    ]
+    .join("\n");
+    let request = import(&service, &editor, NDJSON).header("x-reason", "from the old system");
+    let answer = send(request.body(format!("\u{feff}{file}"))).await;
+    insta::assert_snapshot!("import_ndjson", answer.text);
+    let customers = send(service.get("/customers").login(&editor)).await;
+    let names: Vec<_> = customers.body["customers"].as_array().unwrap().iter().collect();
+    assert_eq!(
+        (names[0]["name"].as_str(), names[1]["name"].as_str()),
+        (Some("Ada"), Some("Grace"))
+    );
+    assert_eq!(names.len(), 2);
+
+    let admin = service.log_in_as(Role::Admin).await;
+    let history = send(service.get("/customers/1/history").login(&admin)).await;
+    let entry = &history.body["history"][0];
+    assert_eq!(
+        (&entry["actor"], &entry["reason"]),
+        (&json!("editor"), &json!("from the old system"))
+    );
+
+    let file = "Born, DOB ,name\n1,1990-12-10,\"Ada, \"\"the first\"\"\"\n\n2,1990-12-10\n3,10.12.1990,\"two\nlines\"\n\r\n4,1906-12-09,Grace\r\n5,x,Eve";
+    let answer = send(import(&service, &editor, CSV).body(file)).await;
+    insta::assert_snapshot!("import_csv", answer.text);
+    // A quote that is never closed costs the rest of the file and no memory.
+    let file = format!("name,dob\nAda,1990-12-10\n\"Eve,1990-12-10\n{}", "x\n".repeat(200_000));
+    let answer = send(import(&service, &editor, CSV).body(file)).await;
+    insta::assert_snapshot!("import_open_quote", answer.text);
+    assert_eq!(summary(&send(import(&service, &editor, NDJSON).body("")).await)["lines"], 0);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_repeat_under_the_same_id_does_nothing_twice() {
+    let service = Service::start().await;
+    let editor = service.log_in_as(Role::Editor).await;
+    let admin = service.log_in_as(Role::Admin).await;
+    let file = people(300) + "nonsense\n";
+    let run = |login, file: &str| {
+        send(import(&service, login, NDJSON).header("import-id", "may").body(file.to_owned()))
+    };
+    let first = run(&editor, &file).await;
+    assert_eq!(summary(&first)["created"], 300);
+    let head = summary(&first)["last_position"].clone();
+    assert_eq!(run(&editor, &file).await.text, first.text);
+    assert_eq!(created(service.database_url()).await, (300, 300));
+    // Another file under that name.
+    let other = run(&editor, &people(2)).await;
+    assert_eq!(
+        (other.status, &other.body["type"]),
+        (422, &json!("/problems/idempotency-mismatch"))
+    );
+    // The name is the account's own, and without one it is another import each time.
+    assert_eq!(summary(&run(&admin, &file).await)["created"], 300);
+    let again = send(import(&service, &editor, NDJSON).body(file.clone())).await;
+    assert_ne!(summary(&again)["last_position"], head);
+    assert_eq!(created(service.database_url()).await, (900, 300));
+    let mut connection = PgConnection::connect(service.database_url()).await.unwrap();
+    let kept: i64 = sqlx::query_scalar("select count(*) from imports")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(kept, 2, "an import without a name is forgotten");
+    // Two at once share the work.
+    let both = people(2000).replace("Person", "Both");
+    let run =
+        || send(import(&service, &editor, NDJSON).header("import-id", "two").body(both.clone()));
+    let (one, two) = tokio::join!(run(), run());
+    assert_eq!((summary(&one), summary(&one)["created"].clone()), (summary(&two), json!(2000)));
+    assert_eq!(created(service.database_url()).await, (2900, 2300));
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_imported_is_refused_before_anything_is_written() {
+    let service = Service::start().await;
+    let editor = service.log_in_as(Role::Editor).await;
+    let viewer = service.log_in_as(Role::Viewer).await;
+    let ask = |kind| import(&service, &editor, kind).body("");
+    assert_eq!(verdict(import(&service, &viewer, NDJSON).body("{}")).await, "403 forbidden");
+    for kind in ["application/json", "text/plain", "", "text/csv;", "multipart/form-data"] {
+        let expected =
+            if kind == "text/csv;" { "422 invalid" } else { "415 unsupported-media-type" };
+        assert_eq!(verdict(ask(kind)).await, expected, "{kind}");
+    }
+    let packed = ask(NDJSON).header("content-encoding", "gzip");
+    assert_eq!(verdict(packed).await, "415 unsupported-media-type");
+    for id in ["", "two words", "é", &"x".repeat(256)] {
+        let answer = send(ask(NDJSON).header("import-id", id)).await;
+        assert_eq!(answer.body["errors"][0]["field"], "import-id", "{id}");
+        assert_eq!(answer.status, 400);
+    }
+    for header in ["", "name", "dob;name", "name,name,dob", "\"open"] {
+        let answer = send(import(&service, &editor, CSV).body(format!("{header}\nAda"))).await;
+        assert_eq!(
+            (answer.status, &answer.body["type"]),
+            (422, &json!("/problems/invalid")),
+            "{header}"
+        );
+    }
+    assert_eq!(created(service.database_url()).await, (0, 0));
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_connections_and_taken_ids_change_nothing() {
+    let service = Service::start().await;
+    let editor = service.log_in_as(Role::Editor).await;
+    // As if somebody had brought customers along with their ids.
+    let (name, dob) = demo::person(1);
+    for id in (40..4000).step_by(700) {
+        let command = Append {
+            command_id: customers::clock::new_id(),
+            aggregate_type: CUSTOMER,
+            aggregate_id: id.to_string(),
+            expected: Some(0),
+            events: vec![NewEvent::from(&CustomerEvent::CustomerCreated {
+                name: name.clone(),
+                dob,
+            })],
+            metadata: Metadata::of_program("test"),
+            key: None,
+        };
+        let mut owner = PgConnection::connect(service.database_url()).await.unwrap();
+        append(&mut owner, [&command]).await.unwrap();
+    }
+    let over = AtomicBool::new(false);
+    let cutting = async {
+        let mut admin = PgConnection::connect(service.database_url()).await.unwrap();
+        while !over.load(Ordering::Relaxed) {
+            let importing = "select pg_terminate_backend(pid) from pg_stat_activity
+                             where datname = current_database() and query like '%import_customers%'
+                               and pid <> pg_backend_pid()";
+            admin.execute(importing).await.unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+        }
+    };
+    let importing = async {
+        let answer = send(import(&service, &editor, NDJSON).body(people(5000))).await;
+        over.store(true, Ordering::Relaxed);
+        answer
+    };
+    let (answer, ()) = tokio::join!(importing, cutting);
+    assert_eq!(summary(&answer)["created"], 5000, "{}", answer.text);
+    let there_before = 6;
+    assert_eq!(created(service.database_url()).await, (5000 + there_before, 5001));
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_goes_on_when_its_client_has_gone() {
+    let service = Service::start().await;
+    let editor = service.log_in_as(Role::Editor).await;
+    let answer =
+        import(&service, &editor, NDJSON).body(people(5000) + "bad\n").send().await.unwrap();
+    drop(answer);
+    let all = async || created(service.database_url()).await == (5000, 5000);
+    until("all are there", all).await;
+    service.stop().await;
+}
+
+/// A process that serves the database of `service`.
+async fn process(service: &Service) -> Process {
+    let mut serve = command(&["serve"], &folder("import"));
+    serve.envs(variables(service.database_url()));
+    Process::start(serve).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_that_was_killed_goes_on_where_it_stopped_on_another_process() {
+    let service = Service::start().await;
+    service.add_account("editor", Role::Editor).await;
+    let (one, two) = (process(&service).await, process(&service).await);
+    let (login_one, login_two) = (one.log_in("editor").await, two.log_in("editor").await);
+    let file = people(20_000) + "bad\n";
+    let ask = |process: &Process, login: &Login| {
+        process
+            .request(Method::POST, "/customers/import")
+            .login(login)
+            .header("content-type", NDJSON)
+            .header("import-id", "big")
+            .body(file.clone())
+    };
+    let sending = tokio::spawn(ask(&one, &login_one).send());
+    until("a part is there", async || created(service.database_url()).await.0 > 2000).await;
+    one.kill().await;
+    if let Ok(Ok(answer)) = sending.await {
+        assert!(!answer.text().await.is_ok_and(|text| text.contains("summary")));
+    }
+    assert!(created(service.database_url()).await.0 < 20_000, "it was killed too late");
+    let answer = send(ask(&two, &login_two)).await;
+    let expected = json!({
+        "lines": 20_001,
+        "created": 20_000,
+        "refused": 1,
+        "last_position": summary(&answer)["last_position"],
+    });
+    assert_eq!(summary(&answer), expected);
+    assert_eq!(created(service.database_url()).await, (20_000, 20_000));
+    assert_eq!(two.end(rustix::process::Signal::TERM).await, Some(0));
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_import_takes_little_memory_and_leaves_room_for_others() {
+    let service = Service::start().await;
+    service.add_account("editor", Role::Editor).await;
+    let process = process(&service).await;
+    let login = process.log_in("editor").await;
+    let before = process.resident();
+    let over = AtomicBool::new(false);
+    let importing = async {
+        let request = process
+            .request(Method::POST, "/customers/import")
+            .timeout(std::time::Duration::from_mins(3));
+        let request = request.login(&login).header("content-type", NDJSON);
+        let answer = send(request.body(people(100_000))).await;
+        over.store(true, Ordering::Relaxed);
+        answer
+    };
+    let others = async {
+        let (mut written, mut most) = (0, 0);
+        while !over.load(Ordering::Relaxed) {
+            let body = json!({"name": "Somebody else", "dob": "1990-12-10"});
+            let write = process.request(Method::POST, "/customers").login(&login).json(&body);
+            assert_eq!(send(write).await.status, 201);
+            let read = process.request(Method::GET, "/customers?numbers=10").login(&login);
+            assert_eq!(send(read).await.status, 200);
+            written += 1;
+            most = most.max(process.resident());
+        }
+        (written, most)
+    };
+    let (answer, (written, most)) = tokio::join!(importing, others);
+    assert_eq!(summary(&answer)["created"], 100_000, "{}", answer.text);
+    println!("{before} MiB before, {most} MiB at most; {written} writes of others meanwhile");
+    assert!(most < 150, "{most} MiB");
+    assert!(written > 10, "nobody else came to write");
+    assert_eq!(created(service.database_url()).await.0, 100_000 + written);
+    process.kill().await;
+    service.stop().await;
+}

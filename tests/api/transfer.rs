@@ -1,0 +1,218 @@
+//! `customers export` and `customers import`: the log and customers as files.
+
+use std::path::Path;
+use std::process::Output;
+
+use customers::events::values::Role;
+use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection};
+
+use crate::harness::{Service, With as _, config_on, database, folder, send, variables};
+use crate::process::command;
+
+/// Runs the command line on a database.
+async fn run(database_url: &str, place: &Path, arguments: &[&str]) -> Output {
+    let mut command = command(arguments, place);
+    command.envs(variables(database_url)).output().await.unwrap()
+}
+
+/// Its standard output, when it succeeded.
+async fn told(database_url: &str, place: &Path, arguments: &[&str]) -> String {
+    let output = run(database_url, place, arguments).await;
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What it said when it failed.
+async fn failed(database_url: &str, place: &Path, arguments: &[&str]) -> (String, String) {
+    let output = run(database_url, place, arguments).await;
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (text(output.stdout), text(output.stderr))
+}
+
+/// A registry with a history: names that spreadsheets and shells do not like, changes, a deletion,
+/// log-ins.
+async fn registry() -> Service {
+    let service = Service::start().await;
+    let admin = service.log_in_as(Role::Admin).await;
+    let names =
+        ["=HYPERLINK(\"http://x\")", "+1", "-1", "@sum", "Grace \"é\" \\ O'Hara, née", "Ada"];
+    for name in names {
+        let body = json!({"name": name, "dob": "1990-12-10"});
+        let create = service.post("/customers").login(&admin).json(&body);
+        assert_eq!(send(create.header("x-reason", "=1+1\\t")).await.status, 201);
+    }
+    let body = json!({"name": "Ada King", "dob": "1990-12-11"});
+    assert_eq!(send(service.put("/customers/6").login(&admin).json(&body)).await.status, 200);
+    assert_eq!(send(service.delete("/customers/2").login(&admin)).await.status, 200);
+    service.log_in("admin").await;
+    service
+}
+
+/// The whole log but the commands' ids, byte by byte.
+async fn log(database_url: &str) -> Vec<String> {
+    let mut connection = PgConnection::connect(database_url).await.unwrap();
+    sqlx::query_scalar(
+        "select concat_ws('|', position, aggregate_type, aggregate_id, sequence, event_type,
+                          event_version, payload, metadata, recorded_at)
+         from events order by position",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_in_an_empty_installation_is_the_same_registry() {
+    let service = registry().await;
+    let (here, there, place) = (service.database_url(), database().await, folder("transfer"));
+    let export = told(here, &place, &["export", "--format", "ndjson"]).await;
+    let events = log(here).await;
+    let (_, last) = export.trim_end().rsplit_once('\n').unwrap();
+    let count = events.len();
+    let expected = format!(r#"{{"summary":{{"events":{count},"last_position":{count}}}}}"#);
+    assert_eq!((last, export.lines().count()), (expected.as_str(), count + 1));
+
+    std::fs::write(place.join("log.ndjson"), &export).unwrap();
+    let summary = told(&there, &place, &["import", "--log", "log.ndjson"]).await;
+    assert_eq!(summary.trim_end(), expected);
+    assert_eq!(log(&there).await, events);
+    assert_eq!(told(&there, &place, &["export", "--format", "ndjson"]).await, export);
+
+    // It is served, and goes on behind what it has: no id and no position comes again.
+    let copy = Service::with(config_on(&there)).await;
+    copy.caught_up().await;
+    copy.add_account("root", Role::Admin).await;
+    let (root, admin) = (copy.log_in("root").await, service.log_in("admin").await);
+    let customers =
+        async |service: &Service, login| send(service.get("/customers").login(login)).await.body;
+    assert_eq!(customers(&copy, &root).await, customers(&service, &admin).await);
+    let history = async |service: &Service, login| {
+        send(service.get("/customers/6/history").login(login)).await.body
+    };
+    assert_eq!(history(&copy, &root).await, history(&service, &admin).await);
+    let body = json!({"name": "New", "dob": "1990-12-10"});
+    let created = send(copy.post("/customers").login(&root).json(&body)).await;
+    assert_eq!(created.status, 201);
+    assert!(created.body["id"].as_i64().unwrap() > 6, "{created:?}");
+
+    // Never into a log that has something.
+    let (_, problem) = failed(&there, &place, &["import", "--log", "log.ndjson"]).await;
+    assert!(problem.contains("only an empty installation"), "{problem}");
+    service.stop().await;
+    copy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_is_not_whole_is_not_taken_over() {
+    let service = registry().await;
+    let (there, place) = (database().await, folder("transfer"));
+    let export = told(service.database_url(), &place, &["export", "--format", "ndjson"]).await;
+    let lines: Vec<&str> = export.lines().collect();
+    let without = |number: usize| {
+        let rest = lines.iter().enumerate().filter(|(at, _)| *at != number);
+        rest.map(|(_, line)| *line).collect::<Vec<_>>().join("\n")
+    };
+    let last = lines.len() - 1;
+    let cases = [
+        (without(last), "cut off"),
+        (without(last)[..200].to_owned(), "line 1: "),
+        (without(3), "line 4: position 5 follows 3"),
+        (without(last - 1), "the summary says"),
+        (export.replace("CustomerDeleted", "CustomerErased"), "cannot be read"),
+        (export.replace("\"customer\"", "\"account\""), "cannot be read"),
+        (export.replace("1990-12-11", "1990-13-11"), "cannot be read"),
+        (export.replace("\"version\":\"1\"", "\"version\":\"9\""), "version 9 of"),
+        (export.replace("\"sequence\":2", "\"sequence\":7"), "have a gap"),
+        (export.clone() + lines[0], "stands behind the summary"),
+        ("nonsense".to_owned(), "line 1: "),
+        (String::new(), "cut off"),
+    ];
+    for (file, expected) in cases {
+        std::fs::write(place.join("log.ndjson"), file).unwrap();
+        let (_, problem) = failed(&there, &place, &["import", "--log", "log.ndjson"]).await;
+        assert!(problem.contains(expected), "{expected}: {problem}");
+        assert_eq!(log(&there).await, Vec::<String>::new());
+    }
+    let (_, problem) = failed(&there, &place, &["import", "--log", "missing.ndjson"]).await;
+    assert!(problem.contains("missing.ndjson"), "{problem}");
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_has_what_each_format_has_room_for() {
+    let service = registry().await;
+    let (url, place) = (service.database_url(), folder("transfer"));
+    let count = log(url).await.len();
+
+    let output = run(url, &place, &["export", "--format", "csv"]).await;
+    let mut reader = csv::Reader::from_reader(output.stdout.as_slice());
+    let header: Vec<_> = reader.headers().unwrap().iter().map(str::to_owned).collect();
+    let expected = "position,recorded_at,type,id,version,name,dob,actor,role,request_id,ip,reason";
+    assert_eq!(header.join(","), expected);
+    let records: Vec<Vec<String>> = reader
+        .records()
+        .map(|record| record.unwrap().iter().map(str::to_owned).collect())
+        .collect();
+    assert_eq!(records.len(), count);
+    let created = records.iter().filter(|record| record[2] == "CustomerCreated");
+    let names: Vec<_> = created.clone().map(|record| record[5].as_str()).collect();
+    let expected =
+        ["'=HYPERLINK(\"http://x\")", "'+1", "'-1", "'@sum", "Grace \"é\" \\ O'Hara, née", "Ada"];
+    assert_eq!(names, expected);
+    assert!(created.clone().all(|record| record[11] == "'=1+1\\t" && record[7] == "admin"));
+    let summary = json!({"summary": {"events": count, "last_position": count}});
+    let told_last: Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(told_last, summary, "the last line, where it is taken for no event");
+
+    let cloud = told(url, &place, &["export", "--format", "cloudevents", "--to", "4"]).await;
+    let events: Vec<Value> =
+        cloud.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(events.len(), 4);
+    assert_eq!(events[3]["id"], "4");
+    assert_eq!(events[3]["source"], "http://customers.test/events");
+
+    let some = told(url, &place, &["export", "--format", "ndjson", "--to", "4"]).await;
+    assert!(some.ends_with("{\"summary\":{\"events\":4,\"last_position\":4}}\n"), "{some}");
+    let beyond = (count + 1).to_string();
+    let (_, problem) = failed(url, &place, &["export", "--format", "csv", "--to", &beyond]).await;
+    assert!(problem.contains("the log ends at"), "{problem}");
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_of_customers_is_imported_as_by_the_route() {
+    let service = Service::start().await;
+    let (url, place) = (service.database_url(), folder("transfer"));
+    let file = "name,dob\nAda,1990-12-10\nEve,2990-12-10\nGrace,1906-12-09\n";
+    std::fs::write(place.join("people.csv"), file).unwrap();
+    let bad = r#"{"line":3,"errors":[{"field":"dob","detail":"must not be in the future"}]}"#;
+    let number = async || log(url).await.len();
+
+    let (named, problem) = failed(url, &place, &["import", "people.csv", "--strict"]).await;
+    assert_eq!((named.trim_end(), number().await), (bad, 0), "{problem}");
+    let import = ["import", "people.csv", "--import-id", "one", "--reason", "moved"];
+    let told_first = told(url, &place, &import).await;
+    let summary = r#"{"summary":{"lines":3,"created":2,"refused":1,"last_position":2}}"#;
+    assert_eq!(told_first, format!("{bad}\n{summary}\n"));
+    assert_eq!(told(url, &place, &import).await, told_first);
+    assert_eq!(number().await, 2);
+    let log = log(url).await;
+    assert!(log[0].contains(r#"{"actor":"customers import","reason":"moved"}"#), "{log:?}");
+
+    std::fs::write(place.join("people.txt"), "{\"name\":\"Alan\",\"dob\":\"1912-06-23\"}\n")
+        .unwrap();
+    let (_, problem) = failed(url, &place, &["import", "people.txt"]).await;
+    assert!(problem.contains("--format"), "{problem}");
+    told(url, &place, &["import", "people.txt", "--format", "ndjson", "--strict"]).await;
+    assert_eq!(number().await, 3);
+    let (_, problem) =
+        failed(url, &place, &["import", "people.csv", "--import-id", "one", "--format", "ndjson"])
+            .await;
+    assert!(problem.contains("used for another file"), "{problem}");
+    std::fs::write(place.join("empty.csv"), "").unwrap();
+    let (named, _) = failed(url, &place, &["import", "empty.csv"]).await;
+    assert!(named.contains("is no column of the header"), "{named}");
+    service.stop().await;
+}
