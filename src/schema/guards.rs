@@ -49,7 +49,7 @@ const GUARDS: [Guard; 11] = [
         "let another role own the tables (CUSTOMERS_OWNER_DATABASE_URL) and migrate again",
     ),
     guard(
-        "the role writes to the log through append_events only",
+        "the role writes to the log through functions only",
         "not has_table_privilege('public.events', 'insert, update, delete, truncate, trigger')",
         "revoke insert, update, delete, truncate, trigger on events from the role",
     ),
@@ -62,6 +62,7 @@ const GUARDS: [Guard; 11] = [
         "the role has what it needs",
         "has_table_privilege('public.events', 'select')
          and has_function_privilege('public.append_events'::regproc::oid, 'execute')
+         and has_function_privilege('public.append_event'::regproc::oid, 'execute')
          and has_table_privilege('public.accounts', 'insert')
          and has_table_privilege('public.projections', 'update')
          and has_table_privilege('public.idempotency_keys', 'delete')
@@ -70,17 +71,19 @@ const GUARDS: [Guard; 11] = [
         "run customers migrate as the owner, with DATABASE_URL naming the role",
     ),
     guard(
-        "nobody else is let into append_events and import_customers",
+        "nobody else is let into the functions that append",
         "not exists (select from pg_proc, aclexplode(coalesce(proacl, acldefault('f', proowner))) acl
-                     where pg_proc.oid in ('public.append_events'::regproc, 'public.import_customers'::regproc)
+                     where pg_proc.oid in ('public.append_event'::regproc, 'public.append_events'::regproc,
+                               'public.import_customers'::regproc)
                        and acl.grantee = 0)",
-        "revoke execute on function append_events, import_customers from public",
+        "revoke execute on function append_event, append_events, import_customers from public",
     ),
     guard(
-        "append_events and import_customers run as their owner, their names pinned",
+        "the functions that append run as their owner, their names pinned",
         "(select bool_and(prosecdef and 'search_path=pg_catalog, pg_temp' = any(proconfig))
           from pg_proc
-          where oid in ('public.append_events'::regproc, 'public.import_customers'::regproc))",
+          where oid in ('public.append_event'::regproc, 'public.append_events'::regproc,
+                               'public.import_customers'::regproc))",
         "something replaced a function: restore it from migrations/",
     ),
     guard(

@@ -17,10 +17,10 @@ pub static MIGRATOR: Migrator = sqlx::migrate!();
 /// What the service's role may do; `{role}` is its name, quoted. It appends through the function
 /// and in no other way.
 const GRANTS: &str = "
-    revoke execute on function append_events, import_customers from public;
+    revoke execute on function append_event, append_events, import_customers from public;
     grant usage on schema public to {role};
     grant select on all tables in schema public to {role};
-    grant execute on function append_events, import_customers to {role};
+    grant execute on function append_event, append_events, import_customers to {role};
     grant usage on sequence customer_ids to {role};
     grant insert, update on accounts to {role};
     grant update on projections to {role};

@@ -27,7 +27,7 @@ async fn what_the_service_could_do_beyond_its_needs_is_named() {
     schema::migrate(&SecretString::from(url.clone()), Some(&service)).await.unwrap();
     assert_eq!(found(&service).await, BTreeSet::new());
 
-    let log = "the role writes to the log through append_events only";
+    let log = "the role writes to the log through functions only";
     let refuses = "the log refuses changes, whoever asks";
     let cases = [
         (format!("grant insert on events to {role}"), log),
@@ -42,11 +42,11 @@ async fn what_the_service_could_do_beyond_its_needs_is_named() {
         (format!("revoke update on projections from {role}"), "the role has what it needs"),
         (
             "grant execute on function append_events to public".to_owned(),
-            "nobody else is let into append_events and import_customers",
+            "nobody else is let into the functions that append",
         ),
         (
             "alter function append_events security invoker".to_owned(),
-            "append_events and import_customers run as their owner, their names pinned",
+            "the functions that append run as their owner, their names pinned",
         ),
         (
             format!("alter role {role} set synchronous_commit = off"),
@@ -81,9 +81,7 @@ async fn the_command_says_so_and_fails() {
     assert_eq!(told.status.code(), Some(1), "{told:?}");
     let text = String::from_utf8(told.stdout).unwrap();
     assert!(
-        text.contains(
-            "\nok    append_events and import_customers run as their owner, their names pinned\n"
-        ),
+        text.contains("\nok    the functions that append run as their owner, their names pinned\n"),
         "{text}"
     );
     assert!(text.contains("\nWARN  not so: the role is no superuser; serve as "), "{text}");

@@ -3,9 +3,12 @@
 use customers::events::values::Role;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 
-use crate::harness::{Answer, Login, Service, With as _, config_on, database, send, until};
+use crate::harness::{
+    Answer, Login, Service, With as _, config_on, database, folder, send, until, variables,
+};
+use crate::process::{Process, command};
 
 fn ask(service: &Service, login: &Login, key: &str, (method, path, body): Asked) -> RequestBuilder {
     let request = service.request(method, path).login(login).header("idempotency-key", key);
@@ -174,4 +177,42 @@ async fn keys_are_forgotten_after_a_day_and_not_before() {
         left == 100
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_outlives_a_process_that_was_killed_between_commit_and_answer() {
+    let service = Service::start().await;
+    let login = service.log_in_as(Role::Editor).await;
+    let serve = async || {
+        let mut serve = command(&["serve"], &folder("killed"));
+        // The same Redis keys: the session is known there too.
+        let prefix = service.config.redis_prefix.clone();
+        let keys = service.config.keys_dir.display().to_string();
+        serve.envs(variables(service.database_url()));
+        serve.env("CUSTOMERS_REDIS_PREFIX", prefix).env("CUSTOMERS_KEYS_DIR", keys);
+        Process::start(serve).await
+    };
+    for number in 0..3 {
+        let process = serve().await;
+        let before = head(&service).await;
+        // Nobody projects on while the row is held: the answer waits, the event is there.
+        let mut holding = PgConnection::connect(service.database_url()).await.unwrap();
+        let mut held = holding.begin().await.unwrap();
+        held.execute("select from projections for update").await.unwrap();
+        let ada = json!({"name": format!("Ada {number}"), "dob": "1990-12-10"});
+        let key = format!("killed-{number}");
+        let request = process.request(Method::POST, "/customers").login(&login);
+        let asked = tokio::spawn(request.header("idempotency-key", &key).json(&ada).send());
+        until("it is in the log", async || head(&service).await > before).await;
+        process.kill().await;
+        assert!(asked.await.unwrap().is_err(), "it answered before it was killed");
+        held.rollback().await.unwrap();
+
+        let request = (Method::POST, "/customers", ada);
+        let again = send(ask(&service, &login, &key, request)).await;
+        assert_eq!((again.status, again.position()), (201, before + 1), "{again:?}");
+        assert!(replayed(&again), "{again:?}");
+        assert_eq!(head(&service).await, before + 1);
+    }
+    service.stop().await;
 }

@@ -1,4 +1,5 @@
-//! One call of `append_events` (migration 0002), whatever the number of commands.
+//! One call of `append_events` (migration 0002), whatever the number of commands; of `append_event`
+//! (migration 0006) when one event is all there is.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
@@ -65,6 +66,12 @@ pub async fn append<'a>(
     executor: impl PgExecutor<'_>,
     commands: impl IntoIterator<Item = &'a Append>,
 ) -> Result<Vec<Outcome>, sqlx::Error> {
+    let commands: Vec<&Append> = commands.into_iter().collect();
+    if let [command] = commands.as_slice()
+        && let [event] = command.events.as_slice()
+    {
+        return Ok(vec![append_one(executor, command, event).await?]);
+    }
     let mut columns = Columns::default();
     let mut changes = vec![];
     for command in commands {
@@ -98,19 +105,56 @@ pub async fn append<'a>(
         let number = usize::try_from(row.command).ok().filter(|number| *number < changes.len());
         let number =
             number.ok_or_else(|| protocol_error("append_events named an unknown command"))?;
-        outcomes[number] = Some(match (row.key_fingerprint, row.position, row.recorded_at) {
-            (Some(fingerprint), Some(position), _) => Outcome::Known { fingerprint, position },
-            (None, Some(position), Some(recorded_at)) => {
-                Outcome::Appended(Appended { position, sequence: row.sequence, recorded_at })
-            }
-            _ if changes[number] => Outcome::Conflict { sequence: row.sequence },
-            _ => Outcome::Remembered,
-        });
+        let event = (row.position, row.sequence, row.recorded_at);
+        outcomes[number] = Some(outcome(changes[number], row.key_fingerprint, event));
     }
     outcomes
         .into_iter()
         .collect::<Option<Vec<_>>>()
         .ok_or_else(|| protocol_error("append_events left a command out"))
+}
+
+/// One command that has one event.
+async fn append_one(
+    executor: impl PgExecutor<'_>,
+    command: &Append,
+    event: &NewEvent,
+) -> Result<Outcome, sqlx::Error> {
+    let key = command.key.as_ref();
+    let row = sqlx::query!(
+        r#"select position, sequence as "sequence!", recorded_at, key_fingerprint
+           from append_event($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"#,
+        command.command_id,
+        command.aggregate_type,
+        command.aggregate_id,
+        command.expected,
+        event.event_type,
+        event.event_version,
+        event.payload,
+        encode(&command.metadata),
+        key.map(|key| key.account.as_str()),
+        key.map(|key| key.key.as_str()),
+        key.map(|key| key.fingerprint.as_slice())
+    )
+    .fetch_one(executor)
+    .await?;
+    Ok(outcome(true, row.key_fingerprint, (row.position, row.sequence, row.recorded_at)))
+}
+
+/// What one row says of a command; `changes` if it has events.
+fn outcome(
+    changes: bool,
+    key_fingerprint: Option<Vec<u8>>,
+    (position, sequence, recorded_at): (Option<i64>, i64, Option<DateTime<Utc>>),
+) -> Outcome {
+    match (key_fingerprint, position, recorded_at) {
+        (Some(fingerprint), Some(position), _) => Outcome::Known { fingerprint, position },
+        (None, Some(position), Some(recorded_at)) => {
+            Outcome::Appended(Appended { position, sequence, recorded_at })
+        }
+        _ if changes => Outcome::Conflict { sequence },
+        _ => Outcome::Remembered,
+    }
 }
 
 fn protocol_error(message: &str) -> sqlx::Error {
