@@ -6,8 +6,8 @@ use anyhow::{Context as _, bail};
 use secrecy::ExposeSecret as _;
 use serde_json::json;
 
-use super::serve::misconfigured;
-use crate::app::{Pools, StartError, database_url};
+use super::serve::{misconfigured, pools};
+use crate::app::StartError;
 use crate::auth::account::{Account, Accounts, PASSWORD_BYTES, check_password};
 use crate::auth::end_sessions;
 use crate::auth::password::Passwords;
@@ -67,7 +67,7 @@ pub struct Password {
 }
 
 pub async fn run(config: &Config, command: Command) -> anyhow::Result<()> {
-    let pools = Pools::new(database_url(config).map_err(misconfigured)?).map_err(misconfigured)?;
+    let pools = pools(config).await?;
     let accounts = Accounts::new(pools.accounts.clone(), pools.appender.clone());
     let metadata = Metadata::of_program("customers account");
     let (name, cause, done) = match command {

@@ -2,8 +2,7 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::serve::misconfigured;
-use crate::app::{Pools, database_url};
+use super::serve::pools;
 use crate::auth::account::Accounts;
 use crate::auth::password::Passwords;
 use crate::commands::Bus;
@@ -26,7 +25,7 @@ pub struct Arguments {
 }
 
 pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
-    let pools = Pools::new(database_url(config).map_err(misconfigured)?).map_err(misconfigured)?;
+    let pools = pools(config).await?;
     if arguments.account {
         demo::account(
             &Accounts::new(pools.accounts.clone(), pools.appender.clone()),

@@ -6,8 +6,7 @@ use std::io::Write as _;
 use serde_json::json;
 
 use super::demo::progress_bar;
-use super::serve::misconfigured;
-use crate::app::{Pools, database_url};
+use super::serve::pools;
 use crate::config::Config;
 use crate::events::log::feed::{self, Filter};
 use crate::events::log::transfer::Summary;
@@ -38,7 +37,7 @@ enum Format {
 }
 
 pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
-    let pools = Pools::new(database_url(config).map_err(misconfigured)?).map_err(misconfigured)?;
+    let pools = pools(config).await?;
     let head = read::head(&pools.read).await?;
     let last = arguments.to.unwrap_or(head);
     anyhow::ensure!(last <= head, "the log ends at position {head}");

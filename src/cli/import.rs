@@ -2,7 +2,7 @@
 //! `--log`, a whole log into an empty installation.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _, Seek as _};
+use std::io::{BufRead, BufReader, Read, Seek as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -15,9 +15,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::demo::progress_bar;
-use super::serve::misconfigured;
+use super::serve::{misconfigured, pools};
 use super::stop_signal;
-use crate::app::{Pools, database_url};
+use crate::app::database_url;
 use crate::clock::Clock;
 use crate::commands::import::lines::{FileError, Format, Line, Lines};
 use crate::commands::import::{Fingerprint, Imports, Order, Refused};
@@ -99,7 +99,7 @@ async fn import(
     order: &Order,
     bar: &ProgressBar,
 ) -> anyhow::Result<()> {
-    let pools = Pools::new(database_url(config).map_err(misconfigured)?).map_err(misconfigured)?;
+    let pools = pools(config).await?;
     let shutdown = CancellationToken::new();
     let _told = Growth::start(&pools.appender, pools.growth.clone(), &shutdown);
     let stop = stop_signal()?;
@@ -161,15 +161,22 @@ fn is_good(lines: Result<Lines, FileError>) -> anyhow::Result<bool> {
     Ok(bad == 0)
 }
 
-/// The file, or all of standard input in an unlinked one: it is read more than once.
+/// The file, or all of standard input or of a pipe in an unlinked one: it is read more than once.
 fn open(path: &Path) -> anyhow::Result<File> {
-    if path.as_os_str() == "-" {
-        let mut file = tempfile::tempfile()?;
-        std::io::copy(&mut std::io::stdin().lock(), &mut file)?;
-        file.rewind()?;
-        return Ok(file);
-    }
-    File::open(path).with_context(|| path.display().to_string())
+    let (name, mut source): (_, Box<dyn Read>) = if path.as_os_str() == "-" {
+        ("standard input".to_owned(), Box::new(std::io::stdin().lock()))
+    } else {
+        let name = path.display().to_string();
+        let file = File::open(path).with_context(|| name.clone())?;
+        if file.metadata()?.is_file() {
+            return Ok(file);
+        }
+        (name, Box::new(file))
+    };
+    let mut file = tempfile::tempfile()?;
+    std::io::copy(&mut source, &mut file).context(name)?;
+    file.rewind()?;
+    Ok(file)
 }
 
 fn format(arguments: &Arguments) -> anyhow::Result<Format> {

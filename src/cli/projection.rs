@@ -5,8 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 
 use super::demo::progress_bar;
-use super::serve::misconfigured;
-use crate::app::{Pools, database_url};
+use super::serve::pools;
 use crate::config::Config;
 use crate::projections::{self, Projection, rebuild};
 
@@ -25,7 +24,7 @@ pub enum Command {
 }
 
 pub async fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> {
-    let pools = Pools::new(database_url(config).map_err(misconfigured)?).map_err(misconfigured)?;
+    let pools = pools(config).await?;
     match command {
         Command::Status { json } => {
             for status in rebuild::status(&pools.read).await? {

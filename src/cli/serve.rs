@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::stop_signal;
 use crate::api;
-use crate::app::{App, StartError, database_url};
+use crate::app::{App, Pools, StartError, database_url};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::events::values::Role;
@@ -39,6 +39,15 @@ pub async fn migrate(config: &Config) -> anyhow::Result<()> {
     schema::migrate(owner, config.database_url.as_ref()).await?;
     eprintln!("the schema is up to date");
     Ok(())
+}
+
+/// Connections for a command, to a database that answers and has this program's schema: a pool
+/// alone would go on trying, and then say only that it took too long.
+pub async fn pools(config: &Config) -> anyhow::Result<Pools> {
+    let url = database_url(config).map_err(misconfigured)?;
+    let pools = Pools::new(url).map_err(misconfigured)?;
+    schema::check(url).await?;
+    Ok(pools)
 }
 
 /// A variable that is missing is bad configuration; the rest is a failure.

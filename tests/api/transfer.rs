@@ -211,6 +211,16 @@ async fn a_file_of_customers_is_imported_as_by_the_route() {
         failed(url, &place, &["import", "people.csv", "--import-id", "one", "--format", "ndjson"])
             .await;
     assert!(problem.contains("used for another file"), "{problem}");
+    let (_, problem) = failed(url, &place, &["import", ".", "--format", "csv"]).await;
+    assert!(problem.contains(".: Is a directory"), "{problem}");
+    // Neither a pipe nor standard input can be read twice.
+    let (pipe, end) = (place.join("pipe"), place.join("people.txt"));
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let writing = std::thread::spawn(move || std::fs::write(&pipe, std::fs::read(end).unwrap()));
+    told(url, &place, &["import", "pipe", "--format", "ndjson", "--strict"]).await;
+    writing.join().unwrap().unwrap();
+    assert_eq!(number().await, 4);
     std::fs::write(place.join("empty.csv"), "").unwrap();
     let (named, _) = failed(url, &place, &["import", "empty.csv"]).await;
     assert!(named.contains("is no column of the header"), "{named}");
