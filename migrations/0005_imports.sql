@@ -21,8 +21,9 @@ create index imports_age on imports (updated_at);
 -- in any case returns how far it has come. The arrays have one element per customer.
 --
 -- Of all imports of all processes one chunk at a time waits for the append lock: PostgreSQL hands
--- locks out in the order in which they were asked for, so every other chunk of the log is somebody
--- else's.
+-- locks out in the order in which they were asked for, so whoever else waits comes in between.
+-- `others` is how many events came into the log between the last chunk of any import and this one:
+-- an import that sees that others write, and less than it does, makes a pause.
 --
 -- SQLSTATE CU001: the import is known with another file. CU002: one of the ids is taken, nothing was
 -- appended. CU003: the import was forgotten meanwhile.
@@ -38,7 +39,7 @@ create function import_customers(
     event_version  text,
     payloads       text[],
     metadata       text
-) returns table (lines_done bigint, created bigint, last_position bigint)
+) returns table (lines_done bigint, created bigint, last_position bigint, others bigint)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -47,6 +48,7 @@ declare
     known    public.imports%rowtype;
     number   integer := cardinality(aggregate_ids);
     appended bigint;
+    others   bigint;
     head     bigint;
 begin
     -- The word "imports" in ASCII, then the lock of append_events.
@@ -65,9 +67,12 @@ begin
         raise exception 'the import is known with another file' using errcode = 'CU001';
     end if;
     if known.lines_done <> lines_before then
-        return query select known.lines_done, known.created, known.last_position;
+        return query select known.lines_done, known.created, known.last_position, 0::bigint;
         return;
     end if;
+
+    select coalesce(max(e.position), 0) - coalesce((select max(i.last_position) from public.imports i), 0)
+    into others from public.events e;
 
     select count(a.position), max(a.position) into appended, head
     from public.append_events(
@@ -87,6 +92,6 @@ begin
     set lines_done = lines_after, created = i.created + number,
         last_position = coalesce(head, i.last_position), updated_at = clock_timestamp()
     where i.account = of_account and i.import_id = of_import
-    returning i.lines_done, i.created, i.last_position;
+    returning i.lines_done, i.created, i.last_position, others;
 end
 $$;

@@ -1,8 +1,10 @@
 //! `POST /customers/import`: many customers from one body.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use customers::commands::Bus;
 use customers::dev::demo;
 use customers::events::customer::{CUSTOMER, CustomerEvent};
 use customers::events::log::{Append, NewEvent, append};
@@ -311,5 +313,48 @@ async fn a_large_import_takes_little_memory_and_leaves_room_for_others() {
     assert!(written > 10, "nobody else came to write");
     assert_eq!(created(service.database_url()).await.0, 100_000 + written);
     process.kill().await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn imports_leave_half_of_the_log_to_those_who_write_beside_them() {
+    let service = Service::start().await;
+    let editor = service.log_in_as(Role::Editor).await;
+    let bus = Bus::new(service.pools.appender.clone(), service.pools.read.clone());
+    let over = Arc::new(AtomicBool::new(false));
+    let writers = (0..512).map(|writer| {
+        let (bus, over) = (bus.clone(), Arc::clone(&over));
+        tokio::spawn(async move {
+            while !over.load(Ordering::Relaxed) {
+                let (name, dob) = demo::person(writer);
+                bus.create(name, dob, Metadata::of_program("writer")).await.unwrap();
+            }
+        })
+    });
+    let writers: Vec<_> = writers.collect();
+    // Two at once, and together no more than one would have.
+    let run = || send(import(&service, &editor, NDJSON).body(people(6000)));
+    let (one, two) = tokio::join!(run(), run());
+    over.store(true, Ordering::Relaxed);
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    assert_eq!(
+        (&summary(&one)["created"], &summary(&two)["created"]),
+        (&json!(6000), &json!(6000))
+    );
+    let mut connection = PgConnection::connect(service.database_url()).await.unwrap();
+    let (imported, others): (i64, i64) = sqlx::query_as(
+        "with imported as (
+             select min(position) as first, max(position) as last, count(*) as number
+             from events where metadata ->> 'actor' = 'editor' and aggregate_type = 'customer'
+         )
+         select number, last - first + 1 - number from imported",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .unwrap();
+    // Half is what they are left; how much of it they take is up to them and to the machine.
+    assert!(others * 5 >= imported * 4, "{imported} by imports, {others} by others meanwhile");
     service.stop().await;
 }

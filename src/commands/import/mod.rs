@@ -22,9 +22,12 @@ use crate::events::log::{Appender, NewEvent, ids};
 use crate::events::metadata::Metadata;
 use crate::events::values::CustomerId;
 
-/// How many lines one transaction takes: half of what the appender takes at a time, so that at least
-/// half of the log's throughput is left to everybody else.
+/// How many lines one transaction takes: half of what the appender takes at a time.
 const CHUNK: usize = 128;
+
+/// The longest pause behind a chunk. While others write, but less than the import does, it pauses as
+/// long as the chunk took: the half of the time is theirs, whoever has less to write.
+const PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// How long a chunk is tried again while PostgreSQL is away.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -220,11 +223,16 @@ impl Run<'_> {
             let done = self.progress.lines_done;
             let rest: Vec<_> = good.iter().filter(|(number, _)| *number > done).collect();
             let Some((last, _)) = rest.last() else { return Ok(()) };
+            let began = Instant::now();
             match self.append_once((done, *last), &rest).await {
                 // Another run under the same name may have come further: then there is a rest.
                 Ok(progress) => {
                     self.progress = progress;
                     self.imports.appender.grown();
+                    let share = i64::try_from(rest.len()).unwrap_or(i64::MAX);
+                    if (1..share).contains(&progress.others) {
+                        tokio::time::sleep(began.elapsed().min(PAUSE_MAX)).await;
+                    }
                 }
                 // Others than those: an import of a log may have moved them all.
                 Err(ChunkError::IdTaken) if Instant::now() < deadline => self.ids.clear(),

@@ -29,6 +29,8 @@ pub struct Progress {
     pub created: i64,
     /// Of its last event; 0 when there is none yet.
     pub last_position: i64,
+    /// Events that came into the log between the last chunk of any import and this one.
+    pub others: i64,
 }
 
 /// Why a chunk was not appended.
@@ -79,6 +81,7 @@ pub async fn progress(
         lines_done: row.lines_done,
         created: row.created,
         last_position: row.last_position,
+        others: 0,
     })
 }
 
@@ -100,7 +103,7 @@ pub async fn append_chunk(
     let payloads: Vec<&str> = creates.iter().map(|(_, event)| event.payload.as_str()).collect();
     let row = sqlx::query!(
         r#"select lines_done as "lines_done!", created as "created!",
-                  last_position as "last_position!"
+                  last_position as "last_position!", others as "others!"
            from import_customers($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"#,
         key.account,
         key.id,
@@ -120,6 +123,7 @@ pub async fn append_chunk(
         lines_done: row.lines_done,
         created: row.created,
         last_position: row.last_position,
+        others: row.others,
     })
 }
 
