@@ -24,6 +24,7 @@ use crate::events::log::Appender;
 use crate::events::log::growth::{self, Growth};
 use crate::events::log::import;
 use crate::events::log::tail::Tail;
+use crate::projections::customer_history::CustomerHistory;
 use crate::projections::customers::Customers;
 use crate::projections::projector::Projector;
 use crate::projections::{self, Projection};
@@ -68,6 +69,7 @@ pub struct App {
     router: axum::Router,
     bus: Bus,
     projector: Projector,
+    history: Projector,
     pools: Pools,
     /// Cancelled when the service takes no more requests.
     stopping: CancellationToken,
@@ -161,7 +163,7 @@ impl Pools {
             // A commit that is lost in a crash takes its checkpoint with it and comes back from the
             // log, so it need not wait for the disk.
             projector: pool(
-                2,
+                u32::try_from(projections::ALL.len()).unwrap_or(u32::MAX),
                 ACQUIRE_LIMIT,
                 &[
                     ("lock_timeout", "2s"),
@@ -235,8 +237,9 @@ impl App {
             let growth = growth.clone();
             Projector::start(projection, pools.projector.clone(), growth, shutdown.clone())
         };
-        let projector = follow(&Customers);
-        for other in projections::ALL.into_iter().filter(|other| other.name() != Customers.name()) {
+        let (projector, history) = (follow(&Customers), follow(&CustomerHistory));
+        let served = [Customers.name(), CustomerHistory.name()];
+        for other in projections::ALL.into_iter().filter(|other| !served.contains(&other.name())) {
             let _ = follow(other);
         }
         let frame = api::stream::frame;
@@ -249,6 +252,7 @@ impl App {
             read: pools.read.clone(),
             bulk: pools.bulk.clone(),
             projector: projector.clone(),
+            history: history.clone(),
             clock,
             metrics: telemetry::metrics(),
             trusted_proxies: config.trusted_proxies.clone(),
@@ -259,7 +263,7 @@ impl App {
         });
         let rate_limit = limits::rate_limit(config.rate_limit, &shutdown);
         let router = api::router(api, rate_limit.as_ref());
-        Ok(Self { listener, router, bus, projector, pools, stopping, shutdown })
+        Ok(Self { listener, router, bus, projector, history, pools, stopping, shutdown })
     }
 
     /// Where it listens.
@@ -280,6 +284,12 @@ impl App {
     #[must_use]
     pub fn projector(&self) -> &Projector {
         &self.projector
+    }
+
+    /// That of the projection `customer_history`.
+    #[must_use]
+    pub fn history(&self) -> &Projector {
+        &self.history
     }
 
     #[must_use]

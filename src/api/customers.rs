@@ -12,6 +12,7 @@ use super::error::ApiError;
 use super::extract::{self, Body, CustomerPath, Params};
 use super::freshness;
 use super::guard::{Allowed, Editor, Viewer};
+use super::past;
 use crate::clock;
 use crate::commands::{CustomerCommand, IfMatch, Origin, Written};
 use crate::events::metadata::Metadata;
@@ -52,7 +53,7 @@ struct Deleted {
     id: CustomerId,
 }
 
-/// `GET /customers/{id}`
+/// `GET /customers/{id}`, `?version=N`, `?as_of=T`
 pub(super) async fn show(
     allowed: Allowed<Viewer>,
     State(api): State<Api>,
@@ -60,10 +61,20 @@ pub(super) async fn show(
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let Allowed { .. } = allowed;
-    params.none()?;
-    freshness::wait(&api, &headers).await?;
-    let row = customers::find(api.read(), path.id()?).await?.ok_or(ApiError::NoCustomer)?;
+    let row = match params.only(["version", "as_of"])? {
+        [None, None] => {
+            freshness::wait(&api, &headers).await?;
+            customers::find(api.read(), path.id()?).await?
+        }
+        [Some(_), Some(_)] => {
+            return Err(ApiError::malformed("as_of", "conflicts with version"));
+        }
+        [version, as_of] => {
+            past::allowed(&allowed.session)?;
+            past::find(&api, &headers, &path, version.as_deref(), as_of.as_deref()).await?
+        }
+    };
+    let row = row.ok_or(ApiError::NoCustomer)?;
     Ok((etag(row.version), Json(Customer::from(&row))).into_response())
 }
 

@@ -48,6 +48,24 @@ pub(super) async fn shown(api: &Api, position: i64) -> bool {
     api.projector().reached(position, WAIT).await
 }
 
+/// Waits until the histories show the position.
+///
+/// # Errors
+/// When they do not in time.
+pub(super) async fn in_history(api: &Api, position: i64) -> Result<(), ApiError> {
+    if api.history().reached(position, WAIT).await { Ok(()) } else { Err(ApiError::NotThereYet) }
+}
+
+/// Waits until the histories show what the read table shows, and the position that the read asks
+/// for: nobody is told less of a customer's past than of its present.
+///
+/// # Errors
+/// As for [`wait`].
+pub(super) async fn wait_in_history(api: &Api, headers: &HeaderMap) -> Result<(), ApiError> {
+    wait(api, headers).await?;
+    in_history(api, api.projector().checkpoint()).await
+}
+
 /// Waits until the read table shows the position that the read asks for, if it asks.
 ///
 /// # Errors

@@ -11,7 +11,7 @@ use super::extract::{CustomerPath, Params, page_limit, plain_number};
 use super::freshness;
 use super::guard::{Allowed, Auditor};
 use crate::clock;
-use crate::commands::history::{self, Change};
+use crate::projections::customer_history::{self, Version};
 
 /// A page of a customer's history, oldest first.
 #[derive(Serialize)]
@@ -27,7 +27,7 @@ pub struct Page {
 struct Entry {
     version: i64,
     position: i64,
-    event: &'static str,
+    event: String,
     at: String,
     actor: Option<String>,
     role: Option<String>,
@@ -57,42 +57,53 @@ pub(super) async fn show(
     let [limit, after] = params.only(["limit", "after"])?;
     let limit = page_limit(limit.as_deref())?;
     let after = after.map_or(Ok(0), |after| plain_number("after", &after))?;
-    freshness::wait(&api, &headers).await?;
+    freshness::wait_in_history(&api, &headers).await?;
     let id = path.id()?;
-    let changes = history::load(api.read(), id).await?;
-    if changes.is_empty() {
+    // With the state before the page, which its first change started from, and the one behind it.
+    let end = after.saturating_add(i64::try_from(limit).unwrap_or(i64::MAX)).saturating_add(1);
+    let states = customer_history::versions(api.read(), id, after, end).await?;
+    if states.is_empty() && customer_history::versions(api.read(), id, 1, 1).await?.is_empty() {
         return Err(ApiError::NoCustomer);
     }
-    let behind = changes.iter().filter(|change| change.version > after).count();
-    let history: Vec<Entry> = changes
-        .into_iter()
-        .filter(|change| change.version > after)
-        .take(limit)
-        .map(Entry::from)
-        .collect();
-    let next = history.last().filter(|_| behind > history.len()).map(|entry| entry.version);
+    let mut history: Vec<Entry> = vec![];
+    let mut before = None;
+    for state in states {
+        if state.version > after {
+            history.push(Entry::of(before.as_ref(), &state));
+        }
+        before = Some(state);
+    }
+    let more = history.len() > limit;
+    history.truncate(limit);
+    let next = history.last().filter(|_| more).map(|entry| entry.version);
     Ok(Json(Page { customer_id: id.get(), history, next }))
 }
 
-impl From<Change> for Entry {
-    fn from(change: Change) -> Self {
-        let mut metadata = change.metadata;
+impl Entry {
+    /// The change from one state to the next.
+    fn of(before: Option<&Version>, state: &Version) -> Self {
+        let fields = |state: &Version| {
+            [("name", state.name.clone()), ("dob", state.dob.map(|dob| dob.to_string()))]
+        };
+        let from = before.map_or([("name", None), ("dob", None)], fields);
+        let changes = from
+            .into_iter()
+            .zip(fields(state))
+            .filter(|((_, from), (_, to))| from != to)
+            .map(|((field, from), (_, to))| FieldEntry { field, from, to })
+            .collect();
         Self {
-            version: change.version,
-            position: change.position,
-            event: change.event,
-            at: clock::rfc3339(change.at),
-            actor: metadata.remove("actor"),
-            role: metadata.remove("role"),
-            request_id: metadata.remove("request_id"),
-            ip: metadata.remove("ip"),
-            user_agent: metadata.remove("user_agent"),
-            reason: metadata.remove("reason"),
-            changes: change
-                .fields
-                .into_iter()
-                .map(|field| FieldEntry { field: field.field, from: field.from, to: field.to })
-                .collect(),
+            version: state.version,
+            position: state.position,
+            event: state.event_type.clone(),
+            at: clock::rfc3339(state.valid_from),
+            actor: state.actor.clone(),
+            role: state.role.clone(),
+            request_id: state.request_id.clone(),
+            ip: state.ip.clone(),
+            user_agent: state.user_agent.clone(),
+            reason: state.reason.clone(),
+            changes,
         }
     }
 }

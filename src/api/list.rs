@@ -5,22 +5,27 @@
 use std::io::SeekFrom;
 use std::pin::pin;
 
+use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use serde::Serialize;
 use tokio::fs::File;
 use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
 use tokio_util::io::ReaderStream;
 
 use super::Api;
+use super::cursor::Cursor;
 use super::customers::Customer;
 use super::error::ApiError;
-use super::extract::{Params, plain_number};
+use super::extract::{Params, page_limit, plain_number};
 use super::freshness;
 use super::guard::{Allowed, Viewer};
-use crate::projections::customers;
+use super::past;
+use crate::projections::customers::Row;
+use crate::projections::{customer_history, customers};
 
 /// How many bytes wait in memory before a file takes them.
 const MEMORY_MAX: usize = 256 * 1024;
@@ -31,25 +36,85 @@ const CHUNK: usize = 64 * 1024;
 /// Lists of up to so many customers are answered over the connections for short queries.
 const SHORT: i64 = 1000;
 
-/// `GET /customers`, `GET /customers?numbers=n`
+/// `GET /customers`, with `numbers=n` or `limit=&after=`, and `as_of=T`
 pub(super) async fn list(
     allowed: Allowed<Viewer>,
     State(api): State<Api>,
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let Allowed { .. } = allowed;
-    let number = match params.only(["numbers", "number"])? {
-        [Some(_), Some(_)] => {
+    let [numbers, number, limit, after, as_of] =
+        params.only(["numbers", "number", "limit", "after", "as_of"])?;
+    let part = part(numbers, number, limit.as_deref(), after.is_some())?;
+    if as_of.is_some() {
+        past::allowed(&allowed.session)?;
+    }
+    let moment = as_of.as_deref().map(past::moment).transpose()?;
+    let behind = match &after {
+        Some(after) => Some(Cursor::read(&api, after).await?),
+        None => None,
+    };
+    let position = if let Some(moment) = moment {
+        Some(past::position(&api, &headers, moment).await?)
+    } else {
+        freshness::wait(&api, &headers).await?;
+        None
+    };
+    if behind.is_some_and(|behind| behind.position != position) {
+        return Err(ApiError::malformed("after", "belongs to a list of another moment"));
+    }
+    let behind = behind.map(|behind| (behind.dob, behind.id));
+    let number = match part {
+        Part::All => None,
+        Part::Youngest(number) => Some(number),
+        // One more than asked for says whether there is another page.
+        Part::Page(limit) => Some(limit + 1),
+    };
+    let short = position.is_none() && number.is_some_and(|number| number <= SHORT);
+    let pool = if short { api.read() } else { api.bulk() };
+    let rows = match position {
+        Some(position) => {
+            customer_history::youngest_at(pool, position, behind, number).left_stream()
+        }
+        None => customers::youngest(pool, behind, number).right_stream(),
+    };
+    let Part::Page(limit) = part else { return whole(rows).await };
+    let rows: Vec<Row> = rows.try_collect().await?;
+    page(&api, rows, limit, position, as_of.as_deref()).await
+}
+
+/// Which part of a list is asked for.
+enum Part {
+    All,
+    Youngest(i64),
+    Page(i64),
+}
+
+fn part(
+    numbers: Option<String>,
+    number: Option<String>,
+    limit: Option<&str>,
+    has_after: bool,
+) -> Result<Part, ApiError> {
+    let number = match (numbers, number) {
+        (Some(_), Some(_)) => {
             return Err(ApiError::malformed("number", "conflicts with numbers"));
         }
-        [Some(text), None] => Some(plain_number("numbers", &text)?),
-        [None, Some(text)] => Some(plain_number("number", &text)?),
-        [None, None] => None,
+        (Some(text), None) => Some(plain_number("numbers", &text)?),
+        (None, Some(text)) => Some(plain_number("number", &text)?),
+        (None, None) => None,
     };
-    freshness::wait(&api, &headers).await?;
-    let pool = if number.is_some_and(|number| number <= SHORT) { api.read() } else { api.bulk() };
-    let mut rows = pin!(customers::youngest(pool, number));
+    match (number, limit.is_some() || has_after) {
+        (Some(_), true) => Err(ApiError::malformed("numbers", "conflicts with limit and after")),
+        (Some(number), false) => Ok(Part::Youngest(number)),
+        (None, true) => Ok(Part::Page(i64::try_from(page_limit(limit)?).unwrap_or(i64::MAX))),
+        (None, false) => Ok(Part::All),
+    }
+}
+
+/// All rows, however many.
+async fn whole(rows: impl Stream<Item = Result<Row, sqlx::Error>>) -> Result<Response, ApiError> {
+    let mut rows = pin!(rows);
     let mut spool = Spool::default();
     let mut count: u64 = 0;
     while let Some(row) = rows.try_next().await? {
@@ -66,6 +131,43 @@ pub(super) async fn list(
         .answer(format!("{{\"number\":{count},\"customers\":["))
         .await
         .map_err(|error| full(&error))
+}
+
+/// A page, and where the next one begins (RFC 8288, section 3).
+async fn page(
+    api: &Api,
+    mut rows: Vec<Row>,
+    limit: i64,
+    position: Option<i64>,
+    as_of: Option<&str>,
+) -> Result<Response, ApiError> {
+    #[derive(Serialize)]
+    struct Page<'a> {
+        number: usize,
+        customers: Vec<Customer<'a>>,
+        next: Option<String>,
+    }
+    let keep = usize::try_from(limit).unwrap_or(usize::MAX);
+    let more = rows.len() > keep;
+    rows.truncate(keep);
+    let next = match rows.last().filter(|_| more) {
+        Some(row) => Some(Cursor { dob: row.dob, id: row.id, position }.sign(api).await?),
+        None => None,
+    };
+    let link = next.as_ref().map(|next| {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("limit", &limit.to_string()).append_pair("after", next);
+        if let Some(as_of) = as_of {
+            query.append_pair("as_of", as_of);
+        }
+        format!("</customers?{}>; rel=\"next\"", query.finish())
+    });
+    let customers: Vec<_> = rows.iter().map(Customer::from).collect();
+    let mut response = Json(Page { number: customers.len(), customers, next }).into_response();
+    if let Some(link) = link.and_then(|link| HeaderValue::from_str(&link).ok()) {
+        response.headers_mut().insert(header::LINK, link);
+    }
+    Ok(response)
 }
 
 /// The disk does not take what is spooled.

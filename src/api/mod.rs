@@ -21,6 +21,12 @@ pub mod freshness;
 /// Create, read, update, delete.
 pub mod customers;
 
+/// How it was at a moment of the past.
+mod past;
+
+/// Where a list goes on.
+mod cursor;
+
 /// All customers, or the N youngest.
 pub mod list;
 
@@ -51,7 +57,7 @@ use axum::routing::{MethodRouter, delete, get, post, put};
 use ipnet::IpNet;
 use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::PgPool;
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use self::error::ApiError;
@@ -71,6 +77,7 @@ pub struct Api {
     /// Places for streams and for imports that are free.
     streams: Arc<Semaphore>,
     imports: Arc<Semaphore>,
+    cursor_key: Arc<OnceCell<String>>,
 }
 
 /// What an [`Api`] is made of.
@@ -84,6 +91,8 @@ pub struct Parts {
     pub bulk: PgPool,
     /// That of the projection `customers`.
     pub projector: Projector,
+    /// That of the projection `customer_history`.
+    pub history: Projector,
     pub clock: Clock,
     pub metrics: PrometheusHandle,
     pub trusted_proxies: Vec<IpNet>,
@@ -100,7 +109,7 @@ impl Api {
     pub fn new(parts: Parts) -> Self {
         let streams = Arc::new(Semaphore::new(stream::STREAMS_MAX));
         let imports = Arc::new(Semaphore::new(import::IMPORTS_MAX));
-        Self { parts: Arc::new(parts), streams, imports }
+        Self { parts: Arc::new(parts), streams, imports, cursor_key: Arc::default() }
     }
 
     fn bus(&self) -> &Bus {
@@ -129,6 +138,14 @@ impl Api {
 
     fn projector(&self) -> &Projector {
         &self.parts.projector
+    }
+
+    fn history(&self) -> &Projector {
+        &self.parts.history
+    }
+
+    fn cursor_key(&self) -> &OnceCell<String> {
+        &self.cursor_key
     }
 
     fn clock(&self) -> &Clock {

@@ -23,6 +23,9 @@ mod doctor;
 /// `customers export`: the log as a file.
 mod export;
 
+/// `customers history`
+mod history;
+
 /// `customers import`: customers, or a whole log, from a file.
 mod import;
 
@@ -66,6 +69,8 @@ enum Command {
     /// Add and change accounts
     #[command(subcommand)]
     Account(account::Command),
+    /// Tell who changed a customer, when, from what to what and why
+    History(history::Arguments),
     /// Look at projections, rebuild them, compare them with the log
     #[command(subcommand)]
     Projection(projection::Command),
@@ -125,6 +130,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Migrate => serve::migrate(&config).await?,
         Command::Demo(arguments) => demo::run(&config, arguments).await?,
         Command::Account(command) => account::run(&config, command).await?,
+        Command::History(arguments) => history::run(&config, &arguments).await?,
         Command::Projection(command) => return projection::run(&config, command).await,
         Command::Routes(arguments) => serve::routes(&arguments)?,
         Command::Import(arguments) => return import::run(&config, arguments).await,

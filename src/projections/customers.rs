@@ -42,17 +42,24 @@ pub async fn find(db: impl PgExecutor<'_>, id: CustomerId) -> Result<Option<Row>
     .await
 }
 
-/// The `number` youngest, or all of them: one statement, so one consistent state, row by row as
-/// PostgreSQL sends them.
+/// The `number` youngest, or all of them, behind the one of that date of birth and id: one statement,
+/// so one consistent state, row by row as PostgreSQL sends them.
 pub fn youngest<'a>(
     db: impl PgExecutor<'a> + 'a,
+    behind: Option<(chrono::NaiveDate, i64)>,
     number: Option<i64>,
 ) -> impl Stream<Item = Result<Row, sqlx::Error>> + Send + 'a {
+    let (dob, id) = behind.unzip();
     sqlx::query_as!(
         Row,
         "select id, name, dob, version, created_at, updated_at
-         from customers order by dob desc, id limit $1",
-        number
+         from customers
+         where dob <= coalesce($2::date, 'infinity'::date)
+           and ($2::date is null or dob < $2 or id > $3)
+         order by dob desc, id limit $1",
+        number,
+        dob,
+        id
     )
     .fetch(db)
 }
@@ -64,6 +71,10 @@ pub struct Customers;
 impl Projection for Customers {
     fn name(&self) -> &'static str {
         "customers"
+    }
+
+    fn version(&self) -> i32 {
+        1
     }
 
     fn tables(&self) -> &'static [&'static str] {

@@ -8,6 +8,9 @@
 /// The customers as they are now, youngest first.
 pub mod customers;
 
+/// Every state that a customer was ever in.
+pub mod customer_history;
+
 /// Follows the log, page by page.
 pub mod projector;
 
@@ -20,13 +23,18 @@ use sqlx::PgConnection;
 use crate::events::log::{DecodeError, StoredEvent};
 
 /// Every projection there is.
-pub static ALL: [&'static dyn Projection; 1] = [&customers::Customers];
+pub static ALL: [&'static dyn Projection; 2] =
+    [&customers::Customers, &customer_history::CustomerHistory];
 
 /// Code that follows the log, and the table that it keeps.
 #[async_trait]
 pub trait Projection: Send + Sync {
     /// Its row in the table `projections`, and its name in commands and answers.
     fn name(&self) -> &'static str;
+
+    /// Raised when its tables or what it writes there changes. A new version keeps tables of its own,
+    /// beside those of the old one, and has a row of its own in the table `projections`.
+    fn version(&self) -> i32;
 
     /// The tables that it keeps and nobody else writes.
     fn tables(&self) -> &'static [&'static str];
@@ -55,6 +63,14 @@ pub trait Projection: Send + Sync {
 #[must_use]
 pub fn find(name: &str) -> Option<&'static dyn Projection> {
     ALL.into_iter().find(|projection| projection.name() == name)
+}
+
+/// What signs the cursors of lists: the same for all processes of an installation.
+///
+/// # Errors
+/// When PostgreSQL cannot be asked.
+pub async fn cursor_key(db: impl sqlx::PgExecutor<'_>) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar!("select key from cursor_keys").fetch_one(db).await
 }
 
 /// Why a page could not be taken over.

@@ -116,13 +116,17 @@ enum Next {
 async fn take_page(projection: &dyn Projection, pool: &PgPool) -> Result<Page, ProjectionError> {
     let mut transaction = pool.begin().await?;
     let taken = sqlx::query_scalar!(
-        "select checkpoint from projections where name = $1 for update skip locked",
-        projection.name()
+        "select checkpoint from projections where name = $1 and version = $2
+         for update skip locked",
+        projection.name(),
+        projection.version()
     )
     .fetch_optional(&mut *transaction)
     .await?;
     let Some(checkpoint) = taken else {
-        return Ok(Page { checkpoint: checkpoint_of(projection, pool).await?, next: Next::Busy });
+        // On the same connection: with as many projectors as connections, none would get a second.
+        let checkpoint = checkpoint_of(projection, &mut *transaction).await?;
+        return Ok(Page { checkpoint, next: Next::Busy });
     };
     let page = read::page(&mut *transaction, checkpoint, PAGE).await?;
     let Some(last) = page.last().map(|event| event.position) else {
@@ -143,10 +147,14 @@ pub async fn checkpoint_of(
     projection: &dyn Projection,
     db: impl sqlx::PgExecutor<'_>,
 ) -> Result<i64, ProjectionError> {
-    sqlx::query_scalar!("select checkpoint from projections where name = $1", projection.name())
-        .fetch_optional(db)
-        .await?
-        .ok_or(ProjectionError::Unknown(projection.name()))
+    sqlx::query_scalar!(
+        "select checkpoint from projections where name = $1 and version = $2",
+        projection.name(),
+        projection.version()
+    )
+    .fetch_optional(db)
+    .await?
+    .ok_or(ProjectionError::Unknown(projection.name()))
 }
 
 /// Moves the checkpoint, in the transaction that wrote the rows.
@@ -156,8 +164,9 @@ pub(super) async fn set_checkpoint(
     position: i64,
 ) -> Result<(), ProjectionError> {
     let moved = sqlx::query!(
-        "update projections set checkpoint = $2 where name = $1",
+        "update projections set checkpoint = $3 where name = $1 and version = $2",
         projection.name(),
+        projection.version(),
         position
     )
     .execute(db)

@@ -47,10 +47,14 @@ pub async fn rebuild(
     mut progress: impl FnMut(i64, i64),
 ) -> Result<i64, ProjectionError> {
     let mut transaction = pool.begin().await?;
-    sqlx::query!("select from projections where name = $1 for update", projection.name())
-        .fetch_optional(&mut *transaction)
-        .await?
-        .ok_or(ProjectionError::Unknown(projection.name()))?;
+    sqlx::query!(
+        "select from projections where name = $1 and version = $2 for update",
+        projection.name(),
+        projection.version()
+    )
+    .fetch_optional(&mut *transaction)
+    .await?
+    .ok_or(ProjectionError::Unknown(projection.name()))?;
     projection.clear(&mut transaction).await?;
     let head = read::head(&mut *transaction).await?;
     let mut position = 0;

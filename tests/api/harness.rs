@@ -192,6 +192,7 @@ pub struct Service {
     pub address: SocketAddr,
     pub pools: Pools,
     pub projector: Projector,
+    pub history: Projector,
     pub hands: Hands,
     pub config: Config,
     accounts: Accounts,
@@ -210,16 +211,18 @@ impl Service {
         let app = App::build(config.clone(), hands.clock()).await.unwrap();
         let stop = CancellationToken::new();
         let (address, pools) = (app.address(), app.pools().clone());
-        let projector = app.projector().clone();
+        let (projector, history) = (app.projector().clone(), app.history().clone());
         let accounts = Accounts::new(pools.accounts.clone(), pools.appender.clone());
         let task = tokio::spawn(app.run(stop.clone(), Duration::from_secs(5)));
-        Self { address, pools, projector, hands, config, accounts, stop, task }
+        Self { address, pools, projector, history, hands, config, accounts, stop, task }
     }
 
-    /// Waits until the read table shows the whole log.
+    /// Waits until the read tables show the whole log.
     pub async fn caught_up(&self) {
         let head = read::head(&self.pools.read).await.unwrap();
-        assert!(self.projector.reached(head, PATIENCE).await, "the projection stands still");
+        for projector in [&self.projector, &self.history] {
+            assert!(projector.reached(head, PATIENCE).await, "a projection stands still");
+        }
     }
 
     /// For what no route shows or does.

@@ -28,6 +28,7 @@ mod lost_connections;
 mod ops;
 mod own_writes;
 mod password;
+mod past;
 mod process;
 mod projections;
 mod proxy;

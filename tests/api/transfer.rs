@@ -97,6 +97,17 @@ async fn an_export_in_an_empty_installation_is_the_same_registry() {
     assert_eq!(created.status, 201);
     assert!(created.body["id"].as_i64().unwrap() > 6, "{created:?}");
 
+    // The command line tells it from the log itself.
+    let lines = told(&there, &place, &["history", "6", "--json"]).await;
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(json!(lines), history(&service, &admin).await["history"]);
+    let lines = told(&there, &place, &["history", "6"]).await;
+    let expected =
+        r#"CustomerUpdated  admin  name: "Ada" -> "Ada King"  dob: "1990-12-10" -> "1990-12-11""#;
+    assert!(lines.contains(expected), "{lines}");
+    let (_, problem) = failed(&there, &place, &["history", "999"]).await;
+    assert!(problem.contains("there was never a customer 999"), "{problem}");
+
     // Never into a log that has something.
     let (_, problem) = failed(&there, &place, &["import", "--log", "log.ndjson"]).await;
     assert!(problem.contains("only an empty installation"), "{problem}");

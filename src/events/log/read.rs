@@ -7,6 +7,7 @@ use sqlx::PgExecutor;
 
 use super::payload::{DecodeError, decode};
 use crate::events::customer::{CUSTOMER, CustomerEvent};
+use crate::events::metadata::Metadata;
 use crate::events::values::CustomerId;
 
 /// An event as it stands in the log.
@@ -19,6 +20,7 @@ pub struct StoredEvent {
     pub event_type: String,
     pub event_version: String,
     pub payload: String,
+    pub metadata: String,
     pub recorded_at: DateTime<Utc>,
 }
 
@@ -29,6 +31,14 @@ impl StoredEvent {
     /// When it is none that this program knows.
     pub fn decode<E: DeserializeOwned>(&self) -> Result<E, DecodeError> {
         decode(&self.event_type, &self.event_version, &self.payload)
+    }
+
+    /// Who, from where and why.
+    ///
+    /// # Errors
+    /// When it is no flat object of strings.
+    pub fn metadata(&self) -> Result<Metadata, DecodeError> {
+        Ok(serde_json::from_str(&self.metadata)?)
     }
 
     /// Whose event it is, if a customer's.
@@ -154,7 +164,7 @@ pub async fn page(
     sqlx::query_as!(
         StoredEvent,
         r#"select position, aggregate_type, aggregate_id, sequence, event_type, event_version,
-                  payload::text as "payload!", recorded_at
+                  payload::text as "payload!", metadata::text as "metadata!", recorded_at
            from events
            where position > $1
            order by position
@@ -164,6 +174,48 @@ pub async fn page(
     )
     .fetch_all(executor)
     .await
+}
+
+/// Up to `limit` events of customers, stream by stream, behind the event of that aggregate and
+/// sequence and not behind `checkpoint`.
+///
+/// # Errors
+/// When PostgreSQL cannot be asked.
+pub async fn streams(
+    executor: impl PgExecutor<'_>,
+    behind: Option<(&str, i64)>,
+    checkpoint: i64,
+    limit: i64,
+) -> Result<Vec<StoredEvent>, sqlx::Error> {
+    let (aggregate_id, sequence) = behind.unwrap_or(("", 0));
+    sqlx::query_as!(
+        StoredEvent,
+        r#"select position, aggregate_type, aggregate_id, sequence, event_type, event_version,
+                  payload::text as "payload!", metadata::text as "metadata!", recorded_at
+           from events
+           where aggregate_type = $1 and (aggregate_id, sequence) > ($2, $3) and position <= $4
+           order by aggregate_id, sequence
+           limit $5"#,
+        CUSTOMER,
+        aggregate_id,
+        sequence,
+        checkpoint,
+        limit
+    )
+    .fetch_all(executor)
+    .await
+}
+
+/// The position of the last event recorded up to `moment` (migration 0007); `None` when the moment
+/// has not come yet.
+///
+/// # Errors
+/// When PostgreSQL cannot be asked.
+pub async fn position_at(
+    executor: impl PgExecutor<'_>,
+    moment: DateTime<Utc>,
+) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::query_scalar!("select position_at($1)", moment).fetch_one(executor).await
 }
 
 /// Where and when each event of a customer was recorded, by sequence from 1.

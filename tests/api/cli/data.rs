@@ -84,17 +84,18 @@ async fn the_demo_account_is_made_once() {
 async fn a_status_says_how_far_a_projection_is() {
     let shell = Shell::migrated().await;
     said(&shell, "demo --customers 3").await;
-    let status = |checkpoint| {
-        json!({"name": "customers", "checkpoint": checkpoint, "head": 3,
-               "lag_events": 3 - checkpoint})
-    };
+    let status = |name, checkpoint| json!({"name": name, "checkpoint": checkpoint, "head": 3, "lag_events": 3 - checkpoint});
     let json = said(&shell, "projection status --json").await;
-    assert_eq!(json_lines(&json), [status(0)], "no service follows the log here");
+    let expected = [status("customers", 0), status("customer_history", 0)];
+    assert_eq!(json_lines(&json), expected, "no service follows the log here");
     said(&shell, "projection rebuild customers").await;
+    said(&shell, "projection rebuild customer_history").await;
     let json = said(&shell, "projection status --json").await;
-    assert_eq!(json_lines(&json), [status(3)]);
+    assert_eq!(json_lines(&json), [status("customers", 3), status("customer_history", 3)]);
     let plain = said(&shell, "projection status").await;
-    assert_eq!(plain, "customers        checkpoint 3, head 3, 0 behind\n");
+    let expected = "customers        checkpoint 3, head 3, 0 behind\n\
+                    customer_history checkpoint 3, head 3, 0 behind\n";
+    assert_eq!(plain, expected);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
