@@ -38,6 +38,7 @@ mod schema;
 mod sessions;
 mod sizes;
 mod stream;
+mod takeover;
 mod throttle;
 mod tokens;
 mod transfer;
