@@ -6,13 +6,14 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use metrics::gauge;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Api;
 use super::error::ApiError;
 use super::extract::Params;
-use crate::projections::rebuild;
+use crate::projections::{self, projector, rebuild};
 
 /// How long PostgreSQL may take to answer a check.
 const CHECK_LIMIT: Duration = Duration::from_millis(500);
@@ -65,6 +66,19 @@ pub(super) async fn readyz(State(api): State<Api>, params: Params) -> Result<Res
 /// `GET /metrics`, in the text format of Prometheus.
 pub(super) async fn metrics(State(api): State<Api>, params: Params) -> Result<Response, ApiError> {
     params.none()?;
+    // Measured now and against the log itself: a projection that stands still says nothing.
+    let status = tokio::time::timeout(CHECK_LIMIT, rebuild::status(api.read())).await;
+    for projection in projections::ALL {
+        let name = projection.name();
+        let found = status.as_ref().ok().and_then(|status| status.as_ref().ok());
+        let found = found.and_then(|all| all.iter().find(|status| status.name == name));
+        // Not a number when it is not known.
+        let (events, seconds) = found.map_or((f64::NAN, f64::NAN), |status| {
+            (projector::metric(status.lag_events), status.lag_seconds)
+        });
+        gauge!("customers_projection_lag_events", "projection" => name).set(events);
+        gauge!("customers_projection_lag_seconds", "projection" => name).set(seconds);
+    }
     let headers = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     Ok((headers, api.metrics().render()).into_response())
 }

@@ -175,7 +175,9 @@ pub(super) async fn set_checkpoint(
     if moved == 1 { Ok(()) } else { Err(ProjectionError::Unknown(projection.name())) }
 }
 
+/// A position or a number of them, as metrics want it.
+#[must_use]
 #[expect(clippy::cast_precision_loss, reason = "positions stay below 2^53, where f64 is exact")]
-fn metric(position: i64) -> f64 {
+pub fn metric(position: i64) -> f64 {
     position as f64
 }

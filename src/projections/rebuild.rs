@@ -10,13 +10,15 @@ use crate::events::log::read;
 const PAGE: i64 = 10_000;
 
 /// Where a projection stands.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Status {
     pub name: &'static str,
     pub checkpoint: i64,
     /// The position of the log's last event.
     pub head: i64,
     pub lag_events: i64,
+    /// How long ago the first event was recorded that is not applied yet; 0 when all are.
+    pub lag_seconds: f64,
 }
 
 /// Where every projection stands against the log's real head.
@@ -26,11 +28,28 @@ pub struct Status {
 pub async fn status(pool: &PgPool) -> Result<Vec<Status>, ProjectionError> {
     let mut all = Vec::with_capacity(ALL.len());
     for projection in ALL {
-        let checkpoint = checkpoint_of(projection, pool).await?;
-        // The head is read behind the checkpoint: a lag is never negative.
-        let head = read::head(pool).await?;
-        let lag_events = head - checkpoint;
-        all.push(Status { name: projection.name(), checkpoint, head, lag_events });
+        // One statement, so one moment: a lag is never negative.
+        let row = sqlx::query!(
+            r#"select checkpoint,
+                      coalesce((select max(position) from events), 0) as "head!",
+                      coalesce(extract(epoch from clock_timestamp() - (
+                          select recorded_at from events where position = checkpoint + 1
+                      ))::float8, 0) as "lag_seconds!"
+               from projections where name = $1 and version = $2"#,
+            projection.name(),
+            projection.version()
+        )
+        .fetch_optional(pool)
+        .await?
+        .ok_or(ProjectionError::Unknown(projection.name()))?;
+        all.push(Status {
+            name: projection.name(),
+            checkpoint: row.checkpoint,
+            head: row.head,
+            lag_events: row.head - row.checkpoint,
+            // Its time may be ahead of the clock by some microseconds.
+            lag_seconds: row.lag_seconds.max(0.0),
+        });
     }
     Ok(all)
 }

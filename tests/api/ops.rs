@@ -22,7 +22,7 @@ async fn a_process_is_alive_and_ready_without_a_log_in() {
     insta::assert_snapshot!(send(service.get("/livez")).await.shape(), @r#"200 {"checks":{},"status":"ok"}"#);
     insta::assert_snapshot!(
         send(service.get("/readyz")).await.shape(),
-        @r#"200 {"checks":{"postgres":"ok","projections":[{"checkpoint":0,"head":0,"lag_events":0,"name":"customers"},{"checkpoint":0,"head":0,"lag_events":0,"name":"customer_history"}],"redis":"ok"},"status":"ok"}"#
+        @r#"200 {"checks":{"postgres":"ok","projections":[{"checkpoint":0,"head":0,"lag_events":0,"lag_seconds":0.0,"name":"customers"},{"checkpoint":0,"head":0,"lag_events":0,"lag_seconds":0.0,"name":"customer_history"}],"redis":"ok"},"status":"ok"}"#
     );
     for path in ["/livez", "/readyz", "/metrics", "/.well-known/jwks.json"] {
         let query = format!("{path}?verbose=1");
@@ -40,7 +40,10 @@ async fn how_far_the_projections_lag_is_told_but_takes_nothing_out() {
     let head = answer.position();
     service.caught_up().await;
     let ready = send(service.get("/readyz")).await;
-    let status = |name| json!({"name": name, "checkpoint": head, "head": head, "lag_events": 0});
+    let status = |name| {
+        let (events, seconds) = (0, 0.0);
+        json!({"name": name, "checkpoint": head, "head": head, "lag_events": events, "lag_seconds": seconds})
+    };
     let expected = json!([status("customers"), status("customer_history")]);
     assert_eq!(ready.body["checks"]["projections"], expected);
     // As if a great many were still to be projected: nobody projects on while the row is held.
@@ -52,6 +55,17 @@ async fn how_far_the_projections_lag_is_told_but_takes_nothing_out() {
     let ready = send(service.get("/readyz")).await;
     assert_eq!((ready.status, &ready.body["status"]), (200, &json!("ok")));
     assert_eq!(ready.body["checks"]["projections"][0]["lag_events"], 1);
+    let lag = async |name: &str| {
+        let metrics = send(service.get("/metrics")).await.text;
+        let start = format!("customers_projection_{name}{{projection=\"customers\"}} ");
+        let line = metrics.lines().find_map(|line| line.strip_prefix(start.as_str()));
+        line.unwrap().parse::<f64>().unwrap()
+    };
+    // Measured when it is asked for, not by a projector that may stand still.
+    assert!((lag("lag_events").await - 1.0).abs() < f64::EPSILON);
+    let first = lag("lag_seconds").await;
+    assert!(first > 0.0);
+    assert!(lag("lag_seconds").await > first);
     holding.rollback().await.unwrap();
 }
 
