@@ -40,6 +40,10 @@ const READ_CONNECTIONS: u32 = 16;
 /// Connections for long queries: lists of all customers, rebuilds.
 const BULK_CONNECTIONS: u32 = 4;
 
+/// Connections that rebuild a projection: one for each part that is filled at once, and one to spare.
+/// Filling is work for PostgreSQL and for us in turn, so some more than cores keep both busy.
+const REBUILD_CONNECTIONS: u32 = 5;
+
 /// Connections that append chunks of imports: one per import, and one to spare.
 const IMPORT_CONNECTIONS: u32 = 5;
 
@@ -48,6 +52,9 @@ const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
 
 /// The same for long queries: there are few connections, and the others end.
 const BULK_ACQUIRE_LIMIT: Duration = Duration::from_secs(20);
+
+/// The same for the parts of a rebuild: those before them end.
+const REBUILD_ACQUIRE_LIMIT: Duration = Duration::from_mins(10);
 
 /// How long commands that wait to be appended may take when the service stops.
 const APPEND_DRAIN: Duration = Duration::from_secs(2);
@@ -104,6 +111,8 @@ pub struct Pools {
     pub read: PgPool,
     pub bulk: PgPool,
     pub projector: PgPool,
+    /// Fills and swaps tables.
+    pub rebuild: PgPool,
     pub import: PgPool,
     /// Says and hears that the log has grown.
     pub growth: PgPool,
@@ -148,6 +157,18 @@ impl Pools {
                     ("idle_in_transaction_session_timeout", "60s"),
                 ],
             ),
+            // An index over many rows takes its time. What is lost in a crash is lost with the note
+            // that it was done.
+            rebuild: pool(
+                REBUILD_CONNECTIONS,
+                REBUILD_ACQUIRE_LIMIT,
+                &[
+                    ("lock_timeout", "10s"),
+                    ("statement_timeout", "1h"),
+                    ("idle_in_transaction_session_timeout", "60s"),
+                    ("synchronous_commit", "off"),
+                ],
+            ),
             // Others may be many before it; it has time.
             import: pool(
                 IMPORT_CONNECTIONS,
@@ -181,6 +202,7 @@ impl Pools {
             self.read.close(),
             self.bulk.close(),
             self.projector.close(),
+            self.rebuild.close(),
             self.import.close(),
             self.growth.close()
         );
@@ -251,6 +273,7 @@ impl App {
             auth,
             read: pools.read.clone(),
             bulk: pools.bulk.clone(),
+            rebuild: pools.rebuild.clone(),
             projector: projector.clone(),
             history: history.clone(),
             clock,

@@ -64,7 +64,7 @@ pub(super) async fn show(
     let row = match params.only(["version", "as_of"])? {
         [None, None] => {
             freshness::wait(&api, &headers).await?;
-            customers::find(api.read(), path.id()?).await?
+            customers::find(&mut *api.read().acquire().await?, path.id()?).await?
         }
         [Some(_), Some(_)] => {
             return Err(ApiError::malformed("as_of", "conflicts with version"));
@@ -252,7 +252,7 @@ async fn marked(
     mut response: Response,
     written: &Written,
 ) -> Response {
-    freshness::mark(api, headers, &mut response, written.position).await;
+    freshness::mark(api, headers, &mut response, written.id, written.position).await;
     if written.replayed {
         response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
     }

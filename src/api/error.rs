@@ -275,6 +275,7 @@ impl From<ProjectionError> for ApiError {
     fn from(error: ProjectionError) -> Self {
         match error {
             ProjectionError::Database(error) => error.into(),
+            // A newer program can read it, or the event is broken: not for the client to mend.
             ProjectionError::Decode { .. } | ProjectionError::Unknown(_) => {
                 Self::Internal(error.to_string())
             }

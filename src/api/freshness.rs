@@ -10,6 +10,7 @@ use super::Api;
 use super::error::ApiError;
 use super::extract;
 use crate::events::log::read;
+use crate::events::values::CustomerId;
 
 /// How long a request waits for the projection.
 const WAIT: Duration = Duration::from_secs(2);
@@ -28,14 +29,23 @@ const MIN_EVENT_POSITION: HeaderName = HeaderName::from_static("min-event-positi
 
 /// Says where a write stands in the log, once the read table shows it; unless the caller preferred
 /// not to wait.
-pub(super) async fn mark(api: &Api, headers: &HeaderMap, response: &mut Response, position: i64) {
-    let is_shown = if extract::prefers_async(headers) {
+pub(super) async fn mark(
+    api: &Api,
+    headers: &HeaderMap,
+    response: &mut Response,
+    id: CustomerId,
+    position: i64,
+) {
+    let is_there = if extract::prefers_async(headers) {
         let applied = HeaderValue::from_static("respond-async");
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);
         api.projector().checkpoint() >= position
     } else {
         shown(api, position).await
     };
+    // A parked customer's events wait; what is not known is not promised.
+    let is_shown =
+        is_there && matches!(api.projector().lacks(api.read(), id.get()).await, Ok(false));
     let headers = response.headers_mut();
     headers.insert(EVENT_POSITION, HeaderValue::from(position));
     if !is_shown {

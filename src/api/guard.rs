@@ -31,6 +31,7 @@ pub trait Needs: Send {
 pub struct Viewer;
 pub struct Editor;
 pub struct Auditor;
+pub struct Admin;
 /// Any account, and the cookie in any case.
 pub struct WithCookie;
 
@@ -44,6 +45,10 @@ impl Needs for Editor {
 
 impl Needs for Auditor {
     const ROLE: Role = Role::Auditor;
+}
+
+impl Needs for Admin {
+    const ROLE: Role = Role::Admin;
 }
 
 impl Needs for WithCookie {

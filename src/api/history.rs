@@ -61,8 +61,9 @@ pub(super) async fn show(
     let id = path.id()?;
     // With the state before the page, which its first change started from, and the one behind it.
     let end = after.saturating_add(i64::try_from(limit).unwrap_or(i64::MAX)).saturating_add(1);
-    let states = customer_history::versions(api.read(), id, after, end).await?;
-    if states.is_empty() && customer_history::versions(api.read(), id, 1, 1).await?.is_empty() {
+    let mut db = api.read().acquire().await?;
+    let states = customer_history::versions(&mut db, id, after, end).await?;
+    if states.is_empty() && customer_history::versions(&mut db, id, 1, 1).await?.is_empty() {
         return Err(ApiError::NoCustomer);
     }
     let mut history: Vec<Entry> = vec![];

@@ -45,6 +45,9 @@ pub mod stream;
 /// Log-in, log-out, password.
 pub mod sessions;
 
+/// How far the read tables are, and rebuilding them.
+pub mod projections;
+
 /// Alive, ready, measured.
 pub mod ops;
 
@@ -89,6 +92,8 @@ pub struct Parts {
     pub read: PgPool,
     /// Long ones.
     pub bulk: PgPool,
+    /// For rebuilds.
+    pub rebuild: PgPool,
     /// That of the projection `customers`.
     pub projector: Projector,
     /// That of the projection `customer_history`.
@@ -134,6 +139,10 @@ impl Api {
 
     fn bulk(&self) -> &PgPool {
         &self.parts.bulk
+    }
+
+    fn rebuild(&self) -> &PgPool {
+        &self.parts.rebuild
     }
 
     fn projector(&self) -> &Projector {
@@ -195,7 +204,7 @@ pub struct Route {
 /// handler's own type asks for the role that stands here is proved by a test over all rows.
 #[must_use]
 pub fn routes() -> Vec<Route> {
-    use Role::{Auditor, Editor, Viewer};
+    use Role::{Admin, Auditor, Editor, Viewer};
     let row = |method, path, role, handler| {
         let limits = Limits::default();
         Route { method, path, role, limits, handler }
@@ -221,6 +230,8 @@ pub fn routes() -> Vec<Route> {
         row("GET", "/customers/{id}/history", Some(Auditor), get(history::show)),
         row("GET", "/events", Some(Auditor), get(events::feed)),
         row("GET", "/events/stream", Some(Auditor), get(stream::stream)),
+        row("GET", "/projections", Some(Admin), get(projections::list)),
+        row("POST", "/projections/{name}/rebuild", Some(Admin), post(projections::rebuild)),
         row("GET", "/livez", None, get(ops::livez)),
         row("GET", "/readyz", None, get(ops::readyz)),
         row("GET", "/metrics", None, get(ops::metrics)),

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::Api;
 use super::error::ApiError;
 use super::extract::Params;
-use crate::projections::{self, projector, rebuild};
+use crate::projections::{self, status};
 
 /// How long PostgreSQL may take to answer a check.
 const CHECK_LIMIT: Duration = Duration::from_millis(500);
@@ -36,7 +36,7 @@ pub(super) async fn livez(params: Params) -> Result<Response, ApiError> {
 pub(super) async fn readyz(State(api): State<Api>, params: Params) -> Result<Response, ApiError> {
     params.none()?;
     let (postgres, redis) = tokio::join!(
-        tokio::time::timeout(CHECK_LIMIT, rebuild::status(api.read())),
+        tokio::time::timeout(CHECK_LIMIT, status::status(api.read())),
         api.auth().ping(),
     );
     let (postgres, projections) = match postgres {
@@ -67,17 +67,19 @@ pub(super) async fn readyz(State(api): State<Api>, params: Params) -> Result<Res
 pub(super) async fn metrics(State(api): State<Api>, params: Params) -> Result<Response, ApiError> {
     params.none()?;
     // Measured now and against the log itself: a projection that stands still says nothing.
-    let status = tokio::time::timeout(CHECK_LIMIT, rebuild::status(api.read())).await;
+    let all = tokio::time::timeout(CHECK_LIMIT, status::status(api.read())).await;
     for projection in projections::ALL {
         let name = projection.name();
-        let found = status.as_ref().ok().and_then(|status| status.as_ref().ok());
+        let found = all.as_ref().ok().and_then(|all| all.as_ref().ok());
         let found = found.and_then(|all| all.iter().find(|status| status.name == name));
         // Not a number when it is not known.
-        let (events, seconds) = found.map_or((f64::NAN, f64::NAN), |status| {
-            (projector::metric(status.lag_events), status.lag_seconds)
+        let unknown = (f64::NAN, f64::NAN, f64::NAN);
+        let (events, seconds, parked) = found.map_or(unknown, |found| {
+            (status::metric(found.lag_events), found.lag_seconds, status::metric(found.parked))
         });
         gauge!("customers_projection_lag_events", "projection" => name).set(events);
         gauge!("customers_projection_lag_seconds", "projection" => name).set(seconds);
+        gauge!("customers_projection_parked", "projection" => name).set(parked);
     }
     let headers = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     Ok((headers, api.metrics().render()).into_response())

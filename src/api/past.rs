@@ -64,11 +64,12 @@ pub(super) async fn find(
     let found = if let Some(version) = version {
         let version = plain_number("version", version)?;
         freshness::wait_in_history(api, headers).await?;
-        customer_history::versions(api.read(), path.id()?, version, version).await?.pop()
+        let mut db = api.read().acquire().await?;
+        customer_history::versions(&mut db, path.id()?, version, version).await?.pop()
     } else {
         let moment = moment(as_of.unwrap_or_default())?;
         let position = position(api, headers, moment).await?;
-        customer_history::at(api.read(), path.id()?, position).await?
+        customer_history::at(&mut *api.read().acquire().await?, path.id()?, position).await?
     };
     Ok(found.and_then(customer_history::Version::into_row))
 }

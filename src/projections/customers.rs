@@ -4,49 +4,81 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use futures_util::Stream;
-use futures_util::TryStreamExt as _;
 use sqlx::{PgConnection, PgExecutor};
 
-use super::{Projection, ProjectionError};
+use super::copy::CopyRows;
+use super::streams::customers_of;
+use super::{Projection, ProjectionError, Tally, days, length};
 use crate::events::customer::CustomerEvent;
+use crate::events::log::read::{LastEvent, ReadError};
 use crate::events::log::{StoredEvent, read};
 use crate::events::values::CustomerId;
-
-/// How many events a fold of the log reads at a time.
-const FOLD_PAGE: i64 = 10_000;
 
 /// One row of the read table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     pub id: i64,
     pub name: String,
-    pub dob: chrono::NaiveDate,
+    pub dob: NaiveDate,
     pub version: i64,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
 }
 
-/// The customer, or `None` if there is none of that id.
+/// The customer, or `None` if there is none of that id. One that is parked is read from the log.
 ///
 /// # Errors
-/// When PostgreSQL cannot be asked.
-pub async fn find(db: impl PgExecutor<'_>, id: CustomerId) -> Result<Option<Row>, sqlx::Error> {
-    sqlx::query_as!(
-        Row,
-        "select id, name, dob, version, created_at, updated_at from customers where id = $1",
-        id.get()
+/// When PostgreSQL cannot be asked, or the last event of a parked customer cannot be read.
+pub async fn find(db: &mut PgConnection, id: CustomerId) -> Result<Option<Row>, ReadError> {
+    let row = sqlx::query!(
+        r#"select c.name as "name?", c.dob as "dob?", c.version as "version?",
+                  c.created_at as "created_at?", c.updated_at as "updated_at?",
+                  exists (select from parked_customers p
+                          where p.projection = $2 and p.version = $3 and p.place = 'public'
+                            and p.customer_id = $1) as "is_parked!"
+           from (select $1::bigint as id) asked left join customers c using (id)"#,
+        id.get(),
+        Customers.name(),
+        Customers.version()
     )
-    .fetch_optional(db)
-    .await
+    .fetch_one(&mut *db)
+    .await?;
+    if row.is_parked {
+        return Ok(read::last_event(db, id).await?.and_then(|last| of_last_event(id, last)));
+    }
+    let (Some(name), Some(dob), Some(version), Some(created_at), Some(updated_at)) =
+        (row.name, row.dob, row.version, row.created_at, row.updated_at)
+    else {
+        return Ok(None);
+    };
+    Ok(Some(Row { id: id.get(), name, dob, version, created_at, updated_at }))
+}
+
+/// The customer as its last event left it.
+fn of_last_event(id: CustomerId, last: LastEvent) -> Option<Row> {
+    let (name, dob) = state(last.event)?;
+    let (created_at, updated_at) = (last.created_at, last.recorded_at);
+    Some(Row { id: id.get(), name, dob, version: last.sequence, created_at, updated_at })
+}
+
+/// What an event leaves; `None` when it deletes the customer.
+fn state(event: CustomerEvent) -> Option<(String, NaiveDate)> {
+    match event {
+        CustomerEvent::CustomerCreated { name, dob }
+        | CustomerEvent::CustomerUpdated { name, dob } => {
+            Some((name.as_str().to_owned(), dob.date()))
+        }
+        CustomerEvent::CustomerDeleted {} => None,
+    }
 }
 
 /// The `number` youngest, or all of them, behind the one of that date of birth and id: one statement,
 /// so one consistent state, row by row as PostgreSQL sends them.
 pub fn youngest<'a>(
     db: impl PgExecutor<'a> + 'a,
-    behind: Option<(chrono::NaiveDate, i64)>,
+    behind: Option<(NaiveDate, i64)>,
     number: Option<i64>,
 ) -> impl Stream<Item = Result<Row, sqlx::Error>> + Send + 'a {
     let (dob, id) = behind.unzip();
@@ -93,42 +125,98 @@ impl Projection for Customers {
         Ok(())
     }
 
-    async fn clear(&self, db: &mut PgConnection) -> Result<(), ProjectionError> {
-        sqlx::query!("delete from customers").execute(db).await?;
-        Ok(())
-    }
-
-    async fn difference(
+    async fn fill(
         &self,
         db: &mut PgConnection,
-        checkpoint: i64,
-    ) -> Result<Option<String>, ProjectionError> {
-        let mut expected = BTreeMap::new();
-        let mut position = 0;
-        while position < checkpoint {
-            let limit = FOLD_PAGE.min(checkpoint - position);
-            let page = read::page(&mut *db, position, limit).await?;
-            position = page.last().map_or(checkpoint, |event| event.position);
-            fold(&mut expected, &page)?;
+        streams: &[StoredEvent],
+    ) -> Result<Tally, ProjectionError> {
+        let (mut copied, mut tally) = (CopyRows::new(), Tally::default());
+        for row in rows(streams)? {
+            copied.row(6);
+            copied.field(row.id)?;
+            copied.field(row.name.as_str())?;
+            copied.field(row.dob)?;
+            copied.field(row.version)?;
+            copied.field(row.created_at)?;
+            copied.field(row.updated_at)?;
+            tally += row.tally();
         }
-        let mut expected =
-            expected.into_iter().filter_map(|(id, change)| change.into_row(id)).peekable();
-        let mut rows = sqlx::query_as!(
-            Row,
-            "select id, name, dob, version, created_at, updated_at from customers order by id"
+        let copy = "copy customers (id, name, dob, version, created_at, updated_at)
+                    from stdin (format binary)";
+        copied.send(db, copy).await?;
+        Ok(tally)
+    }
+
+    async fn tally(&self, db: &mut PgConnection) -> Result<Tally, ProjectionError> {
+        // As `Row::tally`.
+        let row = sqlx::query!(
+            r#"select count(*) as "rows!",
+                      coalesce(sum(id * 3 + version * 5 + (dob - date '2000-01-01') * 7
+                          + octet_length(name) * 11
+                          + (extract(epoch from created_at) * 1000000)::bigint * 13
+                          + (extract(epoch from updated_at) * 1000000)::bigint * 17), 0)::text
+                      as "checksum!"
+               from customers"#
         )
-        .fetch(db);
-        loop {
-            let live = rows.try_next().await?;
-            let log = expected.next();
-            if live == log {
-                if live.is_none() {
-                    return Ok(None);
+        .fetch_one(db)
+        .await?;
+        Ok(Tally::of_table(row.rows, &row.checksum)?)
+    }
+
+    async fn compare(
+        &self,
+        db: &mut PgConnection,
+        streams: &[StoredEvent],
+    ) -> Result<(i64, Option<String>), ProjectionError> {
+        let expected = rows(streams)?;
+        let ids: Vec<i64> = customers_of(streams);
+        let live = sqlx::query_as!(
+            Row,
+            "select id, name, dob, version, created_at, updated_at from customers
+             where id = any($1)",
+            &ids
+        )
+        .fetch_all(db)
+        .await?;
+        let count = i64::try_from(expected.len()).unwrap_or(i64::MAX);
+        let mut live: BTreeMap<i64, Row> = live.into_iter().map(|row| (row.id, row)).collect();
+        for log in expected {
+            let id = log.id;
+            match live.remove(&id) {
+                None => {
+                    let problem = format!("customer {id}: in the log, not in the table");
+                    return Ok((count, Some(problem)));
                 }
-                continue;
+                Some(live) if live != log => {
+                    let problem =
+                        format!("customer {id}: the table has {live:?}, the log says {log:?}");
+                    return Ok((count, Some(problem)));
+                }
+                Some(_) => {}
             }
-            return Ok(Some(describe(live, log)));
         }
+        let left = live.into_keys().next();
+        Ok((count, left.map(|id| format!("customer {id}: in the table, not in the log"))))
+    }
+}
+
+/// The rows that whole streams lead to.
+fn rows(streams: &[StoredEvent]) -> Result<Vec<Row>, ProjectionError> {
+    let mut changes = BTreeMap::new();
+    fold(&mut changes, streams)?;
+    Ok(changes.into_iter().filter_map(|(id, change)| change.into_row(id)).collect())
+}
+
+impl Row {
+    fn tally(&self) -> Tally {
+        Tally::of_row([
+            (self.id, 3),
+            (self.version, 5),
+            (days(self.dob), 7),
+            (length(Some(&self.name)), 11),
+            (self.created_at.timestamp_micros(), 13),
+            (self.updated_at.timestamp_micros(), 17),
+        ])
     }
 }
 
@@ -136,7 +224,7 @@ impl Projection for Customers {
 #[derive(Debug, Clone, Default)]
 struct Change {
     /// The state behind the last event; `None` when that deleted the customer.
-    present: Option<(String, chrono::NaiveDate)>,
+    present: Option<(String, NaiveDate)>,
     version: i64,
     /// Known when the run holds the customer's first event.
     created_at: Option<DateTime<Utc>>,
@@ -167,16 +255,10 @@ fn fold(changes: &mut BTreeMap<i64, Change>, page: &[StoredEvent]) -> Result<(),
         let change = changes.entry(id.get()).or_default();
         change.version = stored.sequence;
         change.updated_at = stored.recorded_at;
-        change.present = match event {
-            CustomerEvent::CustomerCreated { name, dob } => {
-                change.created_at = Some(stored.recorded_at);
-                Some((name.as_str().to_owned(), dob.date()))
-            }
-            CustomerEvent::CustomerUpdated { name, dob } => {
-                Some((name.as_str().to_owned(), dob.date()))
-            }
-            CustomerEvent::CustomerDeleted {} => None,
-        };
+        if matches!(event, CustomerEvent::CustomerCreated { .. }) {
+            change.created_at = Some(stored.recorded_at);
+        }
+        change.present = state(event);
     }
     Ok(())
 }
@@ -222,18 +304,4 @@ async fn delete(
         sqlx::query!("delete from customers where id = any($1)", &gone).execute(db).await?;
     }
     Ok(())
-}
-
-fn describe(live: Option<Row>, log: Option<Row>) -> String {
-    match (live, log) {
-        (Some(live), Some(log)) if live.id == log.id => {
-            format!("customer {}: the table has {live:?}, the log says {log:?}", log.id)
-        }
-        (Some(live), Some(log)) if live.id < log.id => {
-            format!("customer {}: in the table, not in the log", live.id)
-        }
-        (_, Some(log)) => format!("customer {}: in the log, not in the table", log.id),
-        (Some(live), None) => format!("customer {}: in the table, not in the log", live.id),
-        (None, None) => "no difference".to_owned(),
-    }
 }

@@ -14,10 +14,31 @@ pub mod customer_history;
 /// Follows the log, page by page.
 pub mod projector;
 
-/// Replays the log into a projection; compares a projection with the log.
+/// Customers whose events cannot be taken over.
+pub mod parked;
+
+/// Where each projection stands.
+pub mod status;
+
+/// Replays the log into a projection while the old tables are served, and the way back.
 pub mod rebuild;
 
+/// The parts in which a rebuild is filled.
+mod parts;
+
+/// Compares a projection with the log.
+pub mod verify;
+
+/// Customer by customer through the log.
+mod streams;
+
+/// Many rows at once.
+mod copy;
+
+use std::ops::AddAssign;
+
 use async_trait::async_trait;
+use chrono::NaiveDate;
 use sqlx::PgConnection;
 
 use crate::events::log::{DecodeError, StoredEvent};
@@ -26,7 +47,8 @@ use crate::events::log::{DecodeError, StoredEvent};
 pub static ALL: [&'static dyn Projection; 2] =
     [&customers::Customers, &customer_history::CustomerHistory];
 
-/// Code that follows the log, and the table that it keeps.
+/// Code that follows the log, and the tables that it keeps. Its statements name the tables without
+/// a schema: a rebuild fills others of the same names.
 #[async_trait]
 pub trait Projection: Send + Sync {
     /// Its row in the table `projections`, and its name in commands and answers.
@@ -36,7 +58,7 @@ pub trait Projection: Send + Sync {
     /// beside those of the old one, and has a row of its own in the table `projections`.
     fn version(&self) -> i32;
 
-    /// The tables that it keeps and nobody else writes.
+    /// The tables that it keeps and nobody else writes: those of its rows in `projection_tables`.
     fn tables(&self) -> &'static [&'static str];
 
     /// Takes over a page of events, in the order of their positions, none twice and none left out.
@@ -47,16 +69,100 @@ pub trait Projection: Send + Sync {
         page: &[StoredEvent],
     ) -> Result<(), ProjectionError>;
 
-    /// Empties the tables, for a rebuild.
-    async fn clear(&self, db: &mut PgConnection) -> Result<(), ProjectionError>;
-
-    /// The first difference between the tables and a fold of the log up to `checkpoint`, in words.
-    /// Runs in one REPEATABLE READ transaction.
-    async fn difference(
+    /// Copies what whole streams lead to into tables that hold nothing of them yet and have no
+    /// indexes. Tells what it copied, as [`Projection::tally`] does of the tables.
+    async fn fill(
         &self,
         db: &mut PgConnection,
-        checkpoint: i64,
-    ) -> Result<Option<String>, ProjectionError>;
+        streams: &[StoredEvent],
+    ) -> Result<Tally, ProjectionError>;
+
+    /// The rows of the tables and a sum over what stands in them.
+    async fn tally(&self, db: &mut PgConnection) -> Result<Tally, ProjectionError>;
+
+    /// Compares what whole streams lead to with the tables' rows of their customers: how many rows
+    /// they lead to, and the first difference in words.
+    async fn compare(
+        &self,
+        db: &mut PgConnection,
+        streams: &[StoredEvent],
+    ) -> Result<(i64, Option<String>), ProjectionError>;
+}
+
+/// Rows, and a sum over what stands in them that does not depend on their order: enough to notice
+/// what is missing, doubled or mixed up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub rows: i64,
+    pub checksum: i128,
+}
+
+impl Tally {
+    /// Of values and the factors by which they enter the sum.
+    fn of_row<const N: usize>(values: [(i64, i64); N]) -> Self {
+        let parts = values.map(|(value, factor)| i128::from(value) * i128::from(factor));
+        Self { rows: 1, checksum: parts.into_iter().sum() }
+    }
+
+    /// As PostgreSQL sums it; the sum as text, as it has no bounds there.
+    fn of_table(rows: i64, checksum: &str) -> Result<Self, sqlx::Error> {
+        let checksum =
+            checksum.parse().map_err(|error| sqlx::Error::Decode(Box::new(error) as _))?;
+        Ok(Self { rows, checksum })
+    }
+}
+
+/// As a [`Tally`] counts dates: in days from the first one that PostgreSQL counts from.
+fn days(date: NaiveDate) -> i64 {
+    const ZERO: NaiveDate = NaiveDate::from_ymd_opt(2000, 1, 1).expect("a date");
+    (date - ZERO).num_days()
+}
+
+/// As a [`Tally`] counts texts: in bytes.
+fn length(text: Option<&str>) -> i64 {
+    text.map_or(0, |text| i64::try_from(text.len()).unwrap_or(i64::MAX))
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, more: Self) {
+        self.rows += more.rows;
+        self.checksum += more.checksum;
+    }
+}
+
+/// Where the tables of a projection stand (migration 0008).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Served.
+    Public,
+    /// Filled by a rebuild.
+    Shadow,
+    /// Replaced by the last rebuild.
+    Previous,
+}
+
+impl Place {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Public => "public",
+            Self::Shadow => "shadow",
+            Self::Previous => "previous",
+        }
+    }
+
+    /// From here on the statements of the transaction mean the tables in this place.
+    async fn enter(self, transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let path = match self {
+            Self::Public => "public",
+            Self::Shadow => "shadow, public",
+            Self::Previous => "previous, public",
+        };
+        sqlx::query!("select set_config('search_path', $1, true)", path)
+            .fetch_one(transaction)
+            .await?;
+        Ok(())
+    }
 }
 
 /// The projection of that name.
@@ -73,7 +179,7 @@ pub async fn cursor_key(db: impl sqlx::PgExecutor<'_>) -> Result<String, sqlx::E
     sqlx::query_scalar!("select key from cursor_keys").fetch_one(db).await
 }
 
-/// Why a page could not be taken over.
+/// Why events could not be taken over.
 #[derive(Debug, thiserror::Error)]
 pub enum ProjectionError {
     #[error(transparent)]
@@ -82,4 +188,19 @@ pub enum ProjectionError {
     Decode { position: i64, source: DecodeError },
     #[error("the projection {0} has no row in the table projections")]
     Unknown(&'static str),
+}
+
+impl ProjectionError {
+    /// Whether it lies in an event and not in the database's state, so that trying again leads to
+    /// the same: it cannot be read, or PostgreSQL refuses what it says (SQLSTATE 22 and 23).
+    fn is_of_an_event(&self) -> bool {
+        match self {
+            Self::Decode { .. } => true,
+            Self::Database(error) => error
+                .as_database_error()
+                .and_then(sqlx::error::DatabaseError::code)
+                .is_some_and(|code| code.starts_with("22") || code.starts_with("23")),
+            Self::Unknown(_) => false,
+        }
+    }
 }

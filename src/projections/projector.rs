@@ -4,11 +4,13 @@
 
 use std::time::Duration;
 
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Projection, ProjectionError};
+use super::parked::{self, How};
+use super::status::metric;
+use super::{Place, Projection, ProjectionError};
 use crate::events::log::growth::Growth;
 use crate::events::log::read;
 
@@ -23,13 +25,22 @@ const POLL: Duration = Duration::from_secs(1);
 /// How soon to look again while another process has the page.
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
-/// How long to wait after a failure: the database is away, or an event cannot be taken over.
+/// How long to wait after a failure: the database is away.
 const FAILURE_PAUSE: Duration = Duration::from_millis(250);
 
 /// A running projector. Clones watch the same one.
 #[derive(Clone)]
 pub struct Projector {
-    checkpoint: watch::Receiver<i64>,
+    projection: &'static dyn Projection,
+    reached: watch::Receiver<Reached>,
+}
+
+/// What the database said last.
+#[derive(Debug, Clone, Copy, Default)]
+struct Reached {
+    checkpoint: i64,
+    /// Some customers lack events up to there.
+    has_parked: bool,
 }
 
 impl Projector {
@@ -41,25 +52,34 @@ impl Projector {
         mut growth: Growth,
         shutdown: CancellationToken,
     ) -> Self {
-        let (sender, checkpoint) = watch::channel(0);
+        let (sender, reached) = watch::channel(Reached::default());
         tokio::spawn(async move {
             let follow = follow(projection, &pool, &mut growth, &sender);
             shutdown.run_until_cancelled(follow).await;
         });
-        Self { checkpoint }
+        Self { projection, reached }
     }
 
     /// The checkpoint that this process saw last.
     #[must_use]
     pub fn checkpoint(&self) -> i64 {
-        *self.checkpoint.borrow()
+        self.reached.borrow().checkpoint
     }
 
     /// Waits until the projection has applied `position`. `false` if it has not after `limit`.
     pub async fn reached(&self, position: i64, limit: Duration) -> bool {
-        let mut checkpoint = self.checkpoint.clone();
-        let reached = checkpoint.wait_for(|checkpoint| *checkpoint >= position);
+        let mut reached = self.reached.clone();
+        let reached = reached.wait_for(|reached| reached.checkpoint >= position);
         matches!(tokio::time::timeout(limit, reached).await, Ok(Ok(_)))
+    }
+
+    /// Whether the tables lack events of the customer up to the checkpoint.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn lacks(&self, pool: &PgPool, customer_id: i64) -> Result<bool, sqlx::Error> {
+        let has_parked = self.reached.borrow().has_parked;
+        Ok(has_parked && parked::is_parked(self.projection, pool, customer_id).await?)
     }
 }
 
@@ -67,25 +87,34 @@ async fn follow(
     projection: &dyn Projection,
     pool: &PgPool,
     growth: &mut Growth,
-    checkpoint: &watch::Sender<i64>,
+    reached: &watch::Sender<Reached>,
 ) {
+    let mut how = Care::Plain;
     loop {
         growth.mark();
-        let pause = match take_page(projection, pool).await {
+        let pause = match take_page(projection, pool, how).await {
             Ok(page) => {
+                how = Care::Plain;
                 // What the database has, also when that is less than before: it may have been
                 // restored.
-                checkpoint.send_replace(page.checkpoint);
+                reached.send_replace(page.reached);
                 metrics::gauge!("customers_projection_checkpoint", "projection" => projection.name())
-                    .set(metric(page.checkpoint));
+                    .set(metric(page.reached.checkpoint));
                 match page.next {
                     Next::Go => continue,
                     Next::Busy => BUSY_PAUSE,
                     Next::Wait => POLL,
                 }
             }
+            Err(error) if error.is_of_an_event() && how == Care::Plain => {
+                tracing::warn!(projection = projection.name(), %error, "a page has to be taken apart");
+                how = Care::Apart;
+                continue;
+            }
             Err(error) => {
                 tracing::error!(projection = projection.name(), %error, "cannot follow the log");
+                // Nothing is known until the database answers again: it may come back with less.
+                reached.send_replace(Reached::default());
                 tokio::time::sleep(FAILURE_PAUSE).await;
                 continue;
             }
@@ -98,9 +127,18 @@ async fn follow(
     }
 }
 
+/// How a page is taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Care {
+    /// All of it at once.
+    Plain,
+    /// What cannot be taken over is looked for and parked.
+    Apart,
+}
+
 /// What one turn led to.
 struct Page {
-    checkpoint: i64,
+    reached: Reached,
     next: Next,
 }
 
@@ -113,30 +151,115 @@ enum Next {
     Wait,
 }
 
-async fn take_page(projection: &dyn Projection, pool: &PgPool) -> Result<Page, ProjectionError> {
+async fn take_page(
+    projection: &dyn Projection,
+    pool: &PgPool,
+    how: Care,
+) -> Result<Page, ProjectionError> {
     let mut transaction = pool.begin().await?;
-    let taken = sqlx::query_scalar!(
-        "select checkpoint from projections where name = $1 and version = $2
-         for update skip locked",
+    let taken = sqlx::query_as!(
+        Reached,
+        r#"select checkpoint,
+                  exists (select from parked_customers
+                          where projection = $1 and version = $2 and place = 'public')
+                      as "has_parked!"
+           from projections where name = $1 and version = $2
+           for update skip locked"#,
         projection.name(),
         projection.version()
     )
     .fetch_optional(&mut *transaction)
     .await?;
-    let Some(checkpoint) = taken else {
+    let Some(reached) = taken else {
         // On the same connection: with as many projectors as connections, none would get a second.
-        let checkpoint = checkpoint_of(projection, &mut *transaction).await?;
-        return Ok(Page { checkpoint, next: Next::Busy });
+        let reached = reached_by(projection, &mut transaction).await?;
+        return Ok(Page { reached, next: Next::Busy });
     };
-    let page = read::page(&mut *transaction, checkpoint, PAGE).await?;
-    let Some(last) = page.last().map(|event| event.position) else {
-        return Ok(Page { checkpoint, next: Next::Wait });
+    let turn = Turn { place: Place::Public, how, has_parked: reached.has_parked };
+    let advanced = turn.advance(projection, &mut transaction, reached.checkpoint, PAGE).await?;
+    let Some(advanced) = advanced else {
+        return Ok(Page { reached, next: Next::Wait });
     };
-    projection.apply(&mut transaction, &page).await?;
-    set_checkpoint(&mut transaction, projection, last).await?;
+    set_checkpoint(&mut transaction, projection, advanced.checkpoint).await?;
+    let checkpoint = advanced.checkpoint;
+    let has_parked = how == Care::Apart || reached.has_parked;
     transaction.commit().await?;
-    let full = i64::try_from(page.len()).is_ok_and(|length| length == PAGE);
-    Ok(Page { checkpoint: last, next: if full { Next::Go } else { Next::Wait } })
+    let next = if advanced.was_full { Next::Go } else { Next::Wait };
+    Ok(Page { reached: Reached { checkpoint, has_parked }, next })
+}
+
+/// A page to take over, in any place.
+pub(super) struct Turn {
+    pub(super) place: Place,
+    pub(super) how: Care,
+    pub(super) has_parked: bool,
+}
+
+/// How far a page led.
+pub(super) struct Advanced {
+    pub(super) checkpoint: i64,
+    pub(super) was_full: bool,
+}
+
+impl Turn {
+    /// Takes over up to `limit` events behind `checkpoint`; `None` when there are none. The caller
+    /// moves the checkpoint.
+    pub(super) async fn advance(
+        &self,
+        projection: &dyn Projection,
+        db: &mut PgConnection,
+        checkpoint: i64,
+        limit: i64,
+    ) -> Result<Option<Advanced>, ProjectionError> {
+        let mut page = read::page(&mut *db, checkpoint, limit).await?;
+        let Some(last) = page.last().map(|event| event.position) else { return Ok(None) };
+        let was_full = i64::try_from(page.len()).is_ok_and(|length| length == limit);
+        if self.has_parked {
+            page = parked::without_parked(projection, db, self.place, page).await?;
+        }
+        match self.how {
+            Care::Plain => projection.apply(db, &page).await?,
+            Care::Apart => {
+                parked::take_or_park(projection, db, self.place, How::Apply, page).await?;
+            }
+        }
+        Ok(Some(Advanced { checkpoint: last, was_full }))
+    }
+}
+
+async fn reached_by(
+    projection: &dyn Projection,
+    db: &mut PgConnection,
+) -> Result<Reached, ProjectionError> {
+    sqlx::query_as!(
+        Reached,
+        r#"select checkpoint,
+                  exists (select from parked_customers
+                          where projection = $1 and version = $2 and place = 'public')
+                      as "has_parked!"
+           from projections where name = $1 and version = $2"#,
+        projection.name(),
+        projection.version()
+    )
+    .fetch_optional(db)
+    .await?
+    .ok_or(ProjectionError::Unknown(projection.name()))
+}
+
+/// Waits for the projection's row and keeps it: until the transaction ends, nobody takes a page.
+pub(super) async fn lock(
+    projection: &dyn Projection,
+    transaction: &mut PgConnection,
+) -> Result<(), ProjectionError> {
+    sqlx::query!(
+        "select from projections where name = $1 and version = $2 for update",
+        projection.name(),
+        projection.version()
+    )
+    .fetch_optional(transaction)
+    .await?
+    .map(drop)
+    .ok_or(ProjectionError::Unknown(projection.name()))
 }
 
 /// The position that the projection has applied.
@@ -159,7 +282,7 @@ pub async fn checkpoint_of(
 
 /// Moves the checkpoint, in the transaction that wrote the rows.
 pub(super) async fn set_checkpoint(
-    db: &mut sqlx::PgConnection,
+    db: &mut PgConnection,
     projection: &dyn Projection,
     position: i64,
 ) -> Result<(), ProjectionError> {
@@ -173,11 +296,4 @@ pub(super) async fn set_checkpoint(
     .await?
     .rows_affected();
     if moved == 1 { Ok(()) } else { Err(ProjectionError::Unknown(projection.name())) }
-}
-
-/// A position or a number of them, as metrics want it.
-#[must_use]
-#[expect(clippy::cast_precision_loss, reason = "positions stay below 2^53, where f64 is exact")]
-pub fn metric(position: i64) -> f64 {
-    position as f64
 }

@@ -1,109 +1,445 @@
-//! Replays the log into a projection, and compares a projection with the log.
+//! Replays the whole log into a projection while the old tables are served: shadow tables are
+//! filled by several workers, indexed, checked, brought up to the log and put in the place of the old
+//! ones in one short transaction. Those are kept for the way back. Where a rebuild stands is in the
+//! database (migration 0008): one that is cut off is taken up again by the next.
 
-use sqlx::{Acquire as _, PgPool};
+use std::time::Duration;
 
-use super::projector::{checkpoint_of, set_checkpoint};
-use super::{ALL, Projection, ProjectionError};
+use sqlx::{Connection as _, PgConnection, PgPool};
+use tokio::time::Instant;
+
+use super::parts;
+use super::projector::{self, Care, Turn};
+use super::{Place, Projection, ProjectionError, Tally};
 use crate::events::log::read;
 
-/// How many events a rebuild takes over at a time; the larger, the fewer rows are written twice.
+/// How many events are taken over at a time when the tables follow the log.
 const PAGE: i64 = 10_000;
 
-/// Where a projection stands.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct Status {
-    pub name: &'static str,
-    pub checkpoint: i64,
-    /// The position of the log's last event.
-    pub head: i64,
-    pub lag_events: i64,
-    /// How long ago the first event was recorded that is not applied yet; 0 when all are.
-    pub lag_seconds: f64,
+/// How long readers and writers may be kept waiting by one attempt to put tables in their place.
+const SWAP_LIMIT: &str = "50ms";
+
+/// The pause behind an attempt that met a long reader.
+const SWAP_PAUSE: Duration = Duration::from_millis(200);
+
+/// For how long attempts are made.
+const SWAP_PATIENCE: Duration = Duration::from_mins(10);
+
+/// The first half of the advisory locks that rebuilds hold: the word "cust" in ASCII.
+pub(super) const LOCK: i32 = 0x6375_7374;
+
+/// The version of this program.
+const PROGRAM: &str = env!("CARGO_PKG_VERSION");
+
+/// What a rebuild led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rebuilt {
+    /// The tables show the log up to here.
+    pub position: i64,
+    /// How many rows differ from those that were served before.
+    pub changed: i64,
 }
 
-/// Where every projection stands against the log's real head.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked.
-pub async fn status(pool: &PgPool) -> Result<Vec<Status>, ProjectionError> {
-    let mut all = Vec::with_capacity(ALL.len());
-    for projection in ALL {
-        // One statement, so one moment: a lag is never negative.
-        let row = sqlx::query!(
-            r#"select checkpoint,
-                      coalesce((select max(position) from events), 0) as "head!",
-                      coalesce(extract(epoch from clock_timestamp() - (
-                          select recorded_at from events where position = checkpoint + 1
-                      ))::float8, 0) as "lag_seconds!"
-               from projections where name = $1 and version = $2"#,
-            projection.name(),
-            projection.version()
-        )
-        .fetch_optional(pool)
-        .await?
-        .ok_or(ProjectionError::Unknown(projection.name()))?;
-        all.push(Status {
-            name: projection.name(),
-            checkpoint: row.checkpoint,
-            head: row.head,
-            lag_events: row.head - row.checkpoint,
-            // Its time may be ahead of the clock by some microseconds.
-            lag_seconds: row.lag_seconds.max(0.0),
-        });
+/// Why there is no rebuild, or no way back.
+#[derive(Debug, thiserror::Error)]
+pub enum RebuildError {
+    #[error("a rebuild of this projection is at work")]
+    AtWork,
+    #[error("there are no earlier tables of this projection")]
+    NothingToGoBackTo,
+    #[error("the tables hold {found:?}, copied was {copied:?}")]
+    Miscopied { copied: Tally, found: Tally },
+    #[error("the tables were never free: long queries read them")]
+    NeverFree,
+    #[error(transparent)]
+    Projection(#[from] ProjectionError),
+}
+
+impl From<sqlx::Error> for RebuildError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Projection(error.into())
     }
-    Ok(all)
 }
 
-/// Empties the projection and replays the whole log into it, in one transaction: readers see the
-/// old rows until all new ones are there, and a rebuild that is stopped leaves nothing behind.
-/// `progress` is told the position reached and the last one to reach. Returns the checkpoint.
+/// The second half of the lock: one per projection and version.
+pub(super) fn lock_of(projection: &dyn Projection) -> i32 {
+    let name = projection.name().bytes();
+    // FNV-1a; only differing names matter.
+    let hash =
+        name.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619));
+    let hash = hash.wrapping_add(projection.version().unsigned_abs()) & 0x7fff_ffff;
+    i32::try_from(hash).unwrap_or_default()
+}
+
+/// A rebuild at work: nobody else begins one of the projection before this is dropped.
+pub struct Rebuild {
+    projection: &'static dyn Projection,
+    pool: PgPool,
+    target: i64,
+    is_filled: bool,
+    /// Its end, however it comes, says that nobody is at work any more.
+    held: PgConnection,
+}
+
+impl Rebuild {
+    /// Begins one, or takes up the one that was cut off.
+    ///
+    /// # Errors
+    /// When one is at work already, or PostgreSQL cannot be asked.
+    pub async fn begin(
+        projection: &'static dyn Projection,
+        pool: &PgPool,
+    ) -> Result<Self, RebuildError> {
+        let held = hold(projection, pool).await?;
+        let (target, is_filled) = match resume(projection, pool).await? {
+            Some(begun) => begun,
+            None => (begin(projection, pool).await?, false),
+        };
+        Ok(Self { projection, pool: pool.clone(), target, is_filled, held })
+    }
+
+    /// Replays the log into the projection. Live reads and writes go on.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked or the check fails. What was done is taken up again by the
+    /// next one; a failed check leaves nothing.
+    pub async fn run(self) -> Result<Rebuilt, RebuildError> {
+        let Self { projection, pool, target, is_filled, held } = self;
+        if !is_filled {
+            // One connection to spare.
+            let workers = pool.options().get_max_connections().saturating_sub(1).max(1);
+            let workers = usize::try_from(workers).unwrap_or(1);
+            parts::fill(projection, &pool, target, workers).await?;
+            finish(projection, &pool, target).await?;
+        }
+        follow(projection, &pool, Place::Shadow).await?;
+        let changed = differences(projection, &pool).await?;
+        let position = serve(projection, &pool, Place::Shadow).await?;
+        release(projection, held).await?;
+        Ok(Rebuilt { position, changed })
+    }
+}
+
+/// Begins a rebuild and runs it.
 ///
 /// # Errors
-/// When PostgreSQL cannot be asked or an event cannot be taken over; nothing has changed then.
+/// As for [`Rebuild::begin`] and [`Rebuild::run`].
 pub async fn rebuild(
+    projection: &'static dyn Projection,
+    pool: &PgPool,
+) -> Result<Rebuilt, RebuildError> {
+    Rebuild::begin(projection, pool).await?.run().await
+}
+
+/// Serves the tables again that the last rebuild has replaced, once they show the whole log too;
+/// those served now can be gone back to in the same way. Returns the position they show.
+///
+/// # Errors
+/// When there are none, a rebuild is at work, or PostgreSQL cannot be asked.
+pub async fn rollback(
+    projection: &'static dyn Projection,
+    pool: &PgPool,
+) -> Result<i64, RebuildError> {
+    let held = hold(projection, pool).await?;
+    if checkpoint(projection, &mut *pool.acquire().await?, Place::Previous).await?.is_none() {
+        return Err(RebuildError::NothingToGoBackTo);
+    }
+    discard(projection, &mut *pool.acquire().await?).await?;
+    follow(projection, pool, Place::Previous).await?;
+    let position = serve(projection, pool, Place::Previous).await?;
+    release(projection, held).await?;
+    Ok(position)
+}
+
+/// A connection that holds the projection's lock for as long as it lasts.
+async fn hold(projection: &dyn Projection, pool: &PgPool) -> Result<PgConnection, RebuildError> {
+    let mut connection = pool.acquire().await?.detach();
+    let is_free = sqlx::query_scalar!(
+        r#"select pg_try_advisory_lock($1, $2) as "is_free!""#,
+        LOCK,
+        lock_of(projection)
+    )
+    .fetch_one(&mut connection)
+    .await?;
+    if is_free { Ok(connection) } else { Err(RebuildError::AtWork) }
+}
+
+/// Said aloud, as PostgreSQL takes its time to notice the end of a connection.
+async fn release(projection: &dyn Projection, mut held: PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query!("select pg_advisory_unlock($1, $2)", LOCK, lock_of(projection))
+        .fetch_one(&mut held)
+        .await?;
+    held.close().await
+}
+
+/// The target of a rebuild that was cut off, and whether its tables are filled.
+async fn resume(
     projection: &dyn Projection,
     pool: &PgPool,
-    mut progress: impl FnMut(i64, i64),
+) -> Result<Option<(i64, bool)>, sqlx::Error> {
+    let row = sqlx::query!(
+        r#"update rebuilds r
+           set resumed_at = clock_timestamp(),
+               done_before = case when s.checkpoint is null then (
+                   select coalesce(sum(events), 0) from rebuild_parts p
+                   where (p.projection, p.version) = (r.projection, r.version)
+               ) else r.target end
+           from spare_tables s
+           where (s.projection, s.version, s.place) = (r.projection, r.version, 'shadow')
+             and r.projection = $1 and r.version = $2 and r.program = $3
+           returning r.target, s.checkpoint is not null as "is_filled!""#,
+        projection.name(),
+        projection.version(),
+        PROGRAM
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(row.map(|row| (row.target, row.is_filled)))
+}
+
+/// Empty shadow tables, and the plan to fill them up to the head of the log.
+async fn begin(projection: &dyn Projection, pool: &PgPool) -> Result<i64, sqlx::Error> {
+    let mut transaction = pool.begin().await?;
+    discard(projection, &mut transaction).await?;
+    let target = read::head(&mut *transaction).await?;
+    let (name, version) = (projection.name(), projection.version());
+    sqlx::query!("select create_shadow_tables($1, $2)", name, version)
+        .fetch_one(&mut *transaction)
+        .await?;
+    sqlx::query!(
+        "insert into rebuilds (projection, version, program, target, resumed_at, done_before)
+         values ($1, $2, $3, $4, clock_timestamp(), 0)",
+        name,
+        version,
+        PROGRAM,
+        target
+    )
+    .execute(&mut *transaction)
+    .await?;
+    sqlx::query!(
+        "insert into spare_tables (projection, version, place) values ($1, $2, 'shadow')",
+        name,
+        version
+    )
+    .execute(&mut *transaction)
+    .await?;
+    parts::plan(projection, &mut transaction, target).await?;
+    transaction.commit().await?;
+    Ok(target)
+}
+
+/// Leaves nothing of a rebuild.
+async fn discard(projection: &dyn Projection, db: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query!("select drop_shadow_tables($1, $2)", projection.name(), projection.version())
+        .fetch_one(db)
+        .await?;
+    Ok(())
+}
+
+/// Gives the filled tables their indexes, and checks that they hold what was copied.
+async fn finish(
+    projection: &dyn Projection,
+    pool: &PgPool,
+    target: i64,
+) -> Result<(), RebuildError> {
+    let mut transaction = pool.begin().await?;
+    sqlx::query!("select index_shadow_tables($1, $2)", projection.name(), projection.version())
+        .fetch_one(&mut *transaction)
+        .await?;
+    Place::Shadow.enter(&mut transaction).await?;
+    let found = projection.tally(&mut transaction).await?;
+    let copied = parts::copied(projection, &mut transaction).await?;
+    if found != copied {
+        transaction.rollback().await?;
+        discard(projection, &mut *pool.acquire().await?).await?;
+        return Err(RebuildError::Miscopied { copied, found });
+    }
+    set_checkpoint(projection, &mut transaction, Place::Shadow, target).await?;
+    Ok(transaction.commit().await?)
+}
+
+/// Brings tables that are not served up to the log, but for what comes meanwhile.
+async fn follow(
+    projection: &dyn Projection,
+    pool: &PgPool,
+    place: Place,
+) -> Result<(), RebuildError> {
+    let mut how = Care::Plain;
+    loop {
+        let mut transaction = pool.begin().await?;
+        match advance(projection, &mut transaction, place, how).await {
+            Ok(was_full) => {
+                transaction.commit().await?;
+                if !was_full {
+                    return Ok(());
+                }
+                how = Care::Plain;
+            }
+            Err(error) if error.is_of_an_event() && how == Care::Plain => how = Care::Apart,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Takes one page over into tables that are not served; whether there is more.
+async fn advance(
+    projection: &dyn Projection,
+    transaction: &mut PgConnection,
+    place: Place,
+    how: Care,
+) -> Result<bool, ProjectionError> {
+    let checkpoint = checkpoint(projection, transaction, place).await?.unwrap_or(0);
+    place.enter(transaction).await?;
+    let turn = Turn { place, how, has_parked: true };
+    let advanced = turn.advance(projection, transaction, checkpoint, PAGE).await?;
+    let Some(advanced) = advanced else { return Ok(false) };
+    set_checkpoint(projection, transaction, place, advanced.checkpoint).await?;
+    Ok(advanced.was_full)
+}
+
+/// Puts the tables of `source` in the place of those that are served. Nobody takes a page meanwhile,
+/// and the last events are taken over here, so that no reader sees less than before.
+async fn serve(
+    projection: &dyn Projection,
+    pool: &PgPool,
+    source: Place,
+) -> Result<i64, RebuildError> {
+    let began = Instant::now();
+    let mut how = Care::Plain;
+    while began.elapsed() < SWAP_PATIENCE {
+        match attempt_to_serve(projection, pool, source, how).await {
+            Ok(position) => return Ok(position),
+            Err(error) if error.is_of_an_event() && how == Care::Plain => how = Care::Apart,
+            Err(ProjectionError::Database(error)) if is_busy(&error) => {
+                tokio::time::sleep(SWAP_PAUSE).await;
+                // What came meanwhile is not left to the next attempt, which keeps writers waiting.
+                follow(projection, pool, source).await?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(RebuildError::NeverFree)
+}
+
+async fn attempt_to_serve(
+    projection: &dyn Projection,
+    pool: &PgPool,
+    source: Place,
+    how: Care,
 ) -> Result<i64, ProjectionError> {
     let mut transaction = pool.begin().await?;
+    projector::lock(projection, &mut transaction).await?;
+    while advance(projection, &mut transaction, source, how).await? {}
+    let position = checkpoint(projection, &mut transaction, source).await?.unwrap_or(0);
+    sqlx::query!("select set_config('lock_timeout', $1, true)", SWAP_LIMIT)
+        .fetch_one(&mut *transaction)
+        .await?;
     sqlx::query!(
-        "select from projections where name = $1 and version = $2 for update",
+        "select serve_tables($1, $2, $3)",
         projection.name(),
-        projection.version()
+        projection.version(),
+        source.as_str()
     )
-    .fetch_optional(&mut *transaction)
-    .await?
-    .ok_or(ProjectionError::Unknown(projection.name()))?;
-    projection.clear(&mut transaction).await?;
-    let head = read::head(&mut *transaction).await?;
-    let mut position = 0;
-    loop {
-        let page = read::page(&mut *transaction, position, PAGE).await?;
-        let Some(last) = page.last() else { break };
-        projection.apply(&mut transaction, &page).await?;
-        position = last.position;
-        progress(position, head.max(position));
-    }
-    set_checkpoint(&mut transaction, projection, position).await?;
+    .fetch_one(&mut *transaction)
+    .await?;
     transaction.commit().await?;
     Ok(position)
 }
 
-/// Compares the live rows with a fold of the log up to the checkpoint, both of one moment.
-/// Returns the checkpoint, and the first difference in words.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked or an event cannot be read.
-pub async fn verify(
-    projection: &dyn Projection,
-    pool: &PgPool,
-) -> Result<(i64, Option<String>), ProjectionError> {
+/// A lock was not to be had in time.
+fn is_busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    matches!(code.as_deref(), Some("55P03" | "40P01"))
+}
+
+/// How many rows of the shadow tables differ from those that are served, or stand in one of both
+/// only; besides those of customers with events that one of both has not applied yet.
+async fn differences(projection: &dyn Projection, pool: &PgPool) -> Result<i64, sqlx::Error> {
     let mut connection = pool.acquire().await?;
-    let mut transaction = connection.begin().await?;
-    sqlx::query!("set transaction isolation level repeatable read, read only")
-        .execute(&mut *transaction)
-        .await?;
-    let checkpoint = checkpoint_of(projection, &mut *transaction).await?;
-    let difference = projection.difference(&mut transaction, checkpoint).await?;
-    Ok((checkpoint, difference))
+    let mut changed = 0;
+    for table in projection.tables() {
+        let key = customer_key(&mut connection, table).await?;
+        let columns = key_columns(&mut connection, table).await?.join(", ");
+        let question = format!(
+            "with between_them as (
+                 select least(p.checkpoint, s.checkpoint) as low,
+                        greatest(p.checkpoint, s.checkpoint) as high
+                 from projections p, spare_tables s
+                 where p.name = $1 and p.version = $2
+                   and (s.projection, s.version, s.place) = ($1, $2, 'shadow')
+             )
+             select count(*)
+             from public.{table} served full join shadow.{table} rebuilt using ({columns})
+             where served is distinct from rebuilt and {key}::text not in (
+                 select e.aggregate_id from events e, between_them b
+                 where e.position > b.low and e.position <= b.high
+                   and e.aggregate_type = 'customer')"
+        );
+        changed += sqlx::query_scalar::<_, i64>(&question)
+            .bind(projection.name())
+            .bind(projection.version())
+            .fetch_one(&mut *connection)
+            .await?;
+    }
+    Ok(changed)
+}
+
+/// The columns of a served table's primary key; the first is the customer's id.
+async fn key_columns(db: &mut PgConnection, table: &str) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"select quote_ident(a.attname) as "name!"
+           from pg_index i
+           cross join unnest(i.indkey) with ordinality k (attnum, n)
+           join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+           where i.indrelid = ('public.' || quote_ident($1))::regclass and i.indisprimary
+           order by k.n"#,
+        table
+    )
+    .fetch_all(db)
+    .await
+}
+
+/// The column of a projection's table that holds the customer's id.
+pub(super) async fn customer_key(
+    db: &mut PgConnection,
+    table: &str,
+) -> Result<String, sqlx::Error> {
+    key_columns(db, table).await?.into_iter().next().ok_or(sqlx::Error::RowNotFound)
+}
+
+/// The position that tables which are not served show; `None` while they are filled, or are not.
+async fn checkpoint(
+    projection: &dyn Projection,
+    db: &mut PgConnection,
+    place: Place,
+) -> Result<Option<i64>, sqlx::Error> {
+    let checkpoint = sqlx::query_scalar!(
+        "select checkpoint from spare_tables
+         where projection = $1 and version = $2 and place = $3",
+        projection.name(),
+        projection.version(),
+        place.as_str()
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(checkpoint.flatten())
+}
+
+async fn set_checkpoint(
+    projection: &dyn Projection,
+    db: &mut PgConnection,
+    place: Place,
+    position: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "update spare_tables set checkpoint = $4
+         where projection = $1 and version = $2 and place = $3",
+        projection.name(),
+        projection.version(),
+        place.as_str(),
+        position
+    )
+    .execute(db)
+    .await?;
+    Ok(())
 }

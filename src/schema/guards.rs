@@ -61,29 +61,26 @@ const GUARDS: [Guard; 11] = [
     guard(
         "the role has what it needs",
         "has_table_privilege('public.events', 'select')
-         and has_function_privilege('public.append_events'::regproc::oid, 'execute')
-         and has_function_privilege('public.append_event'::regproc::oid, 'execute')
+         and (select bool_and(has_function_privilege(oid, 'execute')) from {functions})
          and has_table_privilege('public.accounts', 'insert')
          and has_table_privilege('public.projections', 'update')
          and has_table_privilege('public.idempotency_keys', 'delete')
-         and has_function_privilege('public.import_customers'::regproc::oid, 'execute')
-         and has_table_privilege('public.imports', 'delete')",
+         and has_table_privilege('public.imports', 'delete')
+         and has_table_privilege('public.parked_customers', 'delete')
+         and has_table_privilege('public.rebuilds', 'insert')",
         "run customers migrate as the owner, with DATABASE_URL naming the role",
     ),
     guard(
-        "nobody else is let into the functions that append",
-        "not exists (select from pg_proc, aclexplode(coalesce(proacl, acldefault('f', proowner))) acl
-                     where pg_proc.oid in ('public.append_event'::regproc, 'public.append_events'::regproc,
-                               'public.import_customers'::regproc)
-                       and acl.grantee = 0)",
-        "revoke execute on function append_event, append_events, import_customers from public",
+        "nobody else is let into the functions that append and rebuild",
+        "not exists (select from {functions}, pg_proc p,
+                            aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) acl
+                     where p.oid = function.oid and acl.grantee = 0)",
+        "revoke execute on the functions of migrations/ from public: customers migrate does it",
     ),
     guard(
-        "the functions that append run as their owner, their names pinned",
-        "(select bool_and(prosecdef and 'search_path=pg_catalog, pg_temp' = any(proconfig))
-          from pg_proc
-          where oid in ('public.append_event'::regproc, 'public.append_events'::regproc,
-                               'public.import_customers'::regproc))",
+        "the functions that append and rebuild run as their owner, their names pinned",
+        "(select bool_and(p.prosecdef and 'search_path=pg_catalog, pg_temp' = any(p.proconfig))
+          from {functions} join pg_proc p on p.oid = function.oid)",
         "something replaced a function: restore it from migrations/",
     ),
     guard(
@@ -101,9 +98,12 @@ const GUARDS: [Guard; 11] = [
 pub async fn inspect(service: &SecretString) -> Result<Vec<(Guard, bool)>, SchemaError> {
     super::check(service).await?;
     let mut connection = PgConnection::connect(service.expose_secret()).await?;
+    let functions = super::FUNCTIONS.map(|name| format!("('public.{name}'::regproc::oid)"));
+    let functions = format!("(values {}) function (oid)", functions.join(", "));
     let mut answers = Vec::with_capacity(GUARDS.len());
     for guard in GUARDS {
-        let question = format!("select coalesce({}, false)", guard.holds);
+        let holds = guard.holds.replace("{functions}", &functions);
+        let question = format!("select coalesce({holds}, false)");
         let holds: bool = sqlx::query_scalar(&question).fetch_one(&mut connection).await?;
         answers.push((guard, holds));
     }

@@ -14,16 +14,30 @@ use crate::projections;
 /// The migrations of this program.
 pub static MIGRATOR: Migrator = sqlx::migrate!();
 
-/// What the service's role may do; `{role}` is its name, quoted. It appends through the function
-/// and in no other way.
+/// The functions that change what the service's role may not touch: they run as their owner. The
+/// migrations say what each of them does.
+const FUNCTIONS: [&str; 7] = [
+    "append_events",
+    "append_event",
+    "import_customers",
+    "create_shadow_tables",
+    "index_shadow_tables",
+    "drop_shadow_tables",
+    "serve_tables",
+];
+
+/// What the service's role may do; `{role}` is its name, quoted. It appends through functions and
+/// in no other way.
 const GRANTS: &str = "
-    revoke execute on function append_event, append_events, import_customers from public;
-    grant usage on schema public to {role};
+    revoke execute on function {functions} from public;
+    grant usage on schema public, shadow, previous to {role};
     grant select on all tables in schema public to {role};
-    grant execute on function append_event, append_events, import_customers to {role};
+    grant execute on function {functions} to {role};
     grant usage on sequence customer_ids to {role};
     grant insert, update on accounts to {role};
     grant update on projections to {role};
+    grant insert, update on spare_tables, rebuilds, rebuild_parts to {role};
+    grant insert, delete on parked_customers to {role};
     grant delete on idempotency_keys, imports to {role};
 ";
 
@@ -61,7 +75,8 @@ pub async fn migrate(
 
 async fn grant(connection: &mut PgConnection, role: &str) -> Result<(), sqlx::Error> {
     let role = format!("\"{}\"", role.replace('"', "\"\""));
-    connection.execute(GRANTS.replace("{role}", &role).as_str()).await?;
+    let grants = GRANTS.replace("{functions}", &FUNCTIONS.join(", ")).replace("{role}", &role);
+    connection.execute(grants.as_str()).await?;
     for table in projections::ALL.iter().flat_map(|projection| projection.tables()) {
         let grant = format!("grant insert, update, delete on {table} to {role}");
         connection.execute(grant.as_str()).await?;

@@ -42,11 +42,11 @@ async fn what_the_service_could_do_beyond_its_needs_is_named() {
         (format!("revoke update on projections from {role}"), "the role has what it needs"),
         (
             "grant execute on function append_events to public".to_owned(),
-            "nobody else is let into the functions that append",
+            "nobody else is let into the functions that append and rebuild",
         ),
         (
             "alter function append_events security invoker".to_owned(),
-            "the functions that append run as their owner, their names pinned",
+            "the functions that append and rebuild run as their owner, their names pinned",
         ),
         (
             format!("alter role {role} set synchronous_commit = off"),
@@ -81,7 +81,9 @@ async fn the_command_says_so_and_fails() {
     assert_eq!(told.status.code(), Some(1), "{told:?}");
     let text = String::from_utf8(told.stdout).unwrap();
     assert!(
-        text.contains("\nok    the functions that append run as their owner, their names pinned\n"),
+        text.contains(
+            "\nok    the functions that append and rebuild run as their owner, their names pinned\n"
+        ),
         "{text}"
     );
     assert!(text.contains("\nWARN  not so: the role is no superuser; serve as "), "{text}");

@@ -11,7 +11,7 @@ use customers::events::log::payload::{NewEvent, current, decode};
 use customers::events::upcast::{current_version, upcasters};
 use customers::events::values::{DateOfBirth, Name, Role, Username};
 use customers::projections::customers::Customers;
-use customers::projections::rebuild::verify;
+use customers::projections::verify::verify;
 use serde_json::json;
 
 use crate::harness::{Service, With as _, send};
@@ -150,6 +150,6 @@ async fn an_event_of_version_0_loads_projects_and_is_shown_as_todays() {
     let history = send(service.get("/customers/900/history").login(&login)).await;
     assert_eq!(history.body["history"][0]["changes"][0]["to"], "Ada Lovelace");
     assert_eq!(history.body["history"][1]["changes"][0]["from"], "Ada Lovelace");
-    assert_eq!(verify(&Customers, &service.pools.bulk).await.unwrap().1, None);
+    assert_eq!(verify(&Customers, &service.pools.bulk).await.unwrap().difference, None);
     service.stop().await;
 }

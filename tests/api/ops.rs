@@ -22,7 +22,7 @@ async fn a_process_is_alive_and_ready_without_a_log_in() {
     insta::assert_snapshot!(send(service.get("/livez")).await.shape(), @r#"200 {"checks":{},"status":"ok"}"#);
     insta::assert_snapshot!(
         send(service.get("/readyz")).await.shape(),
-        @r#"200 {"checks":{"postgres":"ok","projections":[{"checkpoint":0,"head":0,"lag_events":0,"lag_seconds":0.0,"name":"customers"},{"checkpoint":0,"head":0,"lag_events":0,"lag_seconds":0.0,"name":"customer_history"}],"redis":"ok"},"status":"ok"}"#
+        @r#"200 {"checks":{"postgres":"ok","projections":[{"checkpoint":0,"head":0,"lag_events":0,"lag_seconds":0.0,"name":"customers","parked":0,"rebuild":null,"state":"following","version":1},{"checkpoint":0,"head":0,"lag_events":0,"lag_seconds":0.0,"name":"customer_history","parked":0,"rebuild":null,"state":"following","version":1}],"redis":"ok"},"status":"ok"}"#
     );
     for path in ["/livez", "/readyz", "/metrics", "/.well-known/jwks.json"] {
         let query = format!("{path}?verbose=1");
@@ -42,7 +42,8 @@ async fn how_far_the_projections_lag_is_told_but_takes_nothing_out() {
     let ready = send(service.get("/readyz")).await;
     let status = |name| {
         let (events, seconds) = (0, 0.0);
-        json!({"name": name, "checkpoint": head, "head": head, "lag_events": events, "lag_seconds": seconds})
+        json!({"name": name, "checkpoint": head, "head": head, "lag_events": events, "lag_seconds": seconds,
+            "version": 1, "state": "following", "parked": 0, "rebuild": null})
     };
     let expected = json!([status("customers"), status("customer_history")]);
     assert_eq!(ready.body["checks"]["projections"], expected);

@@ -6,7 +6,8 @@ use customers::events::log::read;
 use customers::events::metadata::Metadata;
 use customers::events::values::{CustomerId, DateOfBirth, Name, Role};
 use customers::projections::customers::Customers;
-use customers::projections::rebuild::{rebuild, verify};
+use customers::projections::rebuild::rebuild;
+use customers::projections::verify::verify;
 use proptest::prelude::*;
 use serde_json::json;
 use sqlx::{Executor as _, PgPool};
@@ -81,9 +82,9 @@ fn a_rebuild_gives_what_following_gave_and_what_the_log_says() {
             take(&bus, &steps).await;
             service.caught_up().await;
             let live = rows(pool).await;
-            prop_assert_eq!(verify(&Customers, pool).await.unwrap().1, None);
-            let position = rebuild(&Customers, pool, |_, _| ()).await.unwrap();
-            prop_assert_eq!(position, read::head(pool).await.unwrap());
+            prop_assert_eq!(verify(&Customers, pool).await.unwrap().difference, None);
+            let rebuilt = rebuild(&Customers, &service.pools.rebuild).await.unwrap();
+            prop_assert_eq!(rebuilt.position, read::head(pool).await.unwrap());
             prop_assert_eq!(rows(pool).await, live);
             Ok(())
         })?;
@@ -108,10 +109,10 @@ async fn verify_names_the_first_difference_and_a_rebuild_mends_it() {
         ("update customers set created_at = now() where id = 3", "customer 3: the table has"),
     ] {
         pool.execute(mistake).await.unwrap();
-        let difference = verify(&Customers, pool).await.unwrap().1.unwrap();
+        let difference = verify(&Customers, pool).await.unwrap().difference.unwrap();
         assert!(difference.starts_with(expected), "{mistake}: {difference}");
-        rebuild(&Customers, pool, |_, _| ()).await.unwrap();
-        assert_eq!(verify(&Customers, pool).await.unwrap().1, None);
+        rebuild(&Customers, &service.pools.rebuild).await.unwrap();
+        assert_eq!(verify(&Customers, pool).await.unwrap().difference, None);
     }
     service.stop().await;
 }
@@ -124,10 +125,10 @@ async fn reads_go_on_while_a_rebuild_runs_and_writes_arrive_after_it() {
     for _ in 0..20 {
         assert_eq!(send(service.post("/customers").login(&login).json(&ada)).await.status, 201);
     }
-    let pool = service.pools.bulk.clone();
+    let pool = service.pools.rebuild.clone();
     let rebuilds = tokio::spawn(async move {
         for _ in 0..20 {
-            rebuild(&Customers, &pool, |_, _| ()).await.unwrap();
+            rebuild(&Customers, &pool).await.unwrap();
         }
     });
     let mut expected = 20;
@@ -143,7 +144,7 @@ async fn reads_go_on_while_a_rebuild_runs_and_writes_arrive_after_it() {
     }
     rebuilds.await.unwrap();
     service.caught_up().await;
-    assert_eq!(verify(&Customers, &service.pools.bulk).await.unwrap().1, None);
+    assert_eq!(verify(&Customers, &service.pools.bulk).await.unwrap().difference, None);
     service.stop().await;
 }
 
@@ -162,7 +163,7 @@ async fn two_processes_share_the_work_and_apply_nothing_twice() {
     }
     let list = send(b.get("/customers").login(&login)).await;
     assert_eq!(list.body["number"], 60);
-    assert_eq!(verify(&Customers, &a.pools.bulk).await.unwrap().1, None);
+    assert_eq!(verify(&Customers, &a.pools.bulk).await.unwrap().difference, None);
     a.stop().await;
     b.stop().await;
 }

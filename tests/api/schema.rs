@@ -1,6 +1,9 @@
 //! The service's own role can do what the service does, and no more.
 
 use customers::events::values::Role;
+use customers::projections::ALL;
+use customers::projections::parked::retry;
+use customers::projections::rebuild::{rebuild, rollback};
 use customers::schema;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
@@ -38,6 +41,14 @@ async fn the_services_role_appends_through_the_function_and_in_no_other_way() {
     let import = service.post("/customers/import").header("content-type", "text/csv");
     let imported = send(import.login(&login).body("name,dob\nAda,1990-12-10")).await;
     assert!(imported.text.contains("\"created\":1"), "{imported:?}");
+    for projection in ALL {
+        rebuild(projection, &service.pools.rebuild).await.unwrap();
+        rollback(projection, &service.pools.rebuild).await.unwrap();
+        rebuild(projection, &service.pools.rebuild).await.unwrap();
+        retry(projection, &service.pools.bulk).await.unwrap();
+    }
+    let seen = send(service.get("/customers").login(&login)).await;
+    assert_eq!((seen.status, &seen.body["number"]), (200, &json!(2)));
     let mut connection = PgConnection::connect(&url).await.unwrap();
     let left: i64 = sqlx::query_scalar("select count(*) from imports")
         .fetch_one(&mut connection)
@@ -56,6 +67,10 @@ async fn the_services_role_appends_through_the_function_and_in_no_other_way() {
         "delete from accounts",
         "delete from projections",
         "truncate customers",
+        "alter table customers set schema shadow",
+        "drop table previous.customers",
+        "insert into projection_tables values ('events', 'customers', 1)",
+        "create table shadow.mine (id int)",
         "update imports set lines_done = 0",
         "insert into idempotency_keys select * from idempotency_keys",
         "create table mine (id int)",

@@ -7,7 +7,7 @@ use customers::events::metadata::Metadata;
 use customers::projections::customer_history::CustomerHistory;
 use customers::projections::customers::Customers;
 use customers::projections::projector::checkpoint_of;
-use customers::projections::rebuild::verify;
+use customers::projections::verify::verify;
 use customers::projections::{ALL, Projection};
 use rustix::process::Signal;
 use secrecy::SecretString;
@@ -80,7 +80,12 @@ async fn stopped_in_a_page(bus: &Bus, database_url: &str, position: i64) -> Proc
 async fn nothing_is_twice_or_missing(pool: &PgPool) {
     let all: [&dyn Projection; 2] = [&Customers, &CustomerHistory];
     for projection in all {
-        assert_eq!(verify(projection, pool).await.unwrap().1, None, "{}", projection.name());
+        assert_eq!(
+            verify(projection, pool).await.unwrap().difference,
+            None,
+            "{}",
+            projection.name()
+        );
     }
 }
 

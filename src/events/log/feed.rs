@@ -7,7 +7,6 @@ use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 
 use super::payload;
-use super::read::ReadError;
 use crate::events::customer::CUSTOMER;
 use crate::events::upcast;
 use crate::events::values::CustomerId;
@@ -55,14 +54,14 @@ pub struct Page {
 /// Up to `limit` events behind `after` and not behind `head`.
 ///
 /// # Errors
-/// When PostgreSQL cannot be asked, or an event is of a version that this program does not know.
+/// When PostgreSQL cannot be asked.
 pub async fn page(
     executor: impl PgExecutor<'_>,
     after: i64,
     head: i64,
     limit: i64,
     filter: &Filter,
-) -> Result<Page, ReadError> {
+) -> Result<Page, sqlx::Error> {
     // A customer's stream is short and has an index of its own.
     let bounded = !filter.is_none() && filter.customer.is_none();
     let end = if bounded { head.min(after.saturating_add(STRETCH)) } else { head };
@@ -70,20 +69,21 @@ pub async fn page(
         Some(customer) => of_customer(executor, customer, (after, end), limit, filter).await?,
         None => of_all(executor, (after, end), limit, filter).await?,
     };
-    let events = events.into_iter().map(today).collect::<Result<Vec<_>, _>>()?;
+    let events: Vec<_> = events.into_iter().map(today).collect();
     let full = i64::try_from(events.len()).is_ok_and(|length| length >= limit);
     let next = events.last().filter(|_| full).map_or(end, |last| last.position);
     Ok(Page { events, next })
 }
 
-/// THE place where a stored event becomes one to show.
-fn today(mut event: FeedEvent) -> Result<FeedEvent, ReadError> {
-    let payload = payload::current(&event.event_type, &event.event_version, &event.payload)?;
-    if let Cow::Owned(payload) = payload {
+/// THE place where a stored event becomes one to show. What this program cannot read is passed on as
+/// it stands, with the version that it was written in: a newer program's reader may know it.
+fn today(mut event: FeedEvent) -> FeedEvent {
+    let payload = payload::current(&event.event_type, &event.event_version, &event.payload);
+    if let Ok(Cow::Owned(payload)) = payload {
         event.payload = payload;
         upcast::current_version(&event.event_type).clone_into(&mut event.event_version);
     }
-    Ok(event)
+    event
 }
 
 async fn of_all(

@@ -176,31 +176,58 @@ pub async fn page(
     .await
 }
 
-/// Up to `limit` events of customers, stream by stream, behind the event of that aggregate and
-/// sequence and not behind `checkpoint`.
+/// Up to `limit` events of customers, stream by stream: behind the event of that aggregate and
+/// sequence, of aggregates before `to`, not behind `position`.
 ///
 /// # Errors
 /// When PostgreSQL cannot be asked.
 pub async fn streams(
     executor: impl PgExecutor<'_>,
-    behind: Option<(&str, i64)>,
-    checkpoint: i64,
+    (behind, sequence): (&str, i64),
+    to: &str,
+    position: i64,
     limit: i64,
 ) -> Result<Vec<StoredEvent>, sqlx::Error> {
-    let (aggregate_id, sequence) = behind.unwrap_or(("", 0));
     sqlx::query_as!(
         StoredEvent,
         r#"select position, aggregate_type, aggregate_id, sequence, event_type, event_version,
                   payload::text as "payload!", metadata::text as "metadata!", recorded_at
            from events
-           where aggregate_type = $1 and (aggregate_id, sequence) > ($2, $3) and position <= $4
+           where aggregate_type = $1 and (aggregate_id, sequence) > ($2, $3) and aggregate_id < $4
+             and position <= $5
            order by aggregate_id, sequence
-           limit $5"#,
+           limit $6"#,
         CUSTOMER,
-        aggregate_id,
+        behind,
         sequence,
-        checkpoint,
+        to,
+        position,
         limit
+    )
+    .fetch_all(executor)
+    .await
+}
+
+/// The events of a customer from `from` to `to`, oldest first.
+///
+/// # Errors
+/// When PostgreSQL cannot be asked.
+pub async fn stream(
+    executor: impl PgExecutor<'_>,
+    id: CustomerId,
+    (from, to): (i64, i64),
+) -> Result<Vec<StoredEvent>, sqlx::Error> {
+    sqlx::query_as!(
+        StoredEvent,
+        r#"select position, aggregate_type, aggregate_id, sequence, event_type, event_version,
+                  payload::text as "payload!", metadata::text as "metadata!", recorded_at
+           from events
+           where aggregate_type = $1 and aggregate_id = $2 and position between $3 and $4
+           order by sequence"#,
+        CUSTOMER,
+        id.to_string(),
+        from,
+        to
     )
     .fetch_all(executor)
     .await

@@ -94,7 +94,10 @@ fn statuses(text: &str) -> Vec<Value> {
 async fn a_status_says_how_far_a_projection_is() {
     let shell = Shell::migrated().await;
     said(&shell, "demo --customers 3").await;
-    let status = |name, checkpoint| json!({"name": name, "checkpoint": checkpoint, "head": 3, "lag_events": 3 - checkpoint});
+    let status = |name, checkpoint| {
+        json!({"name": name, "version": 1, "state": "following", "checkpoint": checkpoint,
+            "head": 3, "lag_events": 3 - checkpoint, "parked": 0, "rebuild": null})
+    };
     let json = said(&shell, "projection status --json").await;
     let expected = [status("customers", 0), status("customer_history", 0)];
     assert_eq!(statuses(&json), expected, "no service follows the log here");

@@ -1,130 +1,19 @@
-//! Every state that a customer was ever in: `customer_history(customer_id, version, position,
-//! until_position, ...)`. From it histories are told, and any moment of the past.
+//! Every state that a customer was ever in, kept.
 
 use std::collections::{HashMap, HashSet};
 
 use async_trait::async_trait;
 use chrono::{DateTime, NaiveDate, Utc};
-use futures_util::Stream;
-use sqlx::{PgConnection, PgExecutor};
+use sqlx::PgConnection;
 
-use super::customers::Row;
-use super::{Projection, ProjectionError};
+use super::Version;
 use crate::events::customer::CustomerEvent;
-use crate::events::log::{StoredEvent, read};
+use crate::events::log::StoredEvent;
 use crate::events::metadata::Metadata;
 use crate::events::values::CustomerId;
-
-/// How many events a comparison with the log reads at a time.
-const STREAMS_PAGE: i64 = 10_000;
-
-/// One version of one customer: a state, and what led to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Version {
-    pub customer_id: i64,
-    pub version: i64,
-    pub position: i64,
-    /// The position of the customer's next event.
-    pub until_position: Option<i64>,
-    pub event_type: String,
-    /// `None` after a deletion, like `dob`.
-    pub name: Option<String>,
-    pub dob: Option<NaiveDate>,
-    pub created_at: DateTime<Utc>,
-    pub valid_from: DateTime<Utc>,
-    pub valid_to: Option<DateTime<Utc>>,
-    pub actor: Option<String>,
-    pub role: Option<String>,
-    pub request_id: Option<String>,
-    pub ip: Option<String>,
-    pub user_agent: Option<String>,
-    pub reason: Option<String>,
-}
-
-impl Version {
-    /// The customer in this state; `None` after a deletion.
-    #[must_use]
-    pub fn into_row(self) -> Option<Row> {
-        let (id, version) = (self.customer_id, self.version);
-        let (created_at, updated_at) = (self.created_at, self.valid_from);
-        Some(Row { id, name: self.name?, dob: self.dob?, version, created_at, updated_at })
-    }
-}
-
-/// The states of a customer from version `from` to version `to`, oldest first.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked.
-pub async fn versions(
-    db: impl PgExecutor<'_>,
-    id: CustomerId,
-    from: i64,
-    to: i64,
-) -> Result<Vec<Version>, sqlx::Error> {
-    sqlx::query_as!(
-        Version,
-        "select customer_id, version, position, until_position, event_type, name, dob, created_at,
-                valid_from, valid_to, actor, role, request_id, ip, user_agent, reason
-         from customer_history
-         where customer_id = $1 and version between $2 and $3
-         order by version",
-        id.get(),
-        from,
-        to
-    )
-    .fetch_all(db)
-    .await
-}
-
-/// The state of a customer behind the event at `position`; `None` if it was not there yet.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked.
-pub async fn at(
-    db: impl PgExecutor<'_>,
-    id: CustomerId,
-    position: i64,
-) -> Result<Option<Version>, sqlx::Error> {
-    sqlx::query_as!(
-        Version,
-        "select customer_id, version, position, until_position, event_type, name, dob, created_at,
-                valid_from, valid_to, actor, role, request_id, ip, user_agent, reason
-         from customer_history
-         where customer_id = $1 and position <= $2
-         order by version desc limit 1",
-        id.get(),
-        position
-    )
-    .fetch_optional(db)
-    .await
-}
-
-/// The customers that there were behind the event at `position`, youngest first: up to `number` of
-/// them behind the one of that date of birth and id.
-pub fn youngest_at<'a>(
-    db: impl PgExecutor<'a> + 'a,
-    position: i64,
-    behind: Option<(NaiveDate, i64)>,
-    number: Option<i64>,
-) -> impl Stream<Item = Result<Row, sqlx::Error>> + Send + 'a {
-    let (dob, id) = behind.unzip();
-    sqlx::query_as!(
-        Row,
-        r#"select customer_id as id, name as "name!", dob as "dob!", version, created_at,
-                  valid_from as updated_at
-           from customer_history
-           where position <= $1 and (until_position is null or until_position > $1)
-             and dob <= coalesce($2::date, 'infinity'::date)
-             and ($2::date is null or dob < $2 or customer_id > $3)
-           order by dob desc, customer_id
-           limit $4"#,
-        position,
-        dob,
-        id,
-        number
-    )
-    .fetch(db)
-}
+use crate::projections::copy::CopyRows;
+use crate::projections::streams::customers_of;
+use crate::projections::{Projection, ProjectionError, Tally, days, length};
 
 /// Keeps the table `customer_history`.
 pub struct CustomerHistory;
@@ -153,45 +42,92 @@ impl Projection for CustomerHistory {
         write(db, &entries).await
     }
 
-    async fn clear(&self, db: &mut PgConnection) -> Result<(), ProjectionError> {
-        sqlx::query!("delete from customer_history").execute(db).await?;
-        Ok(())
-    }
-
-    async fn difference(
+    async fn fill(
         &self,
         db: &mut PgConnection,
-        checkpoint: i64,
-    ) -> Result<Option<String>, ProjectionError> {
-        let mut events: Vec<StoredEvent> = vec![];
-        let mut expected_rows = 0;
-        loop {
-            // Customer by customer, so that memory stays flat; the last one may go on.
-            let last = events.last().map(|event| (event.aggregate_id.as_str(), event.sequence));
-            let page = read::streams(&mut *db, last, checkpoint, STREAMS_PAGE).await?;
-            let is_end = page.is_empty();
-            events.extend(page);
-            let whole = match events.last() {
-                Some(last) if !is_end => {
-                    events.partition_point(|event| event.aggregate_id != last.aggregate_id)
-                }
-                _ => events.len(),
-            };
-            let rest = events.split_off(whole);
-            let expected = fold(&std::mem::replace(&mut events, rest))?;
-            expected_rows += expected.len();
-            if let Some(difference) = differ(db, expected).await? {
-                return Ok(Some(difference));
+        streams: &[StoredEvent],
+    ) -> Result<Tally, ProjectionError> {
+        let (mut copied, mut tally) = (CopyRows::new(), Tally::default());
+        for entry in fold(streams)? {
+            copied.row(16);
+            copied.field(entry.customer_id)?;
+            copied.field(entry.version)?;
+            copied.field(entry.position)?;
+            copied.field(entry.until_position)?;
+            copied.field(entry.event_type.as_str())?;
+            copied.field(entry.name.as_deref())?;
+            copied.field(entry.dob)?;
+            copied.field(entry.created_at)?;
+            copied.field(entry.valid_from)?;
+            copied.field(entry.valid_to)?;
+            for text in [
+                &entry.actor,
+                &entry.role,
+                &entry.request_id,
+                &entry.ip,
+                &entry.user_agent,
+                &entry.reason,
+            ] {
+                copied.field(text.as_deref())?;
             }
-            if is_end {
-                break;
-            }
+            tally += entry.tally();
         }
-        let rows = sqlx::query_scalar!(r#"select count(*) as "rows!" from customer_history"#)
-            .fetch_one(db)
-            .await?;
-        Ok((usize::try_from(rows) != Ok(expected_rows))
-            .then(|| format!("the table has {rows} rows, the log leads to {expected_rows}")))
+        let copy = "copy customer_history (
+                        customer_id, version, position, until_position, event_type, name, dob,
+                        created_at, valid_from, valid_to, actor, role, request_id, ip, user_agent,
+                        reason
+                    ) from stdin (format binary)";
+        copied.send(db, copy).await?;
+        Ok(tally)
+    }
+
+    async fn tally(&self, db: &mut PgConnection) -> Result<Tally, ProjectionError> {
+        // As `Version::tally`.
+        let row = sqlx::query!(
+            r#"select count(*) as "rows!",
+                      coalesce(sum(customer_id * 3 + version * 5 + position * 7
+                          + coalesce(until_position, 0) * 11
+                          + coalesce(dob - date '2000-01-01', 0) * 13
+                          + coalesce(octet_length(name), 0) * 17
+                          + coalesce(octet_length(actor), 0) * 19
+                          + coalesce(octet_length(request_id), 0) * 23
+                          + coalesce(octet_length(reason), 0) * 29
+                          + (extract(epoch from created_at) * 1000000)::bigint * 31
+                          + (extract(epoch from valid_from) * 1000000)::bigint * 37), 0)::text
+                      as "checksum!"
+               from customer_history"#
+        )
+        .fetch_one(db)
+        .await?;
+        Ok(Tally::of_table(row.rows, &row.checksum)?)
+    }
+
+    async fn compare(
+        &self,
+        db: &mut PgConnection,
+        streams: &[StoredEvent],
+    ) -> Result<(i64, Option<String>), ProjectionError> {
+        let expected = fold(streams)?;
+        let count = i64::try_from(expected.len()).unwrap_or(i64::MAX);
+        Ok((count, differ(db, expected, &customers_of(streams)).await?))
+    }
+}
+
+impl Version {
+    fn tally(&self) -> Tally {
+        Tally::of_row([
+            (self.customer_id, 3),
+            (self.version, 5),
+            (self.position, 7),
+            (self.until_position.unwrap_or(0), 11),
+            (self.dob.map_or(0, days), 13),
+            (length(self.name.as_deref()), 17),
+            (length(self.actor.as_deref()), 19),
+            (length(self.request_id.as_deref()), 23),
+            (length(self.reason.as_deref()), 29),
+            (self.created_at.timestamp_micros(), 31),
+            (self.valid_from.timestamp_micros(), 37),
+        ])
     }
 }
 
@@ -202,15 +138,6 @@ fn fold(page: &[StoredEvent]) -> Result<Vec<Version>, ProjectionError> {
     let mut last: HashMap<i64, usize> = HashMap::new();
     for stored in page {
         let Some(id) = stored.customer() else { continue };
-        let unreadable = |source| ProjectionError::Decode { position: stored.position, source };
-        let (name, dob) = match stored.decode().map_err(unreadable)? {
-            CustomerEvent::CustomerCreated { name, dob }
-            | CustomerEvent::CustomerUpdated { name, dob } => {
-                (Some(name.as_str().to_owned()), Some(dob.date()))
-            }
-            CustomerEvent::CustomerDeleted {} => (None, None),
-        };
-        let metadata: Metadata = stored.metadata().map_err(unreadable)?;
         // Known when the run holds the first event.
         let mut created_at = stored.recorded_at;
         if let Some(before) = last.insert(id.get(), entries.len()) {
@@ -219,26 +146,43 @@ fn fold(page: &[StoredEvent]) -> Result<Vec<Version>, ProjectionError> {
             before.valid_to = Some(stored.recorded_at);
             created_at = before.created_at;
         }
-        entries.push(Version {
-            customer_id: id.get(),
-            version: stored.sequence,
-            position: stored.position,
-            until_position: None,
-            event_type: stored.event_type.clone(),
-            name,
-            dob,
-            created_at,
-            valid_from: stored.recorded_at,
-            valid_to: None,
-            actor: metadata.actor,
-            role: metadata.role,
-            request_id: metadata.request_id,
-            ip: metadata.ip,
-            user_agent: metadata.user_agent,
-            reason: metadata.reason,
-        });
+        entries.push(version_of(stored, created_at)?);
     }
     Ok(entries)
+}
+
+/// The state that a customer's event left, as long as it is the last one.
+pub(super) fn version_of(
+    stored: &StoredEvent,
+    created_at: DateTime<Utc>,
+) -> Result<Version, ProjectionError> {
+    let unreadable = |source| ProjectionError::Decode { position: stored.position, source };
+    let (name, dob) = match stored.decode().map_err(unreadable)? {
+        CustomerEvent::CustomerCreated { name, dob }
+        | CustomerEvent::CustomerUpdated { name, dob } => {
+            (Some(name.as_str().to_owned()), Some(dob.date()))
+        }
+        CustomerEvent::CustomerDeleted {} => (None, None),
+    };
+    let metadata: Metadata = stored.metadata().map_err(unreadable)?;
+    Ok(Version {
+        customer_id: stored.customer().map_or(0, CustomerId::get),
+        version: stored.sequence,
+        position: stored.position,
+        until_position: None,
+        event_type: stored.event_type.clone(),
+        name,
+        dob,
+        created_at,
+        valid_from: stored.recorded_at,
+        valid_to: None,
+        actor: metadata.actor,
+        role: metadata.role,
+        request_id: metadata.request_id,
+        ip: metadata.ip,
+        user_agent: metadata.user_agent,
+        reason: metadata.reason,
+    })
 }
 
 /// Ends the states that stood last before these, in earlier pages.
@@ -323,15 +267,15 @@ async fn write(db: &mut PgConnection, entries: &[Version]) -> Result<(), Project
 async fn differ(
     db: &mut PgConnection,
     expected: Vec<Version>,
+    ids: &[i64],
 ) -> Result<Option<String>, ProjectionError> {
     let key = |entry: &Version| (entry.customer_id, entry.version);
-    let ids: HashSet<i64> = expected.iter().map(|entry| entry.customer_id).collect();
     let rows = sqlx::query_as!(
         Version,
         "select customer_id, version, position, until_position, event_type, name, dob, created_at,
                 valid_from, valid_to, actor, role, request_id, ip, user_agent, reason
          from customer_history where customer_id = any($1)",
-        &ids.into_iter().collect::<Vec<_>>()
+        ids
     )
     .fetch_all(db)
     .await?;

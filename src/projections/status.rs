@@ -1,0 +1,126 @@
+//! Where each projection stands against the log's real head.
+
+use sqlx::PgPool;
+
+use super::{ALL, Projection, ProjectionError, rebuild};
+
+/// Where a projection stands.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Status {
+    pub name: &'static str,
+    pub version: i32,
+    pub state: State,
+    pub checkpoint: i64,
+    /// The position of the log's last event.
+    pub head: i64,
+    pub lag_events: i64,
+    /// How long ago the first event was recorded that is not applied yet; 0 when all are.
+    pub lag_seconds: f64,
+    /// How many customers are parked.
+    pub parked: i64,
+    pub rebuild: Option<Progress>,
+}
+
+/// What happens to its tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    Following,
+    Rebuilding,
+    /// A rebuild was cut off; the next one goes on with it.
+    RebuildStopped,
+}
+
+/// How far a rebuild has come, in events.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Progress {
+    pub done: i64,
+    pub total: i64,
+    pub per_second: f64,
+    /// `None` while nobody is at work with it.
+    pub seconds_left: Option<f64>,
+}
+
+/// All of them.
+///
+/// # Errors
+/// When PostgreSQL cannot be asked.
+pub async fn status(pool: &PgPool) -> Result<Vec<Status>, ProjectionError> {
+    let mut all = Vec::with_capacity(ALL.len());
+    for projection in ALL {
+        all.push(of(projection, pool).await?);
+    }
+    Ok(all)
+}
+
+/// That of one projection.
+///
+/// # Errors
+/// When PostgreSQL cannot be asked.
+pub async fn of(projection: &dyn Projection, pool: &PgPool) -> Result<Status, ProjectionError> {
+    // One statement, so one moment: a lag is never negative.
+    let row = sqlx::query!(
+        r#"select p.checkpoint,
+                  coalesce((select max(position) from events), 0) as "head!",
+                  coalesce(extract(epoch from clock_timestamp() - (
+                      select recorded_at from events where position = p.checkpoint + 1
+                  ))::float8, 0) as "lag_seconds!",
+                  (select count(*) from parked_customers k
+                   where (k.projection, k.version, k.place) = (p.name, p.version, 'public'))
+                      as "parked!",
+                  r.target as "target?", r.done_before as "done_before?",
+                  extract(epoch from clock_timestamp() - r.resumed_at)::float8 as seconds,
+                  (select coalesce(sum(events), 0)::bigint from rebuild_parts t
+                   where (t.projection, t.version) = (p.name, p.version)) as "done!",
+                  exists (select from spare_tables s
+                          where (s.projection, s.version, s.place) = (p.name, p.version, 'shadow')
+                            and s.checkpoint is not null) as "is_filled!",
+                  case when r.target is not null then exists (
+                      select from pg_locks l join pg_database d on d.oid = l.database
+                      where l.locktype = 'advisory' and d.datname = current_database()
+                        and l.classid::bigint = $3 and l.objid::bigint = $4 and l.objsubid = 2
+                  ) end as is_at_work
+           from projections p left join rebuilds r on (r.projection, r.version) = (p.name, p.version)
+           where p.name = $1 and p.version = $2"#,
+        projection.name(),
+        projection.version(),
+        i64::from(rebuild::LOCK),
+        i64::from(rebuild::lock_of(projection))
+    )
+    .fetch_optional(pool)
+    .await?
+    .ok_or(ProjectionError::Unknown(projection.name()))?;
+    let is_at_work = row.is_at_work == Some(true);
+    let progress = row.target.map(|total| {
+        // Accounts' events are in no part.
+        let done = if row.is_filled { total } else { row.done.min(total) };
+        let now = done - row.done_before.unwrap_or(0);
+        let per_second = metric(now) / row.seconds.unwrap_or(0.0).max(0.001);
+        let left = metric(total - done) / per_second;
+        let seconds_left = (is_at_work && left.is_finite()).then_some(left);
+        Progress { done, total, per_second, seconds_left }
+    });
+    Ok(Status {
+        name: projection.name(),
+        version: projection.version(),
+        state: match (&progress, is_at_work) {
+            (None, _) => State::Following,
+            (Some(_), true) => State::Rebuilding,
+            (Some(_), false) => State::RebuildStopped,
+        },
+        checkpoint: row.checkpoint,
+        head: row.head,
+        lag_events: row.head - row.checkpoint,
+        // Its time may be ahead of the clock by some microseconds.
+        lag_seconds: row.lag_seconds.max(0.0),
+        parked: row.parked,
+        rebuild: progress,
+    })
+}
+
+/// A position or a number of events, as metrics want it.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "positions stay below 2^53, where f64 is exact")]
+pub fn metric(number: i64) -> f64 {
+    number as f64
+}

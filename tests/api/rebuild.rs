@@ -1,0 +1,234 @@
+//! A rebuild while everything goes on: killed, taken up again, swapped in, gone back from.
+
+use std::fmt::Write as _;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use customers::clock;
+use customers::dev::demo;
+use customers::events::values::Role;
+use customers::projections::customer_history::CustomerHistory;
+use customers::projections::customers::Customers;
+use customers::projections::rebuild::{Rebuilt, rebuild, rollback};
+use customers::projections::status::{self, State};
+use customers::projections::verify::verify;
+use customers::projections::{ALL, Projection};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use sqlx::{Connection as _, Executor as _, PgConnection};
+
+use crate::harness::{Login, Service, With as _, folder, send, until, variables};
+use crate::process::command;
+use crate::sessions::verdict;
+
+/// A service with so many customers, all shown.
+async fn filled(number: u64) -> (Arc<Service>, Login) {
+    let service = Service::start().await;
+    let admin = service.log_in_as(Role::Admin).await;
+    let mut file = String::from("name,dob\n");
+    for i in 0..number {
+        let (name, dob) = demo::person(i);
+        writeln!(file, "{name},{dob}").unwrap();
+    }
+    let import = service.post("/customers/import").header("content-type", "text/csv").body(file);
+    let done = send(import.login(&admin)).await;
+    assert!(done.text.contains(&format!("\"created\":{number},\"refused\":0")), "{done:?}");
+    service.caught_up().await;
+    (Arc::new(service), admin)
+}
+
+async fn number(service: &Service, question: &str) -> i64 {
+    sqlx::query_scalar(question).fetch_one(&service.pools.read).await.unwrap()
+}
+
+/// Of a rebuild there are only the tables that it has replaced.
+async fn nothing_is_left(service: &Service) {
+    let shadow = "select count(*) from pg_class where relnamespace = 'shadow'::regnamespace";
+    let rows = "select (select count(*) from rebuilds) + (select count(*) from rebuild_parts)
+                  + (select count(*) from spare_tables where place = 'shadow')
+                  + (select count(*) from parked_customers where place = 'shadow')";
+    assert_eq!(number(service, shadow).await, 0);
+    assert_eq!(number(service, rows).await, 0);
+}
+
+async fn all_is_right(service: &Service) {
+    service.caught_up().await;
+    for projection in ALL {
+        let verified = verify(projection, &service.pools.bulk).await.unwrap();
+        assert_eq!((verified.difference, verified.parked), (None, vec![]));
+    }
+}
+
+/// Somebody who reads and writes without a pause until told to stop; each answer is checked.
+async fn at_work(service: Arc<Service>, login: Login, over: Arc<AtomicBool>, done: Arc<AtomicU64>) {
+    for n in 0.. {
+        if over.load(Ordering::Relaxed) {
+            return;
+        }
+        let id = 1 + u64::from(u16::from_be_bytes(clock::random_bytes())) % 1000;
+        let path = format!("/customers/{id}");
+        let body = json!({"name": format!("Changed {n}"), "dob": "1990-12-10"});
+        let changed = send(service.put(&path).login(&login).json(&body)).await;
+        assert_eq!(changed.status, 200, "{changed:?}");
+        let read = service.get(&path).login(&login);
+        let read = send(read.header("min-event-position", changed.position().to_string())).await;
+        assert_eq!(read.status, 200, "{read:?}");
+        assert_eq!(read.text, changed.text, "a reader saw an older state");
+        let list = send(service.get("/customers?numbers=10").login(&login)).await;
+        assert_eq!((list.status, &list.body["number"]), (200, &json!(10)));
+        done.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_that_is_killed_at_any_moment_is_taken_up_again_and_nobody_notices() {
+    let rounds = if std::env::var_os("CUSTOMERS_TEST_LONG").is_some() { 20 } else { 4 };
+    let (service, admin) = filled(21_000).await;
+    let (over, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let worker = at_work(Arc::clone(&service), admin, Arc::clone(&over), Arc::clone(&done));
+    let worker = tokio::spawn(worker);
+    let mut killed = 0;
+    for round in 0..rounds {
+        let projection: &'static dyn Projection = ALL[round % 2];
+        let mut process =
+            command(&["projection", "rebuild", projection.name()], &folder("rebuild"));
+        let mut process =
+            process.envs(variables(service.database_url())).stdout(Stdio::null()).spawn().unwrap();
+        let part = f64::from(u16::from_be_bytes(clock::random_bytes())) / f64::from(u16::MAX);
+        until("it has come far enough, or is through", async || {
+            let at = status::of(projection, &service.pools.read).await.unwrap().rebuild;
+            let far =
+                at.is_some_and(|at| status::metric(at.done) >= part * status::metric(at.total));
+            far || process.try_wait().unwrap().is_some()
+        })
+        .await;
+        if process.try_wait().unwrap().is_none() {
+            kill_process(Pid::from_raw(process.id().unwrap().cast_signed()).unwrap(), Signal::KILL)
+                .unwrap();
+            process.wait().await.unwrap();
+            killed += 1;
+        }
+    }
+    assert!(killed > 0, "none was killed");
+    for projection in ALL {
+        // PostgreSQL notices the end of the last one.
+        until("nobody is at work", async || {
+            let status = status::of(projection, &service.pools.read).await.unwrap();
+            status.state != State::Rebuilding
+        })
+        .await;
+        let rebuilt = rebuild(projection, &service.pools.rebuild).await.unwrap();
+        assert_eq!(rebuilt.changed, 0);
+    }
+    let before = done.load(Ordering::Relaxed);
+    until("the others went on", async || done.load(Ordering::Relaxed) > before).await;
+    over.store(true, Ordering::Relaxed);
+    worker.await.unwrap();
+    nothing_is_left(&service).await;
+    all_is_right(&service).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_says_how_many_rows_it_changed_and_there_is_a_way_back() {
+    let (service, admin) = filled(100).await;
+    let pool = &service.pools.rebuild;
+    let error = rollback(&Customers, pool).await.unwrap_err().to_string();
+    assert_eq!(error, "there are no earlier tables of this projection");
+    let mut owner = PgConnection::connect(service.database_url()).await.unwrap();
+    owner.execute("update customers set name = 'Eve' where id = 7").await.unwrap();
+    owner.execute("delete from customers where id = 8").await.unwrap();
+    let Rebuilt { changed, .. } = rebuild(&Customers, pool).await.unwrap();
+    assert_eq!(changed, 2);
+    all_is_right(&service).await;
+    let body = json!({"name": "Later", "dob": "2020-01-01"});
+    let later = send(service.post("/customers").login(&admin).json(&body)).await;
+    assert_eq!((later.status, later.header("projection-pending")), (201, None));
+
+    // Back to the tables with the mistakes, which have followed the log.
+    assert_eq!(rollback(&Customers, pool).await.unwrap(), later.position());
+    let youngest = send(service.get("/customers?numbers=1").login(&admin)).await;
+    assert_eq!(youngest.body["customers"][0]["name"], "Later");
+    let eve = send(service.get("/customers/7").login(&admin)).await;
+    assert_eq!(eve.body["name"], "Eve");
+    assert_eq!(verdict(service.get("/customers/8").login(&admin)).await, "404 not-found");
+    // And forth again.
+    rollback(&Customers, pool).await.unwrap();
+    all_is_right(&service).await;
+    nothing_is_left(&service).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_reader_delays_the_swap_and_nothing_else() {
+    let (service, admin) = filled(200).await;
+    let mut reader = PgConnection::connect(service.database_url()).await.unwrap();
+    let mut reading = reader.begin().await.unwrap();
+    reading.execute("select from customers limit 1").await.unwrap();
+    let path = "/projections/customers/rebuild";
+    for _ in 0..2 {
+        let begun = send(service.post(path).login(&admin)).await;
+        assert_eq!(begun.status, 202);
+        assert_eq!(begun.body, json!({"name": "customers", "state": "rebuilding"}));
+    }
+    let told = async || -> Value {
+        let told = send(service.get("/projections").login(&admin)).await;
+        assert_eq!(told.status, 200);
+        told.body["projections"][0].clone()
+    };
+    until("the tables are filled", async || {
+        let told = told().await;
+        assert_eq!(told["state"], "rebuilding");
+        told["rebuild"]["done"] == told["rebuild"]["total"]
+    })
+    .await;
+    let told_now = told().await;
+    assert!(told_now["rebuild"]["per_second"].as_f64().unwrap() > 0.0, "{told_now}");
+    assert!(told_now["rebuild"]["seconds_left"].is_number(), "{told_now}");
+    for n in 0..20 {
+        let body = json!({"name": format!("Person {n}"), "dob": "2020-01-01"});
+        let changed = send(service.put("/customers/5").login(&admin).json(&body)).await;
+        assert_eq!((changed.status, changed.header("projection-pending")), (200, None));
+        let read = send(service.get("/customers/5").login(&admin)).await;
+        assert_eq!(read.text, changed.text);
+    }
+    assert_eq!(told().await["state"], "rebuilding");
+    reading.commit().await.unwrap();
+    until("the rebuild is through", async || told().await["state"] == "following").await;
+    assert_eq!(told().await["rebuild"], Value::Null);
+    let body = json!({"name": "After", "dob": "2020-01-01"});
+    let changed = send(service.put("/customers/5").login(&admin).json(&body)).await;
+    assert_eq!((changed.status, changed.header("projection-pending")), (200, None));
+    let list = send(service.get("/customers?numbers=1").login(&admin)).await;
+    assert_eq!(list.body["customers"][0]["name"], "After");
+    nothing_is_left(&service).await;
+    all_is_right(&service).await;
+    let unknown = service.post("/projections/nothing/rebuild").login(&admin);
+    assert_eq!(verdict(unknown).await, "404 not-found");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_history_is_rebuilt_with_all_of_its_indexes() {
+    let (service, _) = filled(50).await;
+    let indexes =
+        "select string_agg(replace(indexdef, 'previous.', 'public.'), ';' order by indexdef)
+                   from pg_indexes where tablename = 'customer_history' and schemaname = ";
+    let of = async |schema: &str| -> String {
+        let question = format!("{indexes}'{schema}'");
+        sqlx::query_scalar(&question).fetch_one(&service.pools.read).await.unwrap()
+    };
+    let before = of("public").await;
+    assert!(before.contains("customer_history_youngest"), "{before}");
+    rebuild(&CustomerHistory, &service.pools.rebuild).await.unwrap();
+    assert_eq!(of("public").await, before);
+    assert_eq!(of("previous").await, before);
+    let same: bool = sqlx::query_scalar(
+        "select bool_and(a.relacl is not distinct from b.relacl) from pg_class a, pg_class b
+         where a.oid = 'public.customer_history'::regclass
+           and b.oid = 'previous.customer_history'::regclass",
+    )
+    .fetch_one(&service.pools.read)
+    .await
+    .unwrap();
+    assert!(same, "other roles may read it than before");
+    all_is_right(&service).await;
+}
