@@ -7,6 +7,8 @@
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on should stop")]
 #![expect(clippy::cast_precision_loss, reason = "counts of some 1,000,000")]
 
+mod service;
+
 use std::fmt::Write as _;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -14,80 +16,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use customers::dev::demo;
-use reqwest::{Client, Method, RequestBuilder};
-use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use reqwest::{Method, RequestBuilder};
+use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_customers");
-const PASSWORD: &str = "a good password";
+use crate::service::{Service, customers};
 
 /// Clients that write and read meanwhile.
 const OTHERS: usize = 8;
 
 /// Streams that are opened and never read.
 const STREAMS: usize = 500;
-
-/// The service as a process of its own.
-struct Service {
-    child: Child,
-    url: String,
-    client: Client,
-    token: String,
-}
-
-fn customers(arguments: &[&str]) -> Command {
-    let mut command = Command::new(BINARY);
-    command
-        .args(arguments)
-        .env("CUSTOMERS_LISTEN", "127.0.0.1:0")
-        .env("CUSTOMERS_RATE_LIMIT", "1000000")
-        .env("CUSTOMERS_KEYS_DIR", std::env::temp_dir().join("bench-transfer-keys"))
-        .env("CUSTOMERS_LOG", "error")
-        .kill_on_drop(true);
-    command
-}
-
-impl Service {
-    async fn start() -> Self {
-        assert!(customers(&["migrate"]).status().await.unwrap().success());
-        let arguments = ["account", "add", "bench", "--role", "admin", "--password-stdin"];
-        let mut add = customers(&arguments).stdin(Stdio::piped()).spawn().unwrap();
-        let mut stdin = add.stdin.take().unwrap();
-        stdin.write_all(PASSWORD.as_bytes()).await.unwrap();
-        drop(stdin);
-        add.wait().await.unwrap();
-        let mut child = customers(&["serve"]).stdout(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let line = lines.next_line().await.unwrap().unwrap();
-        let url = line.strip_prefix("address ").unwrap().to_owned();
-        let client = Client::builder().no_proxy().build().unwrap();
-        let body = json!({"username": "bench", "password": PASSWORD});
-        let answer = client.post(format!("{url}/login")).json(&body).send().await.unwrap();
-        let answer: Value = answer.json().await.unwrap();
-        let token = answer["access_token"].as_str().unwrap().to_owned();
-        Self { child, url, client, token }
-    }
-
-    fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.client.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token)
-    }
-
-    /// Forgets the highest memory so far.
-    fn reset(&self) {
-        std::fs::write(format!("/proc/{}/clear_refs", self.child.id().unwrap()), "5").unwrap();
-    }
-
-    /// The most memory that the process held since then, in MiB.
-    fn most(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.child.id().unwrap());
-        let status = std::fs::read_to_string(path).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        line.trim().strip_suffix(" kB").unwrap().trim().parse::<u64>().unwrap() / 1024
-    }
-}
 
 /// How long each request of others took, in their order.
 async fn others(service: &Arc<Service>, over: &Arc<AtomicBool>) -> Vec<Duration> {

@@ -26,6 +26,7 @@ use crate::events::log::import;
 use crate::events::log::tail::Tail;
 use crate::projections::customer_history::CustomerHistory;
 use crate::projections::customers::Customers;
+use crate::projections::others;
 use crate::projections::projector::Projector;
 use crate::projections::{self, Projection};
 use crate::schema::{self, SchemaError};
@@ -40,9 +41,10 @@ const READ_CONNECTIONS: u32 = 16;
 /// Connections for long queries: lists of all customers, rebuilds.
 const BULK_CONNECTIONS: u32 = 4;
 
-/// Connections that rebuild a projection: one for each part that is filled at once, and one to spare.
-/// Filling is work for PostgreSQL and for us in turn, so some more than cores keep both busy.
-const REBUILD_CONNECTIONS: u32 = 5;
+/// Connections that rebuild a projection: one for each part that is filled at once, and two that look
+/// after it. Filling is work for PostgreSQL and for us in turn, so some more than cores keep both
+/// busy.
+const REBUILD_CONNECTIONS: u32 = 6;
 
 /// Connections that append chunks of imports: one per import, and one to spare.
 const IMPORT_CONNECTIONS: u32 = 5;
@@ -102,7 +104,8 @@ pub enum StartError {
     Auth(#[from] AuthError),
 }
 
-/// Named by what they are for; each with its own limits, so that none starves another.
+/// Named by what they are for, in `pg_stat_activity` too; each with its own limits, so that none
+/// starves another.
 #[derive(Clone)]
 pub struct Pools {
     /// Everything that is appended goes through it; it has a connection of its own.
@@ -133,22 +136,24 @@ impl Pools {
             ("statement_timeout", "5s"),
             ("idle_in_transaction_session_timeout", "2s"),
         ];
-        let options = options.application_name("customers");
-        let pool = |max, wait, settings: &[(&'static str, &'static str)]| {
+        let pool = |name, max, wait, settings: &[(&'static str, &'static str)]| {
             PgPoolOptions::new()
                 .max_connections(max)
                 .acquire_timeout(wait)
                 // Saves a round trip per query; a connection that died is noticed by the query.
                 .test_before_acquire(false)
                 .connect_lazy_with(
-                    options.clone().application_name("customers").options(settings.iter().copied()),
+                    options.clone().application_name(name).options(settings.iter().copied()),
                 )
         };
         Ok(Self {
-            appender: Appender::start(options.clone().options(limited)),
-            accounts: pool(ACCOUNT_CONNECTIONS, ACQUIRE_LIMIT, &limited),
-            read: pool(READ_CONNECTIONS, ACQUIRE_LIMIT, &limited),
+            appender: Appender::start(
+                options.clone().application_name("customers append").options(limited),
+            ),
+            accounts: pool("customers accounts", ACCOUNT_CONNECTIONS, ACQUIRE_LIMIT, &limited),
+            read: pool("customers read", READ_CONNECTIONS, ACQUIRE_LIMIT, &limited),
             bulk: pool(
+                "customers bulk",
                 BULK_CONNECTIONS,
                 BULK_ACQUIRE_LIMIT,
                 &[
@@ -160,6 +165,7 @@ impl Pools {
             // An index over many rows takes its time. What is lost in a crash is lost with the note
             // that it was done.
             rebuild: pool(
+                others::REBUILD,
                 REBUILD_CONNECTIONS,
                 REBUILD_ACQUIRE_LIMIT,
                 &[
@@ -171,12 +177,14 @@ impl Pools {
             ),
             // Others may be many before it; it has time.
             import: pool(
+                "customers import",
                 IMPORT_CONNECTIONS,
                 ACQUIRE_LIMIT,
                 &[("lock_timeout", "10s"), ("statement_timeout", "15s")],
             ),
             // What it says need not survive a crash.
             growth: pool(
+                "customers growth",
                 growth::CONNECTIONS,
                 ACQUIRE_LIMIT,
                 &[("statement_timeout", "5s"), ("synchronous_commit", "off")],
@@ -184,6 +192,7 @@ impl Pools {
             // A commit that is lost in a crash takes its checkpoint with it and comes back from the
             // log, so it need not wait for the disk.
             projector: pool(
+                "customers projector",
                 u32::try_from(projections::ALL.len()).unwrap_or(u32::MAX),
                 ACQUIRE_LIMIT,
                 &[

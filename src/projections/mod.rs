@@ -26,6 +26,9 @@ pub mod rebuild;
 /// The parts in which a rebuild is filled.
 mod parts;
 
+/// Whether a rebuild is alone.
+pub mod others;
+
 /// Compares a projection with the log.
 pub mod verify;
 

@@ -1,16 +1,27 @@
 //! A rebuild's shadow tables are filled in parts, each in a transaction of its own: several at once,
 //! and those that are done stay done when the rebuild is cut off.
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use sqlx::{PgConnection, PgPool};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::others::Others;
 use super::parked::{self, How};
-use super::streams::{END, Streams};
+use super::streams::{END, PAGE, Streams};
 use super::{Place, Projection, ProjectionError, Tally};
 
 /// Logs of fewer events are one part; from ten thousand times as many on parts are divided again.
 const SMALL: i64 = 20_000;
+
+/// How many connections of the pool look after a rebuild; the others fill.
+const LOOK_AFTER: u32 = 2;
+
+/// How many events are taken at a time while others are at work, so that nothing is kept from them
+/// for longer than a few milliseconds.
+const SMALL_PAGE: i64 = 1000;
 
 /// The streams from one aggregate_id up to another.
 struct Part {
@@ -46,12 +57,13 @@ pub(super) async fn plan(
     Ok(())
 }
 
-/// Fills what is not filled yet, `workers` parts at once.
+/// Fills what is not filled yet: several parts at once when nobody else is at work, else one after
+/// the other.
 pub(super) async fn fill(
     projection: &'static dyn Projection,
     pool: &PgPool,
     target: i64,
-    workers: usize,
+    others: &Arc<Others>,
 ) -> Result<(), ProjectionError> {
     let parts = sqlx::query_as!(
         Part,
@@ -63,17 +75,24 @@ pub(super) async fn fill(
     )
     .fetch_all(pool)
     .await?;
-    stream::iter(parts)
-        .map(|part| {
-            let pool = pool.clone();
-            let task = async move { part.fill(projection, &pool, target).await };
-            let task = AbortOnDropHandle::new(tokio::spawn(task));
-            // A task that panics takes the rebuild with it.
-            async move { task.await.map_err(|_| sqlx::Error::WorkerCrashed)? }
-        })
-        .buffer_unordered(workers)
-        .try_collect()
-        .await
+    let workers = pool.options().get_max_connections().saturating_sub(LOOK_AFTER).max(1);
+    let workers = usize::try_from(workers).unwrap_or(1);
+    let (mut waiting, mut filling) = (parts.into_iter(), FuturesUnordered::new());
+    loop {
+        let room = if others.at_work() { 1 } else { workers };
+        while filling.len() < room
+            && let Some(part) = waiting.next()
+        {
+            let (pool, others) = (pool.clone(), Arc::clone(others));
+            let task = async move { part.fill(projection, &pool, target, &others).await };
+            filling.push(AbortOnDropHandle::new(tokio::spawn(task)));
+        }
+        match filling.next().await {
+            None => return Ok(()),
+            // One that panics takes the rebuild with it.
+            Some(filled) => filled.map_err(|_| sqlx::Error::WorkerCrashed)??,
+        }
+    }
 }
 
 /// What all parts have copied.
@@ -99,10 +118,11 @@ impl Part {
         projection: &dyn Projection,
         pool: &PgPool,
         target: i64,
+        others: &Others,
     ) -> Result<(), ProjectionError> {
-        match self.fill_with(projection, pool, target, false).await {
+        match self.fill_with(projection, pool, target, others, false).await {
             Err(error) if error.is_of_an_event() => {
-                self.fill_with(projection, pool, target, true).await
+                self.fill_with(projection, pool, target, others, true).await
             }
             filled => filled,
         }
@@ -114,6 +134,7 @@ impl Part {
         projection: &dyn Projection,
         pool: &PgPool,
         target: i64,
+        others: &Others,
         with_care: bool,
     ) -> Result<(), ProjectionError> {
         let (place, how) = (Place::Shadow, How::Fill);
@@ -122,6 +143,7 @@ impl Part {
         let mut streams = Streams::new(&self.from_id, &self.to_id, target);
         let (mut events, mut tally) = (0, Tally::default());
         loop {
+            streams.take(if others.at_work() { SMALL_PAGE } else { PAGE });
             let page = streams.next(&mut transaction).await?;
             if page.is_empty() {
                 break;

@@ -3,11 +3,13 @@
 //! ones in one short transaction. Those are kept for the way back. Where a rebuild stands is in the
 //! database (migration 0008): one that is cut off is taken up again by the next.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::{Connection as _, PgConnection, PgPool};
 use tokio::time::Instant;
 
+use super::others::Others;
 use super::parts;
 use super::projector::{self, Care, Turn};
 use super::{Place, Projection, ProjectionError, Tally};
@@ -105,15 +107,13 @@ impl Rebuild {
     /// next one; a failed check leaves nothing.
     pub async fn run(self) -> Result<Rebuilt, RebuildError> {
         let Self { projection, pool, target, is_filled, held } = self;
+        let others = Arc::new(Others::watch(pool.clone()));
         if !is_filled {
-            // One connection to spare.
-            let workers = pool.options().get_max_connections().saturating_sub(1).max(1);
-            let workers = usize::try_from(workers).unwrap_or(1);
-            parts::fill(projection, &pool, target, workers).await?;
-            finish(projection, &pool, target).await?;
+            parts::fill(projection, &pool, target, &others).await?;
+            finish(projection, &pool, target, &others).await?;
         }
         follow(projection, &pool, Place::Shadow).await?;
-        let changed = differences(projection, &pool).await?;
+        let changed = differences(projection, &pool, &others).await?;
         let position = serve(projection, &pool, Place::Shadow).await?;
         release(projection, held).await?;
         Ok(Rebuilt { position, changed })
@@ -241,8 +241,10 @@ async fn finish(
     projection: &dyn Projection,
     pool: &PgPool,
     target: i64,
+    others: &Others,
 ) -> Result<(), RebuildError> {
     let mut transaction = pool.begin().await?;
+    leave_room(&mut transaction, others).await?;
     sqlx::query!("select index_shadow_tables($1, $2)", projection.name(), projection.version())
         .fetch_one(&mut *transaction)
         .await?;
@@ -354,8 +356,13 @@ fn is_busy(error: &sqlx::Error) -> bool {
 
 /// How many rows of the shadow tables differ from those that are served, or stand in one of both
 /// only; besides those of customers with events that one of both has not applied yet.
-async fn differences(projection: &dyn Projection, pool: &PgPool) -> Result<i64, sqlx::Error> {
-    let mut connection = pool.acquire().await?;
+async fn differences(
+    projection: &dyn Projection,
+    pool: &PgPool,
+    others: &Others,
+) -> Result<i64, sqlx::Error> {
+    let mut connection = pool.begin().await?;
+    leave_room(&mut connection, others).await?;
     let mut changed = 0;
     for table in projection.tables() {
         let key = customer_key(&mut connection, table).await?;
@@ -382,6 +389,19 @@ async fn differences(projection: &dyn Projection, pool: &PgPool) -> Result<i64, 
             .await?;
     }
     Ok(changed)
+}
+
+/// While others are at work, PostgreSQL does what follows in this transaction with one process.
+async fn leave_room(transaction: &mut PgConnection, others: &Others) -> Result<(), sqlx::Error> {
+    if others.at_work() {
+        sqlx::query!(
+            "select set_config('max_parallel_maintenance_workers', '0', true) as indexes,
+                    set_config('max_parallel_workers_per_gather', '0', true) as queries"
+        )
+        .fetch_one(transaction)
+        .await?;
+    }
+    Ok(())
 }
 
 /// The columns of a served table's primary key; the first is the customer's id.

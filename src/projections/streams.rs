@@ -6,8 +6,8 @@ use sqlx::PgConnection;
 use crate::events::log::{StoredEvent, read};
 use crate::events::values::CustomerId;
 
-/// How many events are read at a time.
-const PAGE: i64 = 10_000;
+/// How many events are read at a time by default.
+pub(super) const PAGE: i64 = 10_000;
 
 /// Behind every id: ids are numbers, and every collation has digits before letters.
 pub(super) const END: &str = "z";
@@ -18,6 +18,7 @@ pub(super) struct Streams {
     behind: (String, i64),
     to: String,
     position: i64,
+    page: i64,
     /// The last stream read, which may go on.
     waiting: Vec<StoredEvent>,
     is_over: bool,
@@ -29,9 +30,15 @@ impl Streams {
             behind: (from.to_owned(), 0),
             to: to.to_owned(),
             position,
+            page: PAGE,
             waiting: vec![],
             is_over: false,
         }
+    }
+
+    /// Reads so many events at a time from now on.
+    pub(super) fn take(&mut self, page: i64) {
+        self.page = page;
     }
 
     /// The next whole streams; empty when there are no more.
@@ -41,9 +48,9 @@ impl Streams {
     ) -> Result<Vec<StoredEvent>, sqlx::Error> {
         while !self.is_over {
             let (id, sequence) = &self.behind;
-            let page =
-                read::streams(&mut *db, (id, *sequence), &self.to, self.position, PAGE).await?;
-            self.is_over = i64::try_from(page.len()).is_ok_and(|length| length < PAGE);
+            let page = read::streams(&mut *db, (id, *sequence), &self.to, self.position, self.page)
+                .await?;
+            self.is_over = i64::try_from(page.len()).is_ok_and(|length| length < self.page);
             self.waiting.extend(page);
             let Some(last) = self.waiting.last() else { break };
             self.behind = (last.aggregate_id.clone(), last.sequence);
