@@ -17,7 +17,7 @@ use crate::clock;
 use crate::commands::{CustomerCommand, IfMatch, Origin, Written};
 use crate::events::metadata::Metadata;
 use crate::events::values::{CustomerId, DateOfBirth, Name, ValueError};
-use crate::projections::customers::{self, Row};
+use crate::projections::customers::{self, Customers, Row};
 
 /// Says that the request was done before, under the same `Idempotency-Key`.
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -63,8 +63,9 @@ pub(super) async fn show(
 ) -> Result<Response, ApiError> {
     let row = match params.only(["version", "as_of"])? {
         [None, None] => {
-            freshness::wait(&api, &headers).await?;
-            customers::find(&mut *api.read().acquire().await?, path.id()?).await?
+            let position = freshness::wait(&api, &headers).await?;
+            let mut db = freshness::reader(&Customers, api.read(), position).await?;
+            customers::find(&mut db, path.id()?).await?
         }
         [Some(_), Some(_)] => {
             return Err(ApiError::malformed("as_of", "conflicts with version"));

@@ -5,15 +5,22 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::Response;
+use sqlx::PgPool;
+use tokio::time::Instant;
 
 use super::Api;
 use super::error::ApiError;
 use super::extract;
 use crate::events::log::read;
 use crate::events::values::CustomerId;
+use crate::projections::Projection;
+use crate::projections::snapshot::{self, Reader};
 
 /// How long a request waits for the projection.
 const WAIT: Duration = Duration::from_secs(2);
+
+/// How often the database is asked whether a position is there.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// The position of a write's event, or of the customer's last one if the write changed nothing.
 const EVENT_POSITION: HeaderName = HeaderName::from_static("event-position");
@@ -71,22 +78,48 @@ pub(super) async fn in_history(api: &Api, position: i64) -> Result<(), ApiError>
 ///
 /// # Errors
 /// As for [`wait`].
-pub(super) async fn wait_in_history(api: &Api, headers: &HeaderMap) -> Result<(), ApiError> {
-    wait(api, headers).await?;
-    in_history(api, api.projector().checkpoint()).await
+pub(super) async fn wait_in_history(
+    api: &Api,
+    headers: &HeaderMap,
+) -> Result<Option<i64>, ApiError> {
+    let position = wait(api, headers).await?;
+    in_history(api, api.projector().checkpoint()).await?;
+    Ok(position)
 }
 
-/// Waits until the read table shows the position that the read asks for, if it asks.
+/// Waits until the read table shows the position that the read asks for, if it asks; that position.
 ///
 /// # Errors
 /// When it is no position, lies beyond the end of the log, or is not shown in time.
-pub(super) async fn wait(api: &Api, headers: &HeaderMap) -> Result<(), ApiError> {
-    let Some(position) = asked(headers)? else { return Ok(()) };
+pub(super) async fn wait(api: &Api, headers: &HeaderMap) -> Result<Option<i64>, ApiError> {
+    let Some(position) = asked(headers)? else { return Ok(None) };
     if api.projector().checkpoint() >= position {
-        return Ok(());
+        return Ok(Some(position));
     }
     not_beyond(Some(position), read::head(api.read()).await?)?;
-    if shown(api, position).await { Ok(()) } else { Err(ApiError::NotThereYet) }
+    if shown(api, position).await { Ok(Some(position)) } else { Err(ApiError::NotThereYet) }
+}
+
+/// A connection to read a projection's tables from. When a position is asked for, the database
+/// itself says that it is there: what this process saw last may have been lost in a crash since.
+///
+/// # Errors
+/// When it is not there in time.
+pub(super) async fn reader(
+    projection: &dyn Projection,
+    pool: &PgPool,
+    position: Option<i64>,
+) -> Result<Reader, ApiError> {
+    let deadline = Instant::now() + WAIT;
+    loop {
+        if let Some(reader) = snapshot::showing(projection, pool, position).await? {
+            return Ok(reader);
+        }
+        if Instant::now() > deadline {
+            return Err(ApiError::NotThereYet);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 /// The position that a read must show, if it says one.

@@ -11,7 +11,7 @@ use super::extract::{CustomerPath, Params, page_limit, plain_number};
 use super::freshness;
 use super::guard::{Allowed, Auditor};
 use crate::clock;
-use crate::projections::customer_history::{self, Version};
+use crate::projections::customer_history::{self, CustomerHistory, Version};
 
 /// A page of a customer's history, oldest first.
 #[derive(Serialize)]
@@ -57,11 +57,11 @@ pub(super) async fn show(
     let [limit, after] = params.only(["limit", "after"])?;
     let limit = page_limit(limit.as_deref())?;
     let after = after.map_or(Ok(0), |after| plain_number("after", &after))?;
-    freshness::wait_in_history(&api, &headers).await?;
+    let position = freshness::wait_in_history(&api, &headers).await?;
     let id = path.id()?;
     // With the state before the page, which its first change started from, and the one behind it.
     let end = after.saturating_add(i64::try_from(limit).unwrap_or(i64::MAX)).saturating_add(1);
-    let mut db = api.read().acquire().await?;
+    let mut db = freshness::reader(&CustomerHistory, api.read(), position).await?;
     let states = customer_history::versions(&mut db, id, after, end).await?;
     if states.is_empty() && customer_history::versions(&mut db, id, 1, 1).await?.is_empty() {
         return Err(ApiError::NoCustomer);

@@ -24,8 +24,9 @@ use super::extract::{Params, page_limit, plain_number};
 use super::freshness;
 use super::guard::{Allowed, Viewer};
 use super::past;
-use crate::projections::customers::Row;
-use crate::projections::{customer_history, customers};
+use crate::projections::Projection;
+use crate::projections::customer_history::{self, CustomerHistory};
+use crate::projections::customers::{self, Customers, Row};
 
 /// How many bytes wait in memory before a file takes them.
 const MEMORY_MAX: usize = 256 * 1024;
@@ -54,11 +55,11 @@ pub(super) async fn list(
         Some(after) => Some(Cursor::read(&api, after).await?),
         None => None,
     };
-    let position = if let Some(moment) = moment {
-        Some(past::position(&api, &headers, moment).await?)
+    let (asked, position) = if let Some(moment) = moment {
+        let position = past::position(&api, &headers, moment).await?;
+        (Some(position), Some(position))
     } else {
-        freshness::wait(&api, &headers).await?;
-        None
+        (freshness::wait(&api, &headers).await?, None)
     };
     if behind.is_some_and(|behind| behind.position != position) {
         return Err(ApiError::malformed("after", "belongs to a list of another moment"));
@@ -72,11 +73,13 @@ pub(super) async fn list(
     };
     let short = position.is_none() && number.is_some_and(|number| number <= SHORT);
     let pool = if short { api.read() } else { api.bulk() };
+    let kept: &dyn Projection = if position.is_some() { &CustomerHistory } else { &Customers };
+    let mut db = freshness::reader(kept, pool, asked).await?;
     let rows = match position {
         Some(position) => {
-            customer_history::youngest_at(pool, position, behind, number).left_stream()
+            customer_history::youngest_at(&mut *db, position, behind, number).left_stream()
         }
-        None => customers::youngest(pool, behind, number).right_stream(),
+        None => customers::youngest(&mut *db, behind, number).right_stream(),
     };
     let Part::Page(limit) = part else { return whole(rows).await };
     let rows: Vec<Row> = rows.try_collect().await?;

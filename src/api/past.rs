@@ -10,7 +10,7 @@ use super::freshness;
 use crate::auth::Session;
 use crate::events::log::read;
 use crate::events::values::Role;
-use crate::projections::customer_history;
+use crate::projections::customer_history::{self, CustomerHistory};
 use crate::projections::customers::Row;
 
 /// Who may look at the past.
@@ -63,13 +63,16 @@ pub(super) async fn find(
 ) -> Result<Option<Row>, ApiError> {
     let found = if let Some(version) = version {
         let version = plain_number("version", version)?;
-        freshness::wait_in_history(api, headers).await?;
-        let mut db = api.read().acquire().await?;
+        let position = freshness::wait_in_history(api, headers).await?;
+        let mut db = freshness::reader(&CustomerHistory, api.read(), position).await?;
         customer_history::versions(&mut db, path.id()?, version, version).await?.pop()
     } else {
         let moment = moment(as_of.unwrap_or_default())?;
         let position = position(api, headers, moment).await?;
-        customer_history::at(&mut *api.read().acquire().await?, path.id()?, position).await?
+        {
+            let mut db = freshness::reader(&CustomerHistory, api.read(), Some(position)).await?;
+            customer_history::at(&mut db, path.id()?, position).await?
+        }
     };
     Ok(found.and_then(customer_history::Version::into_row))
 }

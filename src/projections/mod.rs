@@ -32,6 +32,9 @@ pub mod others;
 /// Compares a projection with the log.
 pub mod verify;
 
+/// Rows and checkpoint of one moment.
+pub mod snapshot;
+
 /// Customer by customer through the log.
 mod streams;
 

@@ -3,10 +3,9 @@
 use sqlx::{PgConnection, PgPool};
 
 use super::parked::{self, Parked};
-use super::projector::checkpoint_of;
 use super::rebuild::customer_key;
 use super::streams::{END, Streams};
-use super::{Place, Projection, ProjectionError};
+use super::{Place, Projection, ProjectionError, snapshot};
 
 /// What a comparison found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,20 +26,10 @@ pub async fn verify(
     projection: &dyn Projection,
     pool: &PgPool,
 ) -> Result<Verified, ProjectionError> {
-    let mut transaction = pool.begin_with(beginning(projection)).await?;
-    let position = checkpoint_of(projection, &mut *transaction).await?;
+    let (mut transaction, position) = snapshot::take(projection, pool).await?;
     let parked = parked::list(projection, &mut *transaction).await?;
     let difference = difference(projection, &mut transaction, position, &parked).await?;
     Ok(Verified { position, difference, parked })
-}
-
-/// A transaction in which everything is of one moment. The tables are locked before that moment: the
-/// rows of tables that a rebuild put in their place later would be of no earlier one.
-fn beginning(projection: &dyn Projection) -> String {
-    let tables = projection.tables().join(", ");
-    format!(
-        "begin isolation level repeatable read, read only; lock table {tables} in access share mode"
-    )
 }
 
 async fn difference(

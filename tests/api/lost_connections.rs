@@ -10,12 +10,15 @@ use customers::commands::{Bus, CustomerCommand, IfMatch, Origin};
 use customers::dev::{Options, Servers, demo};
 use customers::events::log::{AppendError, Appender, read};
 use customers::events::metadata::Metadata;
+use customers::events::values::Role;
 use customers::schema;
 use rustix::process::{Pid, Signal, kill_process};
 use secrecy::SecretString;
+use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection as _, PgConnection};
 
-use crate::harness::{Service, folder, until};
+use crate::harness::{Service, With as _, config_on, folder, send, until};
 use crate::proxy::{Cut, Proxy};
 
 /// Host and port of a URL.
@@ -200,5 +203,68 @@ async fn nothing_is_lost_or_doubled_when_postgresql_is_killed_under_load() {
         .await
         .unwrap();
     assert_eq!(gaps, 0);
+    servers.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_never_shows_less_than_it_asks_for_after_postgresql_crashed_behind_a_write() {
+    let rounds = if std::env::var_os("CUSTOMERS_TEST_LONG").is_some() { 10 } else { 3 };
+    let folder = folder("crashed");
+    let start = || {
+        let folder = folder.clone();
+        let secret = [8; 32];
+        let options = Options { folder, postgres: true, redis: false, secret, quick: true };
+        async { Servers::start(options).await.unwrap() }
+    };
+    let mut servers = start().await;
+    let url = servers.database_url().unwrap().to_owned();
+    schema::migrate(&SecretString::from(url.clone()), None).await.unwrap();
+    let proxy = Proxy::start(server_of(&url)).await;
+    let behind = url.replace(&server_of(&url).to_string(), &proxy.address.to_string());
+    let service = Service::with(config_on(&behind)).await;
+    let admin = service.log_in_as(Role::Admin).await;
+    let ada = json!({"name": "Ada", "dob": "1990-12-10"});
+    assert_eq!(send(service.post("/customers").login(&admin).json(&ada)).await.status, 201);
+    let mut behind_the_log = 0;
+    for round in 0..rounds {
+        let body = json!({"name": format!("Round {round}"), "dob": "1990-12-10"});
+        let mut written = None;
+        until("PostgreSQL takes a write", async || {
+            let answer = send(service.put("/customers/1").login(&admin).json(&body)).await;
+            let done = answer.status == 200;
+            written = done.then_some(answer);
+            done
+        })
+        .await;
+        let written = written.unwrap();
+        kill_process(postmaster(&folder), Signal::KILL).unwrap();
+        drop(servers);
+        servers = start().await;
+        let direct = servers.database_url().unwrap().to_owned();
+        // What this process says is not more than what the database has.
+        let mut connection = PgConnection::connect(&direct).await.unwrap();
+        let said = service.projector.checkpoint().max(service.history.checkpoint());
+        let has: i64 = sqlx::query_scalar("select min(checkpoint) from projections")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        behind_the_log += u32::from(has < written.position());
+        assert!(said <= has, "{said} was said, {has} is there");
+        proxy.move_to(server_of(&direct));
+        for path in ["/customers/1", "/customers?numbers=1", "/customers/1/history"] {
+            until("it is answered", async || {
+                let read = service.get(path).login(&admin);
+                let position = written.position().to_string();
+                let read = send(read.header("min-event-position", position)).await;
+                if read.status == 200 {
+                    assert!(read.text.contains(&format!("Round {round}")), "{path}: {read:?}");
+                }
+                read.status == 200
+            })
+            .await;
+        }
+    }
+    println!("{behind_the_log} of {rounds} crashes took a page of a projection with them");
+    service.stop().await;
     servers.stop().await;
 }

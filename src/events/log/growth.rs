@@ -85,6 +85,8 @@ async fn be_told(pool: &PgPool, grown: &watch::Sender<()>) {
             if matches!(error, sqlx::Error::PoolClosed) {
                 return;
             }
+            // Who waits looks now: the server may have crashed, and come back with less.
+            grown.send_replace(());
             tracing::warn!(%error, "cannot be told when the log grows; it is looked at every second");
             tokio::time::sleep(FAILURE_PAUSE).await;
         }
