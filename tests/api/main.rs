@@ -45,3 +45,4 @@ mod throttle;
 mod tokens;
 mod transfer;
 mod two_processes;
+mod versions;
