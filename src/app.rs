@@ -13,6 +13,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use crate::api::replica::Replica;
 use crate::api::{self, Api, limits};
 use crate::auth::account::Accounts;
 use crate::auth::{Auth, AuthError};
@@ -51,6 +52,9 @@ const IMPORT_CONNECTIONS: u32 = 5;
 
 /// How long a request waits for a connection before it is told that the database is unavailable.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a request waits for a connection to a replica.
+const REPLICA_ACQUIRE_LIMIT: Duration = Duration::from_millis(500);
 
 /// The same for long queries: there are few connections, and the others end.
 const BULK_ACQUIRE_LIMIT: Duration = Duration::from_secs(20);
@@ -121,16 +125,37 @@ pub struct Pools {
     pub growth: PgPool,
 }
 
+/// Connections to a replica for short queries and for long ones. Those that find none soon ask the
+/// primary.
+fn replica(url: &SecretString) -> Result<Replica, StartError> {
+    let options = address(url, "DATABASE_READ_URL")?.application_name("customers replica");
+    let pool = |max, statement_timeout| {
+        PgPoolOptions::new()
+            .max_connections(max)
+            .acquire_timeout(REPLICA_ACQUIRE_LIMIT)
+            .test_before_acquire(false)
+            .connect_lazy_with(options.clone().options([
+                ("statement_timeout", statement_timeout),
+                ("idle_in_transaction_session_timeout", "60s"),
+            ]))
+    };
+    Ok(Replica::new(pool(READ_CONNECTIONS, "5s"), pool(BULK_CONNECTIONS, "300s")))
+}
+
+fn address(url: &SecretString, variable: &'static str) -> Result<PgConnectOptions, StartError> {
+    url.expose_secret().parse::<PgConnectOptions>().map_err(|error| {
+        let problem = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+        StartError::Address(variable, problem)
+    })
+}
+
 impl Pools {
     /// Connects lazily.
     ///
     /// # Errors
     /// When the URL is none.
     pub fn new(url: &SecretString) -> Result<Self, StartError> {
-        let options = url.expose_secret().parse::<PgConnectOptions>().map_err(|error| {
-            let problem = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-            StartError::Address("DATABASE_URL", problem)
-        })?;
+        let options = address(url, "DATABASE_URL")?;
         let limited = [
             ("lock_timeout", "2s"),
             ("statement_timeout", "5s"),
@@ -282,6 +307,7 @@ impl App {
             auth,
             read: pools.read.clone(),
             bulk: pools.bulk.clone(),
+            replica: config.read_database_url.as_ref().map(replica).transpose()?,
             rebuild: pools.rebuild.clone(),
             projector: projector.clone(),
             history: history.clone(),

@@ -77,7 +77,7 @@ const fn secret(name: &'static str, default: &'static str, help: &'static str) -
 pub const VARIABLES: [Variable; 18] = [
     secret("DATABASE_URL", "", "PostgreSQL: postgres://user:password@host:port/database"),
     secret("CUSTOMERS_OWNER_DATABASE_URL", "", "who migrates; default DATABASE_URL"),
-    secret("DATABASE_READ_URL", "", "a replica that answers queries (not used yet)"),
+    secret("DATABASE_READ_URL", "", "a replica that answers reads while it is there (optional)"),
     secret("REDIS_URL", "", "Redis: redis://user:password@host:port/0"),
     plain("CUSTOMERS_REDIS_PREFIX", "customers", "the first part of every Redis key"),
     plain("CUSTOMERS_LISTEN", "127.0.0.1:8080", "address and port to listen on"),

@@ -7,12 +7,13 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 
-use super::Api;
 use super::error::ApiError;
 use super::extract::{self, Body, CustomerPath, Params};
 use super::freshness;
 use super::guard::{Allowed, Editor, Viewer};
 use super::past;
+use super::replica::Source;
+use super::{Api, Length};
 use crate::clock;
 use crate::commands::{CustomerCommand, IfMatch, Origin, Written};
 use crate::events::metadata::Metadata;
@@ -57,14 +58,16 @@ struct Deleted {
 pub(super) async fn show(
     allowed: Allowed<Viewer>,
     State(api): State<Api>,
+    source: Source,
     path: CustomerPath,
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let row = match params.only(["version", "as_of"])? {
         [None, None] => {
-            let position = freshness::wait(&api, &headers).await?;
-            let mut db = freshness::reader(&Customers, api.read(), position).await?;
+            let position = freshness::wait(&api, source, &headers).await?;
+            let mut db =
+                freshness::reader(&api, source, Length::Short, &Customers, position).await?;
             customers::find(&mut db, path.id()?).await?
         }
         [Some(_), Some(_)] => {
@@ -72,7 +75,7 @@ pub(super) async fn show(
         }
         [version, as_of] => {
             past::allowed(&allowed.session)?;
-            past::find(&api, &headers, &path, version.as_deref(), as_of.as_deref()).await?
+            past::find(&api, source, &headers, &path, version.as_deref(), as_of.as_deref()).await?
         }
     };
     let row = row.ok_or(ApiError::NoCustomer)?;

@@ -8,9 +8,10 @@ use axum::response::Response;
 use sqlx::PgPool;
 use tokio::time::Instant;
 
-use super::Api;
 use super::error::ApiError;
 use super::extract;
+use super::replica::{self, Source};
+use super::{Api, Length};
 use crate::events::log::read;
 use crate::events::values::CustomerId;
 use crate::projections::Projection;
@@ -80,20 +81,28 @@ pub(super) async fn in_history(api: &Api, position: i64) -> Result<(), ApiError>
 /// As for [`wait`].
 pub(super) async fn wait_in_history(
     api: &Api,
+    source: Source,
     headers: &HeaderMap,
 ) -> Result<Option<i64>, ApiError> {
-    let position = wait(api, headers).await?;
-    in_history(api, api.projector().checkpoint()).await?;
+    let position = wait(api, source, headers).await?;
+    if source == Source::Primary {
+        in_history(api, api.projector().checkpoint()).await?;
+    }
     Ok(position)
 }
 
 /// Waits until the read table shows the position that the read asks for, if it asks; that position.
+/// What a replica shows it is asked itself, by [`reader`].
 ///
 /// # Errors
 /// When it is no position, lies beyond the end of the log, or is not shown in time.
-pub(super) async fn wait(api: &Api, headers: &HeaderMap) -> Result<Option<i64>, ApiError> {
+pub(super) async fn wait(
+    api: &Api,
+    source: Source,
+    headers: &HeaderMap,
+) -> Result<Option<i64>, ApiError> {
     let Some(position) = asked(headers)? else { return Ok(None) };
-    if api.projector().checkpoint() >= position {
+    if source == Source::Replica || api.projector().checkpoint() >= position {
         return Ok(Some(position));
     }
     not_beyond(Some(position), read::head(api.read()).await?)?;
@@ -106,13 +115,21 @@ pub(super) async fn wait(api: &Api, headers: &HeaderMap) -> Result<Option<i64>, 
 /// # Errors
 /// When it is not there in time.
 pub(super) async fn reader(
+    api: &Api,
+    source: Source,
+    length: Length,
     projection: &dyn Projection,
-    pool: &PgPool,
     position: Option<i64>,
 ) -> Result<Reader, ApiError> {
-    let deadline = Instant::now() + WAIT;
+    let pool = api.pool(source, length);
+    let wait = if source == Source::Replica { replica::WAIT } else { WAIT };
+    let deadline = Instant::now() + wait;
     loop {
-        if let Some(reader) = snapshot::showing(projection, pool, position).await? {
+        let showing = match source {
+            Source::Primary => snapshot::showing(projection, pool, position).await?,
+            Source::Replica => on_replica(api, pool, projection, position).await?,
+        };
+        if let Some(reader) = showing {
             return Ok(reader);
         }
         if Instant::now() > deadline {
@@ -120,6 +137,27 @@ pub(super) async fn reader(
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// A moment of the replica. One that does not answer at once is left alone for a while.
+async fn on_replica(
+    api: &Api,
+    pool: &PgPool,
+    projection: &dyn Projection,
+    position: Option<i64>,
+) -> Result<Option<Reader>, ApiError> {
+    // Also when none is asked for: that it answers this says that it is there.
+    let showing = snapshot::showing(projection, pool, position.or(Some(0)));
+    let problem = match tokio::time::timeout(replica::ANSWER_LIMIT, showing).await {
+        Ok(Ok(reader)) => return Ok(reader),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "no answer in time".to_owned(),
+    };
+    tracing::warn!(problem, "the replica cannot be read");
+    if let Some(replica) = api.replica() {
+        replica.leave_alone();
+    }
+    Err(ApiError::Unavailable(problem))
 }
 
 /// The position that a read must show, if it says one.

@@ -5,11 +5,12 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use serde::Serialize;
 
-use super::Api;
 use super::error::ApiError;
 use super::extract::{CustomerPath, Params, page_limit, plain_number};
 use super::freshness;
 use super::guard::{Allowed, Auditor};
+use super::replica::Source;
+use super::{Api, Length};
 use crate::clock;
 use crate::projections::customer_history::{self, CustomerHistory, Version};
 
@@ -49,6 +50,7 @@ struct FieldEntry {
 pub(super) async fn show(
     allowed: Allowed<Auditor>,
     State(api): State<Api>,
+    source: Source,
     path: CustomerPath,
     params: Params,
     headers: HeaderMap,
@@ -57,11 +59,11 @@ pub(super) async fn show(
     let [limit, after] = params.only(["limit", "after"])?;
     let limit = page_limit(limit.as_deref())?;
     let after = after.map_or(Ok(0), |after| plain_number("after", &after))?;
-    let position = freshness::wait_in_history(&api, &headers).await?;
+    let position = freshness::wait_in_history(&api, source, &headers).await?;
     let id = path.id()?;
     // With the state before the page, which its first change started from, and the one behind it.
     let end = after.saturating_add(i64::try_from(limit).unwrap_or(i64::MAX)).saturating_add(1);
-    let mut db = freshness::reader(&CustomerHistory, api.read(), position).await?;
+    let mut db = freshness::reader(&api, source, Length::Short, &CustomerHistory, position).await?;
     let states = customer_history::versions(&mut db, id, after, end).await?;
     if states.is_empty() && customer_history::versions(&mut db, id, 1, 1).await?.is_empty() {
         return Err(ApiError::NoCustomer);

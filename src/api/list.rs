@@ -16,7 +16,6 @@ use tokio::fs::File;
 use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
 use tokio_util::io::ReaderStream;
 
-use super::Api;
 use super::cursor::Cursor;
 use super::customers::Customer;
 use super::error::ApiError;
@@ -24,6 +23,8 @@ use super::extract::{Params, page_limit, plain_number};
 use super::freshness;
 use super::guard::{Allowed, Viewer};
 use super::past;
+use super::replica::Source;
+use super::{Api, Length};
 use crate::projections::Projection;
 use crate::projections::customer_history::{self, CustomerHistory};
 use crate::projections::customers::{self, Customers, Row};
@@ -41,6 +42,7 @@ const SHORT: i64 = 1000;
 pub(super) async fn list(
     allowed: Allowed<Viewer>,
     State(api): State<Api>,
+    source: Source,
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
@@ -56,10 +58,10 @@ pub(super) async fn list(
         None => None,
     };
     let (asked, position) = if let Some(moment) = moment {
-        let position = past::position(&api, &headers, moment).await?;
+        let position = past::position(&api, source, &headers, moment).await?;
         (Some(position), Some(position))
     } else {
-        (freshness::wait(&api, &headers).await?, None)
+        (freshness::wait(&api, source, &headers).await?, None)
     };
     if behind.is_some_and(|behind| behind.position != position) {
         return Err(ApiError::malformed("after", "belongs to a list of another moment"));
@@ -72,9 +74,9 @@ pub(super) async fn list(
         Part::Page(limit) => Some(limit + 1),
     };
     let short = position.is_none() && number.is_some_and(|number| number <= SHORT);
-    let pool = if short { api.read() } else { api.bulk() };
+    let length = if short { Length::Short } else { Length::Long };
     let kept: &dyn Projection = if position.is_some() { &CustomerHistory } else { &Customers };
-    let mut db = freshness::reader(kept, pool, asked).await?;
+    let mut db = freshness::reader(&api, source, length, kept, asked).await?;
     let rows = match position {
         Some(position) => {
             customer_history::youngest_at(&mut *db, position, behind, number).left_stream()

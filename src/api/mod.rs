@@ -18,6 +18,9 @@ pub mod error;
 /// Read your own writes.
 pub mod freshness;
 
+/// Reads that the primary need not answer.
+pub mod replica;
+
 /// Create, read, update, delete.
 pub mod customers;
 
@@ -65,6 +68,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::error::ApiError;
 use self::limits::{Limits, RateLimit};
+use self::replica::{Replica, Source};
 use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::commands::Bus;
@@ -92,6 +96,8 @@ pub struct Parts {
     pub read: PgPool,
     /// Long ones.
     pub bulk: PgPool,
+    /// A copy of the primary that may be read, too.
+    pub replica: Option<Replica>,
     /// For rebuilds.
     pub rebuild: PgPool,
     /// That of the projection `customers`.
@@ -139,6 +145,20 @@ impl Api {
 
     fn bulk(&self) -> &PgPool {
         &self.parts.bulk
+    }
+
+    fn replica(&self) -> Option<&Replica> {
+        self.parts.replica.as_ref()
+    }
+
+    /// For short queries or long ones, where the request reads.
+    fn pool(&self, source: Source, length: Length) -> &PgPool {
+        match (source, self.replica(), length) {
+            (Source::Replica, Some(replica), Length::Short) => &replica.read,
+            (Source::Replica, Some(replica), Length::Long) => &replica.bulk,
+            (_, _, Length::Short) => self.read(),
+            (_, _, Length::Long) => self.bulk(),
+        }
     }
 
     fn rebuild(&self) -> &PgPool {
@@ -190,6 +210,13 @@ impl Api {
     }
 }
 
+/// What a query is.
+#[derive(Debug, Clone, Copy)]
+enum Length {
+    Short,
+    Long,
+}
+
 /// One row of the table.
 pub struct Route {
     pub method: &'static str,
@@ -197,6 +224,8 @@ pub struct Route {
     /// Who may use it; `None` needs no log-in, [`Role::Viewer`] any.
     pub role: Option<Role>,
     pub limits: Limits,
+    /// A replica may answer it.
+    pub replicated: bool,
     handler: MethodRouter<Api>,
 }
 
@@ -207,15 +236,16 @@ pub fn routes() -> Vec<Route> {
     use Role::{Admin, Auditor, Editor, Viewer};
     let row = |method, path, role, handler| {
         let limits = Limits::default();
-        Route { method, path, role, limits, handler }
+        Route { method, path, role, limits, replicated: false, handler }
     };
     let limited = |limits, route| Route { limits, ..route };
+    let replicated = |route| Route { replicated: true, ..route };
     vec![
         row("POST", "/login", None, post(sessions::log_in)),
         row("DELETE", "/logout", Some(Viewer), delete(sessions::log_out)),
         row("GET", "/session_cookie_experiment", Some(Viewer), get(sessions::experiment)),
         row("POST", "/password", Some(Viewer), post(sessions::change_password)),
-        row("GET", "/customers", Some(Viewer), get(list::list)),
+        replicated(row("GET", "/customers", Some(Viewer), get(list::list))),
         row("POST", "/customers", Some(Editor), post(customers::create)),
         row("POST", "/customers/create", Some(Editor), post(customers::create_spelled_out)),
         limited(
@@ -224,10 +254,10 @@ pub fn routes() -> Vec<Route> {
         ),
         row("POST", "/customers/update", Some(Editor), post(customers::update_spelled_out)),
         row("DELETE", "/customers/delete", Some(Editor), delete(customers::delete_spelled_out)),
-        row("GET", "/customers/{id}", Some(Viewer), get(customers::show)),
+        replicated(row("GET", "/customers/{id}", Some(Viewer), get(customers::show))),
         row("PUT", "/customers/{id}", Some(Editor), put(customers::update)),
         row("DELETE", "/customers/{id}", Some(Editor), delete(customers::delete)),
-        row("GET", "/customers/{id}/history", Some(Auditor), get(history::show)),
+        replicated(row("GET", "/customers/{id}/history", Some(Auditor), get(history::show))),
         row("GET", "/events", Some(Auditor), get(events::feed)),
         row("GET", "/events/stream", Some(Auditor), get(stream::stream)),
         row("GET", "/projections", Some(Admin), get(projections::list)),
@@ -245,6 +275,10 @@ pub fn router(api: Api, rate_limit: Option<&RateLimit>) -> Router {
     let mut router = Router::new();
     for route in routes() {
         let mut handler = route.handler;
+        if route.replicated {
+            let first = middleware::from_fn_with_state(api.clone(), replica::first);
+            handler = handler.route_layer(first);
+        }
         if let Some(limit) = rate_limit {
             handler = handler.route_layer(limit.clone());
         }

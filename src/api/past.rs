@@ -3,10 +3,11 @@
 use axum::http::HeaderMap;
 use chrono::{DateTime, Utc};
 
-use super::Api;
 use super::error::ApiError;
 use super::extract::{CustomerPath, plain_number};
 use super::freshness;
+use super::replica::Source;
+use super::{Api, Length};
 use crate::auth::Session;
 use crate::events::log::read;
 use crate::events::values::Role;
@@ -39,14 +40,20 @@ pub(super) fn moment(text: &str) -> Result<DateTime<Utc>, ApiError> {
 /// When the moment has not come yet, or the histories do not show it in time.
 pub(super) async fn position(
     api: &Api,
+    source: Source,
     headers: &HeaderMap,
     moment: DateTime<Utc>,
 ) -> Result<i64, ApiError> {
-    freshness::wait(api, headers).await?;
+    let asked = freshness::wait(api, source, headers).await?;
     let position = read::position_at(api.read(), moment).await?;
     let position =
         position.ok_or_else(|| ApiError::malformed("as_of", "must not be in the future"))?;
-    freshness::in_history(api, position).await?;
+    if source == Source::Primary {
+        freshness::in_history(api, position).await?;
+    } else {
+        // The primary waits until its read table shows what was asked for; the replica's need not.
+        freshness::not_beyond(asked, read::head(api.read()).await?)?;
+    }
     Ok(position)
 }
 
@@ -56,6 +63,7 @@ pub(super) async fn position(
 /// As for [`position`], or when the path or the version is none.
 pub(super) async fn find(
     api: &Api,
+    source: Source,
     headers: &HeaderMap,
     path: &CustomerPath,
     version: Option<&str>,
@@ -63,14 +71,17 @@ pub(super) async fn find(
 ) -> Result<Option<Row>, ApiError> {
     let found = if let Some(version) = version {
         let version = plain_number("version", version)?;
-        let position = freshness::wait_in_history(api, headers).await?;
-        let mut db = freshness::reader(&CustomerHistory, api.read(), position).await?;
+        let position = freshness::wait_in_history(api, source, headers).await?;
+        let mut db =
+            freshness::reader(api, source, Length::Short, &CustomerHistory, position).await?;
         customer_history::versions(&mut db, path.id()?, version, version).await?.pop()
     } else {
         let moment = moment(as_of.unwrap_or_default())?;
-        let position = position(api, headers, moment).await?;
+        let position = position(api, source, headers, moment).await?;
         {
-            let mut db = freshness::reader(&CustomerHistory, api.read(), Some(position)).await?;
+            let shown = Some(position);
+            let mut db =
+                freshness::reader(api, source, Length::Short, &CustomerHistory, shown).await?;
             customer_history::at(&mut db, path.id()?, position).await?
         }
     };

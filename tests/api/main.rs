@@ -35,6 +35,7 @@ mod projections;
 mod proxy;
 mod rebuild;
 mod refusals;
+mod replica;
 mod roles;
 mod schema;
 mod sessions;

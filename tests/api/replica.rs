@@ -1,0 +1,204 @@
+//! Reads on a real replica: PostgreSQL streaming from the primary.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use customers::dev::{Options, Servers};
+use customers::events::values::Role;
+use customers::projections::ALL;
+use customers::projections::rebuild::rebuild;
+use customers::schema;
+use secrecy::SecretString;
+use serde_json::json;
+use sqlx::{Connection as _, Executor as _, PgConnection};
+use tokio::process::Command;
+
+use crate::harness::{Login, Service, With as _, config_on, folder, send, until};
+use crate::sessions::verdict;
+
+/// A program that comes with PostgreSQL.
+fn program(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap();
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let folders =
+        versions.map(|version| version.path().join("bin")).chain(std::env::split_paths(&path));
+    folders.map(|folder| folder.join(name)).find(|path| path.exists()).expect("it is installed")
+}
+
+async fn start(folder: &Path) -> Servers {
+    let (folder, secret) = (folder.to_path_buf(), [9; 32]);
+    let options = Options { folder, postgres: true, redis: false, secret, quick: true };
+    Servers::start(options).await.unwrap()
+}
+
+/// A primary, a replica that streams from it, and a service on both.
+struct Pair {
+    primary: Servers,
+    replica: Servers,
+    service: Arc<Service>,
+    admin: Login,
+}
+
+impl Pair {
+    async fn start(settings: &str) -> Self {
+        let (of_primary, of_replica) = (folder("primary"), folder("replica"));
+        let primary = start(&of_primary).await;
+        let url = primary.database_url().unwrap().to_owned();
+        schema::migrate(&SecretString::from(url.clone()), None).await.unwrap();
+        let data = of_replica.join("postgres");
+        let mut copy = Command::new(program("pg_basebackup"));
+        copy.arg("--dbname").arg(&url).arg("--pgdata").arg(&data);
+        copy.args(["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast"]);
+        assert!(copy.status().await.unwrap().success());
+        let file = data.join("postgresql.auto.conf");
+        let kept = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, format!("{kept}\n{settings}\n")).unwrap();
+        std::fs::copy(of_primary.join("postgres.password"), of_replica.join("postgres.password"))
+            .unwrap();
+        let replica = start(&of_replica).await;
+        let mut config = config_on(&url);
+        config.read_database_url = Some(SecretString::from(replica.database_url().unwrap()));
+        let service = Service::with(config).await;
+        let admin = service.log_in_as(Role::Admin).await;
+        Self { primary, replica, service: Arc::new(service), admin }
+    }
+
+    async fn on_replica(&self, statement: &str) {
+        let url = self.replica.database_url().unwrap();
+        PgConnection::connect(url).await.unwrap().execute(statement).await.unwrap();
+    }
+
+    /// Writes customer 1; the position.
+    async fn rename(&self, name: &str) -> i64 {
+        let body = json!({"name": name, "dob": "1990-12-10"});
+        let changed = send(self.service.put("/customers/1").login(&self.admin).json(&body)).await;
+        assert_eq!(changed.status, 200, "{changed:?}");
+        changed.position()
+    }
+
+    /// The name of customer 1 as it is read without and with a position, in three ways.
+    async fn names(&self, position: Option<i64>) -> Vec<String> {
+        let mut names = vec![];
+        for (path, pointer) in [
+            ("/customers/1", "/name"),
+            ("/customers?numbers=1", "/customers/0/name"),
+            ("/customers", "/customers/0/name"),
+            ("/customers?limit=1", "/customers/0/name"),
+        ] {
+            let mut read = self.service.get(path).login(&self.admin);
+            if let Some(position) = position {
+                read = read.header("min-event-position", position.to_string());
+            }
+            let read = send(read).await;
+            assert_eq!(read.status, 200, "{path}: {read:?}");
+            names.push(read.body.pointer(pointer).unwrap().as_str().unwrap().to_owned());
+        }
+        names
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_come_from_the_replica_and_never_show_less_than_they_ask_for() {
+    let pair = Pair::start("").await;
+    let (service, admin) = (&pair.service, &pair.admin);
+    let body = json!({"name": "Ada", "dob": "1990-12-10"});
+    let created = send(service.post("/customers").login(admin).json(&body)).await;
+    assert_eq!(created.status, 201);
+    for n in 0..20 {
+        let name = format!("Name {n}");
+        let position = pair.rename(&name).await;
+        assert_eq!(pair.names(Some(position)).await, vec![name; 4]);
+    }
+    until("the replica is there", async || pair.names(None).await == vec!["Name 19"; 4]).await;
+
+    // It stands still: what is read without a position is older, what is read with one is not.
+    pair.on_replica("select pg_wal_replay_pause()").await;
+    until("it stands still", async || {
+        let mut connection =
+            PgConnection::connect(pair.replica.database_url().unwrap()).await.unwrap();
+        let state: String = sqlx::query_scalar("select pg_get_wal_replay_pause_state()")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        state == "paused"
+    })
+    .await;
+    let position = pair.rename("Later").await;
+    assert_eq!(pair.names(None).await, vec!["Name 19"; 4]);
+    assert_eq!(pair.names(Some(position)).await, vec!["Later"; 4]);
+    let history = service.get("/customers/1/history?limit=1000").login(admin);
+    let history = send(history.header("min-event-position", position.to_string())).await;
+    assert_eq!(history.body["history"].as_array().unwrap().len(), 22);
+    let moment = send(
+        service.get("/customers/1").login(admin).header("min-event-position", position.to_string()),
+    )
+    .await;
+    let moment = moment.body["updated_at"].as_str().unwrap().to_owned();
+    let then = send(service.get(&format!("/customers?as_of={moment}")).login(admin)).await;
+    assert_eq!(then.body["customers"][0]["name"], "Later");
+    let beyond = service.get("/customers/1").login(admin).header("min-event-position", "99999");
+    assert_eq!(verdict(beyond).await, "400 malformed");
+    // One that it does not know yet is not "unknown".
+    let created = send(service.post("/customers").login(admin).json(&body)).await;
+    let path = created.header("location").unwrap().to_owned();
+    assert_eq!(send(service.get(&path).login(admin)).await.status, 200);
+    pair.on_replica("select pg_wal_replay_resume()").await;
+    until("it has caught up", async || pair.names(None).await == vec!["Later"; 4]).await;
+
+    // The primary away: who asks for nothing special is answered.
+    let Pair { primary, replica, service, admin } = pair;
+    primary.stop().await;
+    let read = send(service.get("/customers/1").login(&admin)).await;
+    assert_eq!((read.status, &read.body["name"]), (200, &json!("Later")));
+    assert_eq!(send(service.get("/customers").login(&admin)).await.status, 200);
+    replica.stop().await;
+    assert_eq!(verdict(service.get("/customers/1").login(&admin)).await, "503 unavailable");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_cancels_stops_or_is_away_costs_no_read() {
+    // Whoever stands in the way of the replay is cancelled at once.
+    let pair = Pair::start("max_standby_streaming_delay = 0").await;
+    let admin = pair.admin.clone();
+    for n in 0..50 {
+        let body = json!({"name": format!("Person {n}"), "dob": "1990-12-10"});
+        let created = send(pair.service.post("/customers").login(&admin).json(&body)).await;
+        assert_eq!(created.status, 201);
+    }
+    let over = Arc::new(AtomicBool::new(false));
+    let readers = (0..4).map(|_| {
+        let (service, admin, over) = (Arc::clone(&pair.service), admin.clone(), Arc::clone(&over));
+        tokio::spawn(async move {
+            let mut reads = 0;
+            while !over.load(Ordering::Relaxed) {
+                for path in ["/customers", "/customers/1", "/customers/1/history"] {
+                    let read = send(service.get(path).login(&admin)).await;
+                    assert_eq!(read.status, 200, "{path}: {read:?}");
+                    reads += 1;
+                }
+            }
+            reads
+        })
+    });
+    let readers: Vec<_> = readers.collect();
+    // Each swap locks the tables, on the replica too, and cancels who reads them there.
+    for round in 0..10 {
+        rebuild(ALL[round % 2], &pair.service.pools.rebuild).await.unwrap();
+    }
+    // It dies while it is read.
+    pair.replica.stop().await;
+    for n in 1..=20 {
+        let body = json!({"name": "Changed", "dob": "1990-12-10"});
+        let path = format!("/customers/{n}");
+        let changed = send(pair.service.put(&path).login(&admin).json(&body)).await;
+        assert_eq!((changed.status, changed.header("projection-pending")), (200, None));
+        let read = send(pair.service.get(&path).login(&admin)).await;
+        assert_eq!((read.status, &read.body["name"]), (200, &json!("Changed")));
+    }
+    over.store(true, Ordering::Relaxed);
+    for reader in readers {
+        assert!(reader.await.unwrap() > 0);
+    }
+    pair.primary.stop().await;
+}
