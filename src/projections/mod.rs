@@ -41,6 +41,9 @@ mod streams;
 /// Many rows at once.
 mod copy;
 
+/// What holds of all tables.
+mod tables;
+
 use std::ops::AddAssign;
 
 use async_trait::async_trait;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use tokio_util::task::AbortOnDropHandle;
 
 /// What connections of rebuilds call themselves, so that they do not count.
@@ -49,6 +49,22 @@ impl Others {
     /// Whether they are at work now.
     pub(super) fn at_work(&self) -> bool {
         self.at_work.load(Ordering::Relaxed)
+    }
+
+    /// While they are at work, PostgreSQL does what follows in this transaction with one process.
+    pub(super) async fn leave_room(
+        &self,
+        transaction: &mut PgConnection,
+    ) -> Result<(), sqlx::Error> {
+        if self.at_work() {
+            sqlx::query!(
+                "select set_config('max_parallel_maintenance_workers', '0', true) as indexes,
+                    set_config('max_parallel_workers_per_gather', '0', true) as queries"
+            )
+            .fetch_one(transaction)
+            .await?;
+        }
+        Ok(())
     }
 }
 

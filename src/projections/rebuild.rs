@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::others::Others;
 use super::parts;
 use super::projector::{self, Care, Turn};
+use super::tables::differences;
 use super::{Place, Projection, ProjectionError, Tally};
 use crate::events::log::read;
 
@@ -26,6 +27,11 @@ const SWAP_PAUSE: Duration = Duration::from_millis(200);
 
 /// For how long attempts are made.
 const SWAP_PATIENCE: Duration = Duration::from_mins(10);
+
+/// How long the lock of another rebuild is waited for: PostgreSQL takes its time to notice that one
+/// was killed. And how often it is asked for.
+const HELD_LIMIT: Duration = Duration::from_millis(500);
+const HELD_PAUSE: Duration = Duration::from_millis(20);
 
 /// The first half of the advisory locks that rebuilds hold: the word "cust" in ASCII.
 pub(super) const LOCK: i32 = 0x6375_7374;
@@ -154,14 +160,23 @@ pub async fn rollback(
 /// A connection that holds the projection's lock for as long as it lasts.
 async fn hold(projection: &dyn Projection, pool: &PgPool) -> Result<PgConnection, RebuildError> {
     let mut connection = pool.acquire().await?.detach();
-    let is_free = sqlx::query_scalar!(
-        r#"select pg_try_advisory_lock($1, $2) as "is_free!""#,
-        LOCK,
-        lock_of(projection)
-    )
-    .fetch_one(&mut connection)
-    .await?;
-    if is_free { Ok(connection) } else { Err(RebuildError::AtWork) }
+    let deadline = Instant::now() + HELD_LIMIT;
+    loop {
+        let is_free = sqlx::query_scalar!(
+            r#"select pg_try_advisory_lock($1, $2) as "is_free!""#,
+            LOCK,
+            lock_of(projection)
+        )
+        .fetch_one(&mut connection)
+        .await?;
+        if is_free {
+            return Ok(connection);
+        }
+        if Instant::now() > deadline {
+            return Err(RebuildError::AtWork);
+        }
+        tokio::time::sleep(HELD_PAUSE).await;
+    }
 }
 
 /// Said aloud, as PostgreSQL takes its time to notice the end of a connection.
@@ -244,7 +259,7 @@ async fn finish(
     others: &Others,
 ) -> Result<(), RebuildError> {
     let mut transaction = pool.begin().await?;
-    leave_room(&mut transaction, others).await?;
+    others.leave_room(&mut transaction).await?;
     sqlx::query!("select index_shadow_tables($1, $2)", projection.name(), projection.version())
         .fetch_one(&mut *transaction)
         .await?;
@@ -352,79 +367,6 @@ async fn attempt_to_serve(
 fn is_busy(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     matches!(code.as_deref(), Some("55P03" | "40P01"))
-}
-
-/// How many rows of the shadow tables differ from those that are served, or stand in one of both
-/// only; besides those of customers with events that one of both has not applied yet.
-async fn differences(
-    projection: &dyn Projection,
-    pool: &PgPool,
-    others: &Others,
-) -> Result<i64, sqlx::Error> {
-    let mut connection = pool.begin().await?;
-    leave_room(&mut connection, others).await?;
-    let mut changed = 0;
-    for table in projection.tables() {
-        let key = customer_key(&mut connection, table).await?;
-        let columns = key_columns(&mut connection, table).await?.join(", ");
-        let question = format!(
-            "with between_them as (
-                 select least(p.checkpoint, s.checkpoint) as low,
-                        greatest(p.checkpoint, s.checkpoint) as high
-                 from projections p, spare_tables s
-                 where p.name = $1 and p.version = $2
-                   and (s.projection, s.version, s.place) = ($1, $2, 'shadow')
-             )
-             select count(*)
-             from public.{table} served full join shadow.{table} rebuilt using ({columns})
-             where served is distinct from rebuilt and {key}::text not in (
-                 select e.aggregate_id from events e, between_them b
-                 where e.position > b.low and e.position <= b.high
-                   and e.aggregate_type = 'customer')"
-        );
-        changed += sqlx::query_scalar::<_, i64>(&question)
-            .bind(projection.name())
-            .bind(projection.version())
-            .fetch_one(&mut *connection)
-            .await?;
-    }
-    Ok(changed)
-}
-
-/// While others are at work, PostgreSQL does what follows in this transaction with one process.
-async fn leave_room(transaction: &mut PgConnection, others: &Others) -> Result<(), sqlx::Error> {
-    if others.at_work() {
-        sqlx::query!(
-            "select set_config('max_parallel_maintenance_workers', '0', true) as indexes,
-                    set_config('max_parallel_workers_per_gather', '0', true) as queries"
-        )
-        .fetch_one(transaction)
-        .await?;
-    }
-    Ok(())
-}
-
-/// The columns of a served table's primary key; the first is the customer's id.
-async fn key_columns(db: &mut PgConnection, table: &str) -> Result<Vec<String>, sqlx::Error> {
-    sqlx::query_scalar!(
-        r#"select quote_ident(a.attname) as "name!"
-           from pg_index i
-           cross join unnest(i.indkey) with ordinality k (attnum, n)
-           join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
-           where i.indrelid = ('public.' || quote_ident($1))::regclass and i.indisprimary
-           order by k.n"#,
-        table
-    )
-    .fetch_all(db)
-    .await
-}
-
-/// The column of a projection's table that holds the customer's id.
-pub(super) async fn customer_key(
-    db: &mut PgConnection,
-    table: &str,
-) -> Result<String, sqlx::Error> {
-    key_columns(db, table).await?.into_iter().next().ok_or(sqlx::Error::RowNotFound)
 }
 
 /// The position that tables which are not served show; `None` while they are filled, or are not.

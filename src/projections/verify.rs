@@ -3,8 +3,8 @@
 use sqlx::{PgConnection, PgPool};
 
 use super::parked::{self, Parked};
-use super::rebuild::customer_key;
 use super::streams::{END, Streams};
+use super::tables::customer_key;
 use super::{Place, Projection, ProjectionError, snapshot};
 
 /// What a comparison found.

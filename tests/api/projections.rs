@@ -7,14 +7,13 @@ use customers::events::metadata::Metadata;
 use customers::events::values::{CustomerId, DateOfBirth, Name, Role};
 use customers::projections::customers::Customers;
 use customers::projections::rebuild::rebuild;
-use customers::projections::status::{self, State};
 use customers::projections::verify::verify;
 use customers::projections::{ALL, Projection};
 use proptest::prelude::*;
 use serde_json::json;
 use sqlx::{Executor as _, PgPool};
 
-use crate::harness::{Service, With as _, send, until};
+use crate::harness::{Service, With as _, send};
 
 /// What somebody does to the customer of that number, if there is one.
 #[derive(Debug, Clone)]
@@ -109,11 +108,6 @@ async fn by_pages(pool: &PgPool, sizes: &[i64]) -> (Vec<String>, Vec<String>) {
 async fn stopped_rebuild(projection: &'static dyn Projection, pool: &PgPool, after: u64) {
     let work = rebuild(projection, pool);
     let _ = tokio::time::timeout(std::time::Duration::from_millis(after), work).await;
-    // PostgreSQL notices the end of the connection that held the lock.
-    until("nobody is at work", async || {
-        status::of(projection, pool).await.unwrap().state != State::Rebuilding
-    })
-    .await;
 }
 
 /// Law: for any commands, page sizes and moments at which rebuilds are stopped, the live rows, those
