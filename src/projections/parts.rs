@@ -6,7 +6,6 @@ use std::sync::Arc;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use sqlx::{PgConnection, PgPool};
-use tokio_util::task::AbortOnDropHandle;
 
 use super::others::Others;
 use super::parked::{self, How};
@@ -85,7 +84,9 @@ pub(super) async fn fill(
         {
             let (pool, others) = (pool.clone(), Arc::clone(others));
             let task = async move { part.fill(projection, &pool, target, &others).await };
-            filling.push(AbortOnDropHandle::new(tokio::spawn(task)));
+            // It runs to its end, also when the rebuild is dropped: a COPY that is cut off in the middle
+            // would leave its connection in a state that sqlx does not know.
+            filling.push(tokio::spawn(task));
         }
         match filling.next().await {
             None => return Ok(()),
@@ -155,9 +156,9 @@ impl Part {
                 how.take(projection, &mut transaction, &page).await?
             };
         }
-        sqlx::query!(
+        let noted = sqlx::query!(
             "update rebuild_parts set events = $4, rows = $5, checksum = $6::text::numeric
-             where projection = $1 and version = $2 and from_id = $3",
+             where projection = $1 and version = $2 and from_id = $3 and events is null",
             projection.name(),
             projection.version(),
             self.from_id,
@@ -166,7 +167,14 @@ impl Part {
             tally.checksum.to_string()
         )
         .execute(&mut *transaction)
-        .await?;
-        Ok(transaction.commit().await?)
+        .await?
+        .rows_affected();
+        if noted == 1 {
+            transaction.commit().await?;
+        } else {
+            // A rebuild that was cut off has come to the end of this part after all.
+            transaction.rollback().await?;
+        }
+        Ok(())
     }
 }
