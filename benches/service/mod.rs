@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each measurement uses what it needs")]
 
+/// A log to measure on.
+pub mod log;
+
 use std::process::Stdio;
 
 use reqwest::{Client, Method, RequestBuilder};
@@ -33,7 +36,18 @@ pub fn customers(arguments: &[&str]) -> Command {
 }
 
 impl Service {
+    /// On the database of the environment.
     pub async fn start() -> Self {
+        Self::on(&std::env::var("DATABASE_URL").unwrap()).await
+    }
+
+    pub async fn on(database_url: &str) -> Self {
+        let customers = |arguments: &[&str]| {
+            let mut command = customers(arguments);
+            command.env("DATABASE_URL", database_url);
+            command.env("CUSTOMERS_REDIS_PREFIX", database_url.rsplit('/').next().unwrap());
+            command
+        };
         assert!(customers(&["migrate"]).status().await.unwrap().success());
         let arguments = ["account", "add", "bench", "--role", "admin", "--password-stdin"];
         let mut add = customers(&arguments).stdin(Stdio::piped()).spawn().unwrap();

@@ -1,0 +1,182 @@
+//! What a log costs that grows: the same requests on one of 10,000 events and on one of 10,000,000,
+//! in turn; the memory of a rebuild of the large one; and what a list of the past takes, by how far
+//! it lies back. Run by `script/bench growth`, which starts the servers. Prints tables in Markdown.
+//!
+//! `BENCH_EVENTS` (10,000,000) makes the large log smaller.
+
+#![expect(clippy::unwrap_used, reason = "a measurement that cannot go on should stop")]
+
+mod service;
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder};
+use serde_json::json;
+use sqlx::{Connection as _, Executor as _, PgConnection};
+use tokio::time::Instant;
+
+use crate::service::log::{EVENTS, METADATA};
+use crate::service::{Service, customers};
+
+/// The small log, and that of the lists of the past: its first 1,000,000 events create.
+const SMALL: i64 = 10_000;
+const PAST: i64 = 1_428_572;
+
+/// Requests per kind, log and round; rounds.
+const REQUESTS: i64 = 300;
+const ROUNDS: usize = 5;
+
+/// A log and a service on it.
+struct Log {
+    events: i64,
+    service: Service,
+}
+
+/// The URL of another database on the server of the environment.
+async fn database(name: &str) -> String {
+    let url = std::env::var("DATABASE_URL").unwrap();
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    connection.execute(format!("create database {name}").as_str()).await.unwrap();
+    format!("{}/{name}", url.rsplit_once('/').unwrap().0)
+}
+
+/// Starts a process, and says the most memory it held, in MiB.
+async fn most_of(url: &str, arguments: &[&str]) -> u64 {
+    let mut command = customers(arguments);
+    let mut child = command.env("DATABASE_URL", url).stdout(Stdio::null()).spawn().unwrap();
+    let path = format!("/proc/{}/status", child.id().unwrap());
+    let mut most = 0;
+    while child.try_wait().unwrap().is_none() {
+        let status = tokio::fs::read_to_string(&path).await.unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let now = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+        most = most.max(now.unwrap_or(0) / 1024);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(child.wait().await.unwrap().success());
+    most
+}
+
+impl Log {
+    async fn of(name: &str, events: i64) -> Self {
+        let url = database(name).await;
+        assert!(
+            customers(&["migrate"]).env("DATABASE_URL", &url).status().await.unwrap().success()
+        );
+        let mut connection = PgConnection::connect(&url).await.unwrap();
+        sqlx::query(EVENTS).bind(events).bind(METADATA).execute(&mut connection).await.unwrap();
+        connection
+            .execute("select setval('customer_ids', (select max(aggregate_id::bigint) from events where aggregate_type = 'customer'))")
+            .await
+            .unwrap();
+        connection.execute("vacuum analyze events").await.unwrap();
+        for projection in ["customers", "customer_history"] {
+            let began = Instant::now();
+            let most = most_of(&url, &["projection", "rebuild", projection]).await;
+            let seconds = began.elapsed().as_secs_f64();
+            println!(
+                "- {events} events: `projection rebuild {projection}` {seconds:.1} s, {most} MiB at most"
+            );
+        }
+        connection.execute("vacuum analyze").await.unwrap();
+        Self { events, service: Service::on(&url).await }
+    }
+
+    /// The request of that number of a kind.
+    fn request(&self, kind: &str, number: i64) -> RequestBuilder {
+        let id = 1 + number * 7919 % (self.events * 7 / 10);
+        let get = |path: &str| self.service.request(Method::GET, path);
+        match kind {
+            "youngest 10" => get("/customers?numbers=10"),
+            "one history" => get(&format!("/customers/{id}/history")),
+            "feed page of 100" => get(&format!("/events?limit=100&after={id}")),
+            _ => {
+                let body = json!({"name": "Somebody", "dob": "1960-12-10"});
+                self.service.request(Method::POST, "/customers").json(&body)
+            }
+        }
+    }
+}
+
+async fn took(request: RequestBuilder) -> Duration {
+    let began = Instant::now();
+    let answer = request.send().await.unwrap();
+    assert!(answer.status().is_success(), "{}", answer.status());
+    answer.bytes().await.unwrap();
+    began.elapsed()
+}
+
+fn median(mut times: Vec<Duration>) -> f64 {
+    times.sort();
+    times[times.len() / 2].as_secs_f64() * 1e3
+}
+
+async fn compare(small: &Log, large: &Log) {
+    println!(
+        "\n| one request at a time, median, ms | {} events | {} events | ratio | floor | goal |",
+        small.events, large.events
+    );
+    println!("|---|---|---|---|---|---|");
+    for kind in ["youngest 10", "one history", "feed page of 100", "create (append and read table)"]
+    {
+        let (mut of_small, mut of_large) = (vec![], vec![]);
+        for round in 0..ROUNDS {
+            for (log, times) in [(small, &mut of_small), (large, &mut of_large)] {
+                for number in 0..REQUESTS {
+                    let number = number + i64::try_from(round).unwrap() * REQUESTS;
+                    let time = took(log.request(kind, number)).await;
+                    // The first round warms up.
+                    if round > 0 {
+                        times.push(time);
+                    }
+                }
+            }
+        }
+        let (of_small, of_large) = (median(of_small), median(of_large));
+        let ratio = of_large / of_small;
+        println!("| {kind} | {of_small:.2} | {of_large:.2} | {ratio:.2}x | 1.2x | 1.1x |");
+    }
+}
+
+/// The events are a millisecond apart from 2020 on.
+async fn past(log: &Log) {
+    println!(
+        "\n| `as_of` at that part of {} events, median, ms | the 10 youngest | 100 behind the first 1,000 | one customer |",
+        log.events
+    );
+    println!("|---|---|---|---|");
+    let start = "2020-01-01T00:00:00Z".parse::<chrono::DateTime<chrono::Utc>>().unwrap();
+    for percent in [1, 5, 10, 25, 50, 70, 75, 90, 99, 100] {
+        let at = start + chrono::TimeDelta::milliseconds(log.events * percent / 100);
+        let at = at.format("%Y-%m-%dT%H:%M:%S%.6fZ");
+        let get = |path: &str| log.service.request(Method::GET, path);
+        let page = get(&format!("/customers?limit=1000&as_of={at}")).send().await.unwrap();
+        let page: serde_json::Value = page.json().await.unwrap();
+        let behind = page["next"].as_str().unwrap_or_default().to_owned();
+        let mut columns = vec![];
+        for path in [
+            format!("/customers?numbers=10&as_of={at}"),
+            format!("/customers?limit=100&as_of={at}&after={behind}"),
+            format!("/customers/1?as_of={at}"),
+        ] {
+            let mut times = vec![];
+            for _ in 0..9 {
+                times.push(took(get(&path)).await);
+            }
+            columns.push(median(times));
+        }
+        println!("| {percent} % | {:.2} | {:.2} | {:.2} |", columns[0], columns[1], columns[2]);
+    }
+}
+
+#[tokio::main]
+async fn main() {
+    let events = std::env::var("BENCH_EVENTS").ok().and_then(|text| text.parse().ok());
+    let small = Log::of("growth_small", SMALL).await;
+    let large = Log::of("growth_large", events.unwrap_or(10_000_000)).await;
+    compare(&small, &large).await;
+    drop((small, large));
+    println!();
+    past(&Log::of("growth_past", PAST).await).await;
+}
