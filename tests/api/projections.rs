@@ -11,7 +11,7 @@ use customers::projections::verify::verify;
 use customers::projections::{ALL, Projection};
 use proptest::prelude::*;
 use serde_json::json;
-use sqlx::{Executor as _, PgPool};
+use sqlx::{Connection as _, Executor as _, PgConnection, PgPool};
 
 use crate::harness::{Service, With as _, send};
 
@@ -218,4 +218,30 @@ async fn two_processes_share_the_work_and_apply_nothing_twice() {
     assert_eq!(verify(&Customers, &a.pools.bulk).await.unwrap().difference, None);
     a.stop().await;
     b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_projection_that_stands_still_holds_no_other_back() {
+    let service = Service::start().await;
+    let login = service.log_in_as(Role::Admin).await;
+    let ada = json!({"name": "Ada", "dob": "1990-12-10"});
+    service.caught_up().await;
+    let mut locking = PgConnection::connect(service.database_url()).await.unwrap();
+    let mut locked = locking.begin().await.unwrap();
+    locked.execute("lock table customer_history in share mode").await.unwrap();
+    for number in 1..=20 {
+        let created = send(service.post("/customers").login(&login).json(&ada)).await;
+        assert_eq!((created.status, created.header("projection-pending")), (201, None));
+        let list = send(service.get("/customers").login(&login)).await;
+        assert_eq!(list.body["number"], number);
+    }
+    let told = send(service.get("/projections").login(&login)).await;
+    assert_eq!(told.body["projections"][0]["lag_events"], 0);
+    assert_eq!(told.body["projections"][1]["lag_events"], 20);
+    locked.commit().await.unwrap();
+    service.caught_up().await;
+    for projection in ALL {
+        assert_eq!(verify(projection, &service.pools.bulk).await.unwrap().difference, None);
+    }
+    service.stop().await;
 }
