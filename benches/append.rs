@@ -12,13 +12,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use customers::app::Pools;
 use customers::clock;
 use customers::commands::customer::Customer;
 use customers::commands::{Bus, CustomerCommand, IfMatch};
 use customers::dev::demo;
 use customers::events::metadata::Metadata;
 use customers::events::values::CustomerId;
+use customers::pools::Pools;
 use customers::schema;
 use postgres_es::{PostgresCqrs, PostgresEventRepository};
 use secrecy::SecretString;

@@ -16,8 +16,7 @@ use serde_json::json;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::time::Instant;
 
-use crate::service::log::{EVENTS, METADATA};
-use crate::service::{Service, customers};
+use crate::service::{Service, customers, log};
 
 /// The small log, and that of the lists of the past: its first 1,000,000 events create.
 const SMALL: i64 = 10_000;
@@ -26,6 +25,12 @@ const PAST: i64 = 1_428_572;
 /// Requests per kind, log and round; rounds.
 const REQUESTS: i64 = 300;
 const ROUNDS: usize = 5;
+
+/// The feed near its end, which is what followers read; read on from a third of the log; and pages all
+/// over it, which PostgreSQL has not at hand when the log is large.
+const FEED_END: &str = "feed, 100 near the end";
+const FEED_WALKED: &str = "feed, the next 100";
+const FEED_ANYWHERE: &str = "feed, 100 anywhere";
 
 /// A log and a service on it.
 struct Log {
@@ -65,12 +70,7 @@ impl Log {
             customers(&["migrate"]).env("DATABASE_URL", &url).status().await.unwrap().success()
         );
         let mut connection = PgConnection::connect(&url).await.unwrap();
-        sqlx::query(EVENTS).bind(events).bind(METADATA).execute(&mut connection).await.unwrap();
-        connection
-            .execute("select setval('customer_ids', (select max(aggregate_id::bigint) from events where aggregate_type = 'customer'))")
-            .await
-            .unwrap();
-        connection.execute("vacuum analyze events").await.unwrap();
+        log::fill(&mut connection, events).await;
         for projection in ["customers", "customer_history"] {
             let began = Instant::now();
             let most = most_of(&url, &["projection", "rebuild", projection]).await;
@@ -80,6 +80,9 @@ impl Log {
             );
         }
         connection.execute("vacuum analyze").await.unwrap();
+        // As after a while without such a load: what is read from now on need not push out pages that
+        // were not written yet.
+        connection.execute("checkpoint").await.unwrap();
         Self { events, service: Service::on(&url).await }
     }
 
@@ -90,7 +93,12 @@ impl Log {
         match kind {
             "youngest 10" => get("/customers?numbers=10"),
             "one history" => get(&format!("/customers/{id}/history")),
-            "feed page of 100" => get(&format!("/events?limit=100&after={id}")),
+            FEED_END => get(&format!("/events?limit=100&after={}", self.events * 99 / 100)),
+            FEED_WALKED => {
+                let start = self.events / 3;
+                get(&format!("/events?limit=100&after={}", (start + number * 100) % self.events))
+            }
+            FEED_ANYWHERE => get(&format!("/events?limit=100&after={id}")),
             _ => {
                 let body = json!({"name": "Somebody", "dob": "1960-12-10"});
                 self.service.request(Method::POST, "/customers").json(&body)
@@ -118,8 +126,14 @@ async fn compare(small: &Log, large: &Log) {
         small.events, large.events
     );
     println!("|---|---|---|---|---|---|");
-    for kind in ["youngest 10", "one history", "feed page of 100", "create (append and read table)"]
-    {
+    for kind in [
+        "youngest 10",
+        "one history",
+        FEED_END,
+        FEED_WALKED,
+        FEED_ANYWHERE,
+        "create (append and read table)",
+    ] {
         let (mut of_small, mut of_large) = (vec![], vec![]);
         for round in 0..ROUNDS {
             for (log, times) in [(small, &mut of_small), (large, &mut of_large)] {
@@ -147,8 +161,8 @@ async fn past(log: &Log) {
     );
     println!("|---|---|---|---|");
     let start = "2020-01-01T00:00:00Z".parse::<chrono::DateTime<chrono::Utc>>().unwrap();
-    for percent in [1, 5, 10, 25, 50, 70, 75, 90, 99, 100] {
-        let at = start + chrono::TimeDelta::milliseconds(log.events * percent / 100);
+    for thousandth in [1, 10, 50, 100, 250, 500, 700, 750, 900, 990, 1000] {
+        let at = start + chrono::TimeDelta::milliseconds(log.events * thousandth / 1000);
         let at = at.format("%Y-%m-%dT%H:%M:%S%.6fZ");
         let get = |path: &str| log.service.request(Method::GET, path);
         let page = get(&format!("/customers?limit=1000&as_of={at}")).send().await.unwrap();
@@ -166,7 +180,9 @@ async fn past(log: &Log) {
             }
             columns.push(median(times));
         }
-        println!("| {percent} % | {:.2} | {:.2} | {:.2} |", columns[0], columns[1], columns[2]);
+        let [whole, tenth] = [thousandth / 10, thousandth % 10];
+        let [youngest, behind, one] = columns[..] else { unreachable!("three paths") };
+        println!("| {whole}.{tenth} % | {youngest:.2} | {behind:.2} | {one:.2} |");
     }
 }
 

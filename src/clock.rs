@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "this is the one place where they are wrapped")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, SecondsFormat, SubsecRound as _, Utc};
 use uuid::Uuid;
@@ -43,6 +44,20 @@ impl std::fmt::Debug for Clock {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Clock")
     }
+}
+
+/// What a call gives within the limit, or `None`. The limit is waited for in slices: each ends only when
+/// this process has looked at its sockets again, so one that gets no processor for a while, or that
+/// hundreds of requests reached at once, hears the answers that lie there before it gives up.
+pub async fn within<T>(limit: Duration, call: impl Future<Output = T>) -> Option<T> {
+    const SLICES: u32 = 10;
+    let mut call = std::pin::pin!(call);
+    for _ in 0..SLICES {
+        if let Ok(answer) = tokio::time::timeout(limit / SLICES, &mut call).await {
+            return Some(answer);
+        }
+    }
+    None
 }
 
 /// RFC 3339 in UTC with exactly six digits after the second and `Z`: one spelling everywhere.

@@ -27,6 +27,8 @@ pub struct Config {
     pub session_limit: u32,
     /// Requests per second and client address; 0 = off.
     pub rate_limit: u32,
+    /// Requests per second and account, of all processes together; 0 = off.
+    pub account_limit: u32,
     /// Failed log-ins per minute, per account and per address; 0 = off.
     pub login_limit: u32,
     pub trusted_proxies: Vec<IpNet>,
@@ -74,11 +76,15 @@ const fn secret(name: &'static str, default: &'static str, help: &'static str) -
 }
 
 /// Every variable that is read, in the order in which `--help` lists them.
-pub const VARIABLES: [Variable; 18] = [
+pub const VARIABLES: [Variable; 19] = [
     secret("DATABASE_URL", "", "PostgreSQL: postgres://user:password@host:port/database"),
     secret("CUSTOMERS_OWNER_DATABASE_URL", "", "who migrates; default DATABASE_URL"),
     secret("DATABASE_READ_URL", "", "a replica that answers reads while it is there (optional)"),
-    secret("REDIS_URL", "", "Redis: redis://user:password@host:port/0"),
+    secret(
+        "REDIS_URL",
+        "",
+        "Redis: redis://user:password@host:port/0; with commas: nodes of a cluster",
+    ),
     plain("CUSTOMERS_REDIS_PREFIX", "customers", "the first part of every Redis key"),
     plain("CUSTOMERS_LISTEN", "127.0.0.1:8080", "address and port to listen on"),
     plain("CUSTOMERS_PUBLIC_URL", "", "how clients reach it; default http://LISTEN"),
@@ -86,10 +92,15 @@ pub const VARIABLES: [Variable; 18] = [
     plain("CUSTOMERS_TOKEN_TTL", "1h", "how long a log-in lasts: 90s, 15m, 1h; 24h at most"),
     plain("CUSTOMERS_COOKIE_BINDING", "first-use", "first-use, strict, always or off"),
     plain("CUSTOMERS_SESSION_LIMIT", "0", "live sessions per account; 0 = no limit"),
+    plain("CUSTOMERS_ACCOUNT_LIMIT", "1000", "requests/s per account; 0 = off, as in dev"),
     plain("CUSTOMERS_RATE_LIMIT", "1000", "requests/s per client address; 0 = off, as in dev"),
     plain("CUSTOMERS_LOGIN_LIMIT", "10", "failed log-ins/min per account and address; 0 = off"),
     plain("CUSTOMERS_TRUSTED_PROXIES", "", "comma-separated CIDRs of the proxies in front"),
-    plain("CUSTOMERS_CORS_ORIGINS", "", "comma-separated origins (not used yet)"),
+    plain(
+        "CUSTOMERS_CORS_ORIGINS",
+        "",
+        "comma-separated origins of pages that may ask; none if empty",
+    ),
     plain("CUSTOMERS_LOG", "info", "what to log: off, error, warn, info, debug, or directives"),
     plain("CUSTOMERS_LOG_FORMAT", "pretty", "pretty or json"),
     plain("OTEL_EXPORTER_OTLP_ENDPOINT", "", "where to send traces (not used yet)"),
@@ -149,13 +160,17 @@ impl Config {
             token_ttl: token_ttl(&text("CUSTOMERS_TOKEN_TTL"))?,
             cookie_binding: cookie_binding(&text("CUSTOMERS_COOKIE_BINDING"))?,
             session_limit: number(&text("CUSTOMERS_SESSION_LIMIT"), "CUSTOMERS_SESSION_LIMIT")?,
+            account_limit: number(&text("CUSTOMERS_ACCOUNT_LIMIT"), "CUSTOMERS_ACCOUNT_LIMIT")
+                .and_then(|limit| per_second(limit, "CUSTOMERS_ACCOUNT_LIMIT"))?,
             rate_limit: number(&text("CUSTOMERS_RATE_LIMIT"), "CUSTOMERS_RATE_LIMIT")
-                .and_then(rate_limit)?,
+                .and_then(|limit| per_second(limit, "CUSTOMERS_RATE_LIMIT"))?,
             login_limit: number(&text("CUSTOMERS_LOGIN_LIMIT"), "CUSTOMERS_LOGIN_LIMIT")?,
             trusted_proxies: list(&text("CUSTOMERS_TRUSTED_PROXIES"))
                 .map(|cidr| cidr_of(&cidr))
                 .collect::<Result<_, _>>()?,
-            cors_origins: list(&text("CUSTOMERS_CORS_ORIGINS")).collect(),
+            cors_origins: list(&text("CUSTOMERS_CORS_ORIGINS"))
+                .map(|origin| origin_of(&origin))
+                .collect::<Result<_, _>>()?,
             log: log_directives(text("CUSTOMERS_LOG"))?,
             log_format: log_format(&text("CUSTOMERS_LOG_FORMAT"))?,
             otlp_endpoint: optional("OTEL_EXPORTER_OTLP_ENDPOINT"),
@@ -232,11 +247,8 @@ fn number(text: &str, variable: &'static str) -> Result<u32, ConfigError> {
     parse(text, variable, "a whole number, 0 or more")
 }
 
-fn rate_limit(per_second: u32) -> Result<u32, ConfigError> {
-    if per_second > 1_000_000 {
-        return Err(bad("CUSTOMERS_RATE_LIMIT", "must be at most 1000000"));
-    }
-    Ok(per_second)
+fn per_second(limit: u32, variable: &'static str) -> Result<u32, ConfigError> {
+    if limit > 1_000_000 { Err(bad(variable, "must be at most 1000000")) } else { Ok(limit) }
 }
 
 fn list(text: &str) -> impl Iterator<Item = String> {
@@ -307,6 +319,18 @@ fn cidr_of(text: &str) -> Result<IpNet, ConfigError> {
     text.parse::<IpNet>()
         .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from))
         .map_err(|_| bad("CUSTOMERS_TRUSTED_PROXIES", format!("{text} is not a CIDR")))
+}
+
+/// An origin as browsers write it (RFC 6454, section 6.2): no path, and not all of them, as answers to
+/// pages may carry a cookie.
+fn origin_of(text: &str) -> Result<String, ConfigError> {
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-:[]".contains(c);
+    if host.is_some_and(|host| !host.is_empty() && host.chars().all(plain)) {
+        Ok(text.to_owned())
+    } else {
+        Err(bad("CUSTOMERS_CORS_ORIGINS", format!("{text} is no origin like https://example.com")))
+    }
 }
 
 fn log_directives(text: String) -> Result<String, ConfigError> {

@@ -19,6 +19,9 @@ pub mod clock;
 /// The environment, read once.
 pub mod config;
 
+/// Transactions that leave nothing behind.
+pub mod transaction;
+
 /// WHAT HAPPENED: values, events, the log.
 pub mod events;
 
@@ -39,6 +42,9 @@ pub mod telemetry;
 
 /// The database's schema, and who may do what in it.
 pub mod schema;
+
+/// Connections to PostgreSQL.
+pub mod pools;
 
 /// The rooms put together: one process of the service.
 pub mod app;

@@ -7,16 +7,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room and the rooms that it may use.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("clock", &[]),
     ("config", &[]),
     ("events", &["clock"]),
     ("commands", &["clock", "events"]),
-    ("projections", &["clock", "events"]),
-    ("auth", &["clock", "config", "events"]),
+    ("transaction", &[]),
+    ("projections", &["clock", "events", "transaction"]),
+    ("auth", &["clock", "config", "events", "transaction"]),
     ("telemetry", &["config"]),
     ("schema", &["projections"]),
     ("api", &["clock", "events", "commands", "projections", "auth"]),
+    ("pools", &["config", "events", "projections"]),
     (
         "app",
         &[
@@ -29,6 +31,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
             "api",
             "telemetry",
             "schema",
+            "pools",
         ],
     ),
     ("dev", &["events", "commands", "auth"]),
@@ -44,6 +47,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
             "api",
             "telemetry",
             "schema",
+            "pools",
             "app",
             "dev",
         ],
@@ -184,6 +188,17 @@ fn sql_stands_where_it_belongs() {
             found.push(name);
         }
     }
+    assert_eq!(found, Vec::<String>::new());
+}
+
+/// As one that is given up on its way leaves its connection inside of it.
+#[test]
+fn transactions_are_begun_in_one_place() {
+    let found: Vec<String> = sources()
+        .into_iter()
+        .filter(|(name, code)| name != "transaction" && code.contains("pool.begin"))
+        .map(|(name, _)| name)
+        .collect();
     assert_eq!(found, Vec::<String>::new());
 }
 

@@ -1,11 +1,13 @@
 //! A log to measure on.
 
+use sqlx::{Executor as _, PgConnection};
+
 /// As large as that of a request.
-pub const METADATA: &str = r#"{"actor":"demo","role":"admin","session":"01a20b71-5f0a-701b-8088-fea094391e33","ip":"127.0.0.1","user_agent":"curl/7.88.1","request_id":"01a20b71-5f4a-7640-8640-69df9954f92a"}"#;
+const METADATA: &str = r#"{"actor":"demo","role":"admin","session":"01a20b71-5f0a-701b-8088-fea094391e33","ip":"127.0.0.1","user_agent":"curl/7.88.1","request_id":"01a20b71-5f4a-7640-8640-69df9954f92a"}"#;
 
 /// $1 events: 70 % creates, then updates of customers all over, of which one in six deletes: what an
 /// update finds deleted is left out.
-pub const EVENTS: &str = "
+const EVENTS: &str = "
     insert into events
     select row_number() over (order by n), 'customer', id::text, sequence, kind, '1',
            case kind when 'CustomerDeleted' then json_build_object('type', kind)
@@ -26,3 +28,24 @@ pub const EVENTS: &str = "
               from generate_series(1, $1) n) numbered
     ) events
     where is_gone is not true";
+
+/// Fills an empty log. Ten million rows one by one into the index of streams, whose order is not
+/// theirs, would take many minutes: that index is made behind them.
+pub async fn fill(connection: &mut PgConnection, events: i64) {
+    for before in [
+        "set work_mem = '1GB'",
+        "set maintenance_work_mem = '1GB'",
+        "alter table events drop constraint events_stream_key",
+    ] {
+        connection.execute(before).await.unwrap();
+    }
+    sqlx::query(EVENTS).bind(events).bind(METADATA).execute(&mut *connection).await.unwrap();
+    for behind in [
+        "alter table events add constraint events_stream_key
+         unique (aggregate_type, aggregate_id, sequence)",
+        "select setval('customer_ids', (select max(aggregate_id::bigint) from events))",
+        "vacuum analyze events",
+    ] {
+        connection.execute(behind).await.unwrap();
+    }
+}

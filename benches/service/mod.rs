@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, Command};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_customers");
-const PASSWORD: &str = "a good password";
+pub const PASSWORD: &str = "a good password";
 
 /// The service as a process of its own.
 pub struct Service {
@@ -29,6 +29,8 @@ pub fn customers(arguments: &[&str]) -> Command {
         .args(arguments)
         .env("CUSTOMERS_LISTEN", "127.0.0.1:0")
         .env("CUSTOMERS_RATE_LIMIT", "1000000")
+        .env("CUSTOMERS_ACCOUNT_LIMIT", "1000000")
+        .env("CUSTOMERS_LOGIN_LIMIT", "0")
         .env("CUSTOMERS_KEYS_DIR", std::env::temp_dir().join("bench-keys"))
         .env("CUSTOMERS_LOG", "error")
         .kill_on_drop(true);

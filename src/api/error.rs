@@ -36,6 +36,8 @@ pub enum ApiError {
     NoRoute,
     #[error("there is no such customer")]
     NoCustomer,
+    #[error("you have no such session")]
+    NoSession,
     #[error("this method is not allowed here")]
     MethodNotAllowed,
     #[error("the request cannot be read")]
@@ -98,7 +100,9 @@ impl ApiError {
             }
             Self::TokenReplay => (StatusCode::UNAUTHORIZED, "token-replay", "Token replay"),
             Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden", "Not allowed"),
-            Self::NoRoute | Self::NoCustomer => (StatusCode::NOT_FOUND, "not-found", "Not found"),
+            Self::NoRoute | Self::NoCustomer | Self::NoSession => {
+                (StatusCode::NOT_FOUND, "not-found", "Not found")
+            }
             Self::MethodNotAllowed => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")
             }
@@ -143,9 +147,8 @@ impl ApiError {
             Self::Unauthenticated | Self::LoginFailed | Self::TokenReplay => {
                 Some((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")))
             }
-            // Less than a second would be written as 0, which says "at once".
             Self::RateLimited { retry_after } => {
-                Some((header::RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1))))
+                Some((header::RETRY_AFTER, HeaderValue::from(seconds(*retry_after))))
             }
             Self::Overloaded | Self::Unavailable(_) | Self::NotThereYet => {
                 Some((header::RETRY_AFTER, HeaderValue::from(1)))
@@ -153,6 +156,7 @@ impl ApiError {
             Self::Forbidden(_)
             | Self::NoRoute
             | Self::NoCustomer
+            | Self::NoSession
             | Self::MethodNotAllowed
             | Self::Malformed(_)
             | Self::Invalid(_)
@@ -283,15 +287,22 @@ impl From<ProjectionError> for ApiError {
     }
 }
 
+/// Whole seconds, rounded up: never 0, which says "at once".
+fn seconds(wait: Duration) -> u64 {
+    u64::try_from(wait.as_nanos().div_ceil(1_000_000_000)).unwrap_or(u64::MAX).max(1)
+}
+
 impl From<AuthError> for ApiError {
     fn from(error: AuthError) -> Self {
         match error {
             AuthError::Unauthenticated => Self::Unauthenticated,
             AuthError::TokenReplay => Self::TokenReplay,
-            AuthError::Throttled { retry_after } => Self::RateLimited { retry_after },
+            AuthError::Throttled { retry_after } | AuthError::Limited { retry_after } => {
+                Self::RateLimited { retry_after }
+            }
             AuthError::Overloaded => Self::Overloaded,
             AuthError::Append(error) => error.into(),
-            AuthError::Store(error) => Self::Unavailable(error.to_string()),
+            AuthError::Store(_) | AuthError::Unsettled => Self::Unavailable(error.to_string()),
             AuthError::Database(error) | AuthError::Account(AccountError::Database(error)) => {
                 error.into()
             }

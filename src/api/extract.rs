@@ -1,6 +1,7 @@
 //! From bytes to values: query parameters, JSON bodies and headers, each refused with its name.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -96,15 +97,27 @@ pub(super) fn page_limit(text: Option<&str>) -> Result<usize, ApiError> {
     }
 }
 
+/// What stands in a path in the place of a name; `None` names nothing: it is no UTF-8.
+pub struct PathName(pub Option<String>);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathName {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
+        let name = Path::<String>::from_request_parts(parts, state).await;
+        Ok(Self(name.ok().map(|Path(name)| name)))
+    }
+}
+
 /// The id in a path; whatever is none names no customer.
 pub struct CustomerPath(Option<CustomerId>);
 
 impl<S: Send + Sync> FromRequestParts<S> for CustomerPath {
-    type Rejection = std::convert::Infallible;
+    type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
-        let text = Path::<String>::from_request_parts(parts, state).await;
-        Ok(Self(text.ok().and_then(|Path(text)| CustomerId::parse(&text).ok())))
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
+        let PathName(name) = PathName::from_request_parts(parts, state).await?;
+        Ok(Self(name.and_then(|name| CustomerId::parse(&name).ok())))
     }
 }
 

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, header};
 use super::Api;
 use super::error::ApiError;
 use super::request::Caller;
-use crate::auth::{Cookie, CookieUse, Session};
+use crate::auth::{Cookie, Purpose, Session};
 use crate::events::metadata::Metadata;
 use crate::events::values::Role;
 
@@ -24,7 +24,7 @@ const HOST_COOKIE: &str = "__Host-session";
 /// A role that a handler asks for.
 pub trait Needs: Send {
     const ROLE: Role;
-    const COOKIE_USE: CookieUse = CookieUse::AsBound;
+    const PURPOSE: Purpose = Purpose::Work;
 }
 
 /// Every account covers a viewer: this is "any".
@@ -34,6 +34,10 @@ pub struct Auditor;
 pub struct Admin;
 /// Any account, and the cookie in any case.
 pub struct WithCookie;
+/// Any account, also one that has used up its limit: to see and end its sessions.
+pub struct OwnSessions;
+/// Any account, whatever was asked in its name: to end this session.
+pub struct Leave;
 
 impl Needs for Viewer {
     const ROLE: Role = Role::Viewer;
@@ -53,7 +57,17 @@ impl Needs for Admin {
 
 impl Needs for WithCookie {
     const ROLE: Role = Role::Viewer;
-    const COOKIE_USE: CookieUse = CookieUse::Demanded;
+    const PURPOSE: Purpose = Purpose::ShowCookie;
+}
+
+impl Needs for OwnSessions {
+    const ROLE: Role = Role::Viewer;
+    const PURPOSE: Purpose = Purpose::OwnSessions;
+}
+
+impl Needs for Leave {
+    const ROLE: Role = Role::Viewer;
+    const PURPOSE: Purpose = Purpose::Leave;
 }
 
 /// A request that was let in with a role that covers `N`'s.
@@ -73,7 +87,7 @@ impl<N: Needs> FromRequestParts<Api> for Allowed<N> {
         let mut metadata = caller.metadata();
         let token = bearer(&parts.headers).ok_or(ApiError::Unauthenticated)?;
         let cookie = cookie(&parts.headers, cookie_name(api.is_https()));
-        let session = api.auth().authenticate(token, cookie, N::COOKIE_USE, &metadata).await?;
+        let session = api.auth().authenticate(token, cookie, N::PURPOSE, &metadata).await?;
         if !session.role.covers(N::ROLE) {
             return Err(ApiError::Forbidden(N::ROLE));
         }

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::Request;
-use axum::http::header;
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use governor::middleware::StateInformationMiddleware;
 use tokio_util::sync::CancellationToken;
-use tower_governor::governor::{GovernorConfig, GovernorConfigBuilder};
+use tower_governor::governor::GovernorConfigBuilder;
 use tower_governor::key_extractor::KeyExtractor;
 use tower_governor::{GovernorError, GovernorLayer};
 
@@ -90,39 +91,63 @@ pub(super) fn network(ip: IpAddr) -> IpAddr {
     }
 }
 
-type Config = GovernorConfig<ClientNetwork, governor_middleware::NoOp>;
+type Information = StateInformationMiddleware;
 
-/// The layer that tower_governor puts before every route; one count for all of them.
-pub type RateLimit = GovernorLayer<ClientNetwork, governor_middleware::NoOp, axum::body::Body>;
-
-mod governor_middleware {
-    pub use ::governor::clock::QuantaInstant;
-    pub type NoOp = ::governor::middleware::NoOpMiddleware<QuantaInstant>;
+/// What is put before every route; one count for all of them.
+#[derive(Clone)]
+pub struct RateLimit {
+    pub(super) layer: GovernorLayer<ClientNetwork, Information, axum::body::Body>,
+    per_second: u32,
 }
 
-/// `None` when `per_second` is 0. Forgets quiet clients until `shutdown`.
-#[must_use]
-pub fn rate_limit(per_second: u32, shutdown: &CancellationToken) -> Option<RateLimit> {
-    let period = Duration::from_secs(1).checked_div(per_second)?;
-    let config: Arc<Config> = Arc::new(
-        GovernorConfigBuilder::default()
+impl RateLimit {
+    /// `None` when `per_second` is 0. Forgets quiet clients until `shutdown`.
+    #[must_use]
+    pub fn new(per_second: u32, shutdown: &CancellationToken) -> Option<Self> {
+        let period = Duration::from_secs(1).checked_div(per_second)?;
+        let config = GovernorConfigBuilder::default()
             .period(period)
             .burst_size(per_second)
             .key_extractor(ClientNetwork)
-            .finish()?,
-    );
-    let limiter = Arc::clone(config.limiter());
-    let shutdown = shutdown.clone();
-    tokio::spawn(async move {
-        let forget = async {
+            .use_headers()
+            .finish()?;
+        let limiter = Arc::clone(config.limiter());
+        let forget = async move {
             loop {
                 tokio::time::sleep(FORGET_EVERY).await;
                 limiter.retain_recent();
             }
         };
-        shutdown.run_until_cancelled(forget).await;
-    });
-    Some(GovernorLayer::new(config).error_handler(|error| refusal(error).into_response()))
+        tokio::spawn(shutdown.clone().run_until_cancelled_owned(forget));
+        let layer = GovernorLayer::new(Arc::new(config))
+            .error_handler(|error| refusal(error).into_response());
+        Some(Self { layer, per_second })
+    }
+
+    /// Says what is left, in the fields of draft-ietf-httpapi-ratelimit-headers-10 instead of the
+    /// library's own.
+    pub(super) async fn announced(self, request: Request, next: Next) -> Response {
+        let mut response = next.run(request).await;
+        let headers = response.headers_mut();
+        // The library's own refusal says nothing: nothing is left.
+        let left = headers.get("x-ratelimit-remaining").and_then(number).unwrap_or(0);
+        for name in ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-after"] {
+            headers.remove(name);
+        }
+        let wait = headers.get(header::RETRY_AFTER).and_then(number).unwrap_or(1);
+        let policy = format!("\"default\";q={};w=1", self.per_second);
+        let state = format!("\"default\";r={left};t={wait}");
+        for (name, value) in [("ratelimit-policy", policy), ("ratelimit", state)] {
+            if let Ok(value) = HeaderValue::try_from(value) {
+                headers.insert(HeaderName::from_static(name), value);
+            }
+        }
+        response
+    }
+}
+
+fn number(value: &HeaderValue) -> Option<u64> {
+    value.to_str().ok()?.parse().ok()
 }
 
 fn refusal(error: GovernorError) -> ApiError {

@@ -6,6 +6,9 @@ pub mod request;
 /// Limits that stand before every handler.
 pub mod limits;
 
+/// Which pages in browsers may ask.
+mod cors;
+
 /// Who may use a route.
 pub mod guard;
 
@@ -104,6 +107,8 @@ pub struct Parts {
     pub projector: Projector,
     /// That of the projection `customer_history`.
     pub history: Projector,
+    /// Where the log ended when a projection that this process serves was found empty; 0 if none was.
+    pub built_at: i64,
     pub clock: Clock,
     pub metrics: PrometheusHandle,
     pub trusted_proxies: Vec<IpNet>,
@@ -171,6 +176,12 @@ impl Api {
 
     fn history(&self) -> &Projector {
         &self.parts.history
+    }
+
+    /// Whether what a new version of a projection had to read first has been read.
+    fn is_built(&self) -> bool {
+        let checkpoint = self.projector().checkpoint().min(self.history().checkpoint());
+        checkpoint >= self.parts.built_at
     }
 
     fn cursor_key(&self) -> &OnceCell<String> {
@@ -244,6 +255,9 @@ pub fn routes() -> Vec<Route> {
         row("POST", "/login", None, post(sessions::log_in)),
         row("DELETE", "/logout", Some(Viewer), delete(sessions::log_out)),
         row("GET", "/session_cookie_experiment", Some(Viewer), get(sessions::experiment)),
+        row("GET", "/sessions", Some(Viewer), get(sessions::list)),
+        row("DELETE", "/sessions", Some(Viewer), delete(sessions::end_all)),
+        row("DELETE", "/sessions/{sid}", Some(Viewer), delete(sessions::end_one)),
         row("POST", "/password", Some(Viewer), post(sessions::change_password)),
         replicated(row("GET", "/customers", Some(Viewer), get(list::list))),
         row("POST", "/customers", Some(Editor), post(customers::create)),
@@ -271,7 +285,7 @@ pub fn routes() -> Vec<Route> {
 
 /// The table as a service. Layers stand on each route, so that 404 and 405 come before them: body
 /// size, then rate, then the handler's own parameters in their order.
-pub fn router(api: Api, rate_limit: Option<&RateLimit>) -> Router {
+pub fn router(api: Api, rate_limit: Option<&RateLimit>, origins: &[String]) -> Router {
     let mut router = Router::new();
     for route in routes() {
         let mut handler = route.handler;
@@ -280,7 +294,11 @@ pub fn router(api: Api, rate_limit: Option<&RateLimit>) -> Router {
             handler = handler.route_layer(first);
         }
         if let Some(limit) = rate_limit {
-            handler = handler.route_layer(limit.clone());
+            let announced = limit.clone();
+            let announced = move |request, next| announced.clone().announced(request, next);
+            handler = handler
+                .route_layer(limit.layer.clone())
+                .route_layer(middleware::from_fn(announced));
         }
         let (method, path, limits) = (route.method, route.path, route.limits);
         handler = handler
@@ -296,9 +314,11 @@ pub fn router(api: Api, rate_limit: Option<&RateLimit>) -> Router {
             }));
         router = router.route(path, handler);
     }
-    router
+    router = router
         .fallback(async || ApiError::NoRoute)
-        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
-        .layer(middleware::from_fn_with_state(api.clone(), request::frame))
-        .with_state(api)
+        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed);
+    if let Some(cors) = cors::layer(origins) {
+        router = router.layer(cors);
+    }
+    router.layer(middleware::from_fn_with_state(api.clone(), request::frame)).with_state(api)
 }

@@ -32,12 +32,13 @@ pub(super) async fn livez(params: Params) -> Result<Response, ApiError> {
 }
 
 /// `GET /readyz`: migrated, and PostgreSQL and Redis there. How far the projections lag is told,
-/// but takes no process out: all would lag together.
+/// but takes no process out: all would lag together. Only a process that brought a version of a
+/// projection which nobody has built yet is not ready before it is: those of the old version serve.
 pub(super) async fn readyz(State(api): State<Api>, params: Params) -> Result<Response, ApiError> {
     params.none()?;
     let (postgres, redis) = tokio::join!(
         tokio::time::timeout(CHECK_LIMIT, status::status(api.read())),
-        api.auth().ping(),
+        api.auth().ready(),
     );
     let (postgres, projections) = match postgres {
         Ok(Ok(status)) => ("ok", json!(status)),
@@ -54,11 +55,14 @@ pub(super) async fn readyz(State(api): State<Api>, params: Params) -> Result<Res
             "unavailable"
         }
     };
-    let ready = postgres == "ok" && redis == "ok";
+    let built = if api.is_built() { "ok" } else { "unavailable" };
+    let ready = [postgres, redis, built] == ["ok"; 3];
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = Health {
         status: if ready { "ok" } else { "unavailable" },
-        checks: json!({"postgres": postgres, "redis": redis, "projections": projections}),
+        checks: json!({
+            "postgres": postgres, "redis": redis, "built": built, "projections": projections
+        }),
     };
     Ok((status, Json(body)).into_response())
 }

@@ -1,7 +1,7 @@
 //! How far the read tables are, and rebuilding them: for operators.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::Api;
 use super::error::ApiError;
-use super::extract::Params;
+use super::extract::{Params, PathName};
 use super::guard::{Admin, Allowed};
 use crate::projections::rebuild::{Rebuild, RebuildError, Rebuilt};
 use crate::projections::status::{self, Status};
@@ -37,13 +37,12 @@ pub(super) async fn list(
 pub(super) async fn rebuild(
     allowed: Allowed<Admin>,
     State(api): State<Api>,
-    path: Option<Path<String>>,
+    PathName(name): PathName,
     params: Params,
 ) -> Result<Response, ApiError> {
     let Allowed { .. } = allowed;
     params.none()?;
-    let projection = path.and_then(|Path(name)| projections::find(&name));
-    let projection = projection.ok_or(ApiError::NoRoute)?;
+    let projection = name.and_then(|name| projections::find(&name)).ok_or(ApiError::NoRoute)?;
     match Rebuild::begin(projection, api.rebuild()).await {
         Ok(begun) => {
             let stopping = api.stopping().clone();

@@ -82,10 +82,31 @@ pub(super) async fn frame(State(api): State<Api>, mut request: Request, next: Ne
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         write_problem(&mut response, &problem, &request_id);
     }
+    protect(response.headers_mut(), api.is_https());
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
     response
+}
+
+/// What keeps browsers and caches from doing with an answer what nobody asked for: they neither guess
+/// its type nor load anything for it, show it in a frame or keep it, unless the handler said so.
+fn protect(headers: &mut HeaderMap, https: bool) {
+    let set = [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ];
+    for (name, value) in set {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    if !headers.contains_key(header::CACHE_CONTROL) {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    if https {
+        let year = HeaderValue::from_static("max-age=31536000");
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, year);
+    }
 }
 
 fn write_problem(response: &mut Response, problem: &Problem, request_id: &str) {

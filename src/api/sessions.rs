@@ -9,12 +9,13 @@ use serde_json::json;
 
 use super::Api;
 use super::error::ApiError;
-use super::extract::{Body, Params, with_reason};
-use super::guard::{Allowed, Viewer, WithCookie, set_cookie};
+use super::extract::{Body, Params, PathName, with_reason};
+use super::guard::{Allowed, Leave, OwnSessions, WithCookie, set_cookie};
 use super::limits;
 use super::request::Caller;
 use crate::auth::AuthError;
 use crate::auth::account::check_password;
+use crate::clock;
 use crate::events::values::ValueError;
 
 /// The answer to a log-in (RFC 6749, section 5.1).
@@ -63,7 +64,7 @@ pub(super) async fn log_in(
 
 /// `DELETE /logout`
 pub(super) async fn log_out(
-    allowed: Allowed<Viewer>,
+    allowed: Allowed<Leave>,
     State(api): State<Api>,
     params: Params,
     headers: HeaderMap,
@@ -71,9 +72,82 @@ pub(super) async fn log_out(
     params.none()?;
     let metadata = with_reason(allowed.metadata, &headers)?;
     api.auth().log_out(&allowed.session, metadata).await?;
-    let mut response = Json(json!({"msg": "logged out"})).into_response();
-    put_cookie(&api, &mut response, None)?;
-    Ok(response)
+    parting(&api, "logged out")
+}
+
+/// One session, as its owner sees it.
+#[derive(Serialize)]
+struct Shown<'a> {
+    sid: &'a str,
+    created_at: String,
+    expires_at: String,
+    ip: &'a str,
+    user_agent: &'a str,
+    /// This request came with it.
+    current: bool,
+}
+
+/// `GET /sessions`
+pub(super) async fn list(
+    allowed: Allowed<OwnSessions>,
+    State(api): State<Api>,
+    params: Params,
+) -> Result<Response, ApiError> {
+    params.none()?;
+    let time = |seconds| {
+        clock::from_unix(seconds)
+            .map(clock::rfc3339)
+            .ok_or_else(|| ApiError::Internal(format!("a session has the time {seconds}")))
+    };
+    let sessions = api.auth().sessions(&allowed.session).await?;
+    let shown: Result<Vec<_>, ApiError> = sessions
+        .iter()
+        .map(|open| {
+            Ok(Shown {
+                sid: &open.sid,
+                created_at: time(open.created_at)?,
+                expires_at: time(open.expires_at)?,
+                ip: &open.ip,
+                user_agent: &open.user_agent,
+                current: open.sid == allowed.session.sid,
+            })
+        })
+        .collect();
+    Ok(Json(json!({ "sessions": shown? })).into_response())
+}
+
+/// `DELETE /sessions`
+pub(super) async fn end_all(
+    allowed: Allowed<Leave>,
+    State(api): State<Api>,
+    params: Params,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    params.none()?;
+    let metadata = with_reason(allowed.metadata, &headers)?;
+    let ended = api.auth().end_all_sessions(&allowed.session, metadata).await?;
+    parting(&api, &format!("logged out everywhere: {ended}"))
+}
+
+/// `DELETE /sessions/{sid}`
+pub(super) async fn end_one(
+    allowed: Allowed<OwnSessions>,
+    State(api): State<Api>,
+    PathName(sid): PathName,
+    params: Params,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    params.none()?;
+    let sid = sid.ok_or(ApiError::NoSession)?;
+    let metadata = with_reason(allowed.metadata, &headers)?;
+    if !api.auth().end_session(&allowed.session, &sid, metadata).await? {
+        return Err(ApiError::NoSession);
+    }
+    let msg = "session ended";
+    if sid == allowed.session.sid {
+        return parting(&api, msg);
+    }
+    Ok(Json(json!({"msg": msg})).into_response())
 }
 
 /// `GET /session_cookie_experiment`
@@ -88,7 +162,7 @@ pub(super) async fn experiment(
 
 /// `POST /password`
 pub(super) async fn change_password(
-    allowed: Allowed<Viewer>,
+    allowed: Allowed<OwnSessions>,
     State(api): State<Api>,
     params: Params,
     headers: HeaderMap,
@@ -109,6 +183,13 @@ pub(super) async fn change_password(
         return Err(ApiError::invalid("old", ValueError("is not the account's password")));
     }
     Ok(Json(json!({"msg": "password changed, all other sessions ended"})).into_response())
+}
+
+/// The answer to who has no session any more.
+fn parting(api: &Api, msg: &str) -> Result<Response, ApiError> {
+    let mut response = Json(json!({"msg": msg})).into_response();
+    put_cookie(api, &mut response, None)?;
+    Ok(response)
 }
 
 fn put_cookie(

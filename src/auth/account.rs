@@ -6,9 +6,10 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::clock;
 use crate::events::account::{ACCOUNT, AccountEvent};
-use crate::events::log::{Append, AppendError, Appender, NewEvent, append};
+use crate::events::log::{Append, AppendError, Appender, NewEvent, Outcome, StoredEvent, append};
 use crate::events::metadata::Metadata;
 use crate::events::values::{Role, Username, ValueError};
+use crate::transaction;
 
 /// The shortest and the longest password, in bytes.
 pub const PASSWORD_BYTES: std::ops::RangeInclusive<usize> = 8..=1024;
@@ -31,6 +32,8 @@ pub struct Account {
     pub role: Role,
     pub disabled: bool,
     pub created_at: DateTime<Utc>,
+    /// The position of the last change that ended its sessions; 0 if there was none.
+    pub changed: i64,
 }
 
 impl Account {
@@ -61,6 +64,13 @@ pub enum AccountError {
     Database(#[from] sqlx::Error),
 }
 
+/// A change that ended sessions, by its position, and the one before it; 0 if there was none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    pub position: i64,
+    pub previous: i64,
+}
+
 impl Accounts {
     #[must_use]
     pub fn new(pool: PgPool, appender: Appender) -> Self {
@@ -71,7 +81,12 @@ impl Accounts {
     /// When PostgreSQL cannot be asked.
     pub async fn find(&self, username: &Username) -> Result<Option<Account>, sqlx::Error> {
         let row = sqlx::query!(
-            "select password_hash, role, disabled, created_at from accounts where username = $1",
+            r#"select a.password_hash, a.role, a.disabled, a.created_at,
+                      (select coalesce(max(e.position), 0) from events e
+                       where e.aggregate_type = 'account' and e.aggregate_id = a.username
+                         and e.event_type in ('PasswordChanged', 'RoleChanged', 'AccountDisabled')
+                      ) as "changed!"
+               from accounts a where a.username = $1"#,
             username.as_str()
         )
         .fetch_optional(&self.pool)
@@ -83,12 +98,13 @@ impl Accounts {
                 role: stored_role(&row.role)?,
                 disabled: row.disabled,
                 created_at: row.created_at,
+                changed: row.changed,
             })
         })
         .transpose()
     }
 
-    /// All accounts by name, their hashes left out.
+    /// All accounts by name, their hashes and last changes left out.
     ///
     /// # Errors
     /// When PostgreSQL cannot be asked.
@@ -107,6 +123,7 @@ impl Accounts {
                     role: stored_role(&row.role)?,
                     disabled: row.disabled,
                     created_at: row.created_at,
+                    changed: 0,
                 })
             })
             .collect()
@@ -121,7 +138,7 @@ impl Accounts {
         role: Role,
         metadata: Metadata,
     ) -> Result<(), AccountError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = transaction::begin(&self.pool).await?;
         let added = sqlx::query!(
             "insert into accounts (username, password_hash, role, created_at)
              values ($1, $2, $3, clock_timestamp())
@@ -137,23 +154,28 @@ impl Accounts {
             return Err(AccountError::Exists(username.clone()));
         }
         let event = AccountEvent::AccountAdded { username: username.clone(), role };
-        append_events(&mut transaction, username, &[event], metadata).await?;
+        append_event(&mut transaction, username, event, metadata).await?;
         Ok(transaction.commit().await?)
     }
 
+    /// With `old`, only if that is still its hash and it is not disabled.
+    ///
     /// # Errors
-    /// When there is no such account.
+    /// [`AccountError::Unknown`] when there is no such account.
     pub async fn change_password(
         &self,
         username: &Username,
+        old: Option<&str>,
         password_hash: &str,
         metadata: Metadata,
-    ) -> Result<(), AccountError> {
-        let mut transaction = self.pool.begin().await?;
+    ) -> Result<Change, AccountError> {
+        let mut transaction = transaction::begin(&self.pool).await?;
         let changed = sqlx::query!(
-            "update accounts set password_hash = $2 where username = $1",
+            "update accounts set password_hash = $2
+             where username = $1 and ($3::text is null or (password_hash = $3 and not disabled))",
             username.as_str(),
-            password_hash
+            password_hash,
+            old
         )
         .execute(&mut *transaction)
         .await?
@@ -168,8 +190,8 @@ impl Accounts {
         username: &Username,
         role: Role,
         metadata: Metadata,
-    ) -> Result<(), AccountError> {
-        let mut transaction = self.pool.begin().await?;
+    ) -> Result<Change, AccountError> {
+        let mut transaction = transaction::begin(&self.pool).await?;
         let changed = sqlx::query!(
             "update accounts set role = $2 where username = $1",
             username.as_str(),
@@ -189,8 +211,8 @@ impl Accounts {
         &self,
         username: &Username,
         metadata: Metadata,
-    ) -> Result<(), AccountError> {
-        let mut transaction = self.pool.begin().await?;
+    ) -> Result<Change, AccountError> {
+        let mut transaction = transaction::begin(&self.pool).await?;
         let changed = sqlx::query!(
             "update accounts set disabled = true where username = $1",
             username.as_str()
@@ -219,6 +241,42 @@ impl Accounts {
         .map(|done| done.rows_affected() == 1)
     }
 
+    /// The last position of the log `seconds` ago; 0 if it was empty.
+    pub(super) async fn position_before(&self, seconds: i64) -> Result<i64, sqlx::Error> {
+        sqlx::query_scalar!(
+            r#"select coalesce(position_at(clock_timestamp() - $1::bigint * interval '1 second'), 0)
+                   as "position!""#,
+            seconds
+        )
+        .fetch_one(&self.pool)
+        .await
+    }
+
+    /// Up to `limit` events behind a position that Redis has to know of, in their order.
+    pub(super) async fn of_sessions(
+        &self,
+        after: i64,
+        limit: i64,
+    ) -> Result<Vec<StoredEvent>, sqlx::Error> {
+        // Word for word the condition of the index events_of_sessions.
+        sqlx::query_as!(
+            StoredEvent,
+            r#"select position, aggregate_type, aggregate_id, sequence, event_type, event_version,
+                      payload::text as "payload!", metadata::text as "metadata!", recorded_at
+               from events
+               where aggregate_type = 'account' and event_type in (
+                   'SessionBound', 'SessionClosed', 'TokenReplayDetected',
+                   'PasswordChanged', 'RoleChanged', 'AccountDisabled'
+               ) and position > $1
+               order by position
+               limit $2"#,
+            after,
+            limit
+        )
+        .fetch_all(&self.pool)
+        .await
+    }
+
     /// Appends what happened to the account's sessions.
     pub(super) async fn record(
         &self,
@@ -234,28 +292,44 @@ impl Accounts {
     }
 }
 
+/// Ends the transaction of a change that ends sessions.
 async fn finish(
     mut transaction: sqlx::Transaction<'_, sqlx::Postgres>,
     changed: u64,
     username: &Username,
     event: AccountEvent,
     metadata: Metadata,
-) -> Result<(), AccountError> {
+) -> Result<Change, AccountError> {
     if changed == 0 {
         return Err(AccountError::Unknown(username.clone()));
     }
-    append_events(&mut transaction, username, &[event], metadata).await?;
-    Ok(transaction.commit().await?)
+    // Nobody else changes the account meanwhile: its row is locked.
+    let previous = sqlx::query_scalar!(
+        r#"select coalesce(max(position), 0) as "previous!" from events
+           where aggregate_type = 'account' and aggregate_id = $1
+             and event_type in ('PasswordChanged', 'RoleChanged', 'AccountDisabled')"#,
+        username.as_str()
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    let position = append_event(&mut transaction, username, event, metadata).await?;
+    transaction.commit().await?;
+    Ok(Change { position, previous })
 }
 
-async fn append_events(
+/// Its position.
+async fn append_event(
     db: &mut PgConnection,
     username: &Username,
-    events: &[AccountEvent],
+    event: AccountEvent,
     metadata: Metadata,
-) -> Result<(), sqlx::Error> {
-    append(db, &[appended(username, events, metadata)]).await?;
-    Ok(())
+) -> Result<i64, sqlx::Error> {
+    let outcomes = append(db, &[appended(username, &[event], metadata)]).await?;
+    let Some(Outcome::Appended(appended)) = outcomes.first() else {
+        // No sequence was expected and no key was given, so there is no other outcome.
+        return Err(sqlx::Error::RowNotFound);
+    };
+    Ok(appended.position)
 }
 
 /// Account events are true whatever came before them: any sequence will do.

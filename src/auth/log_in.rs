@@ -4,10 +4,11 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
 use super::account::Account;
+use super::ending::closed;
+use super::runs::ANY_RUN;
 use super::session::NewSession;
 use super::throttle::Verdict;
-use super::token::Claims;
-use super::{AuthError, Inner, LoggedIn, closed};
+use super::{AuthError, Inner, LoggedIn};
 use crate::clock;
 use crate::config::CookieBinding;
 use crate::events::account::{AccountEvent, CloseCause};
@@ -62,7 +63,8 @@ impl Inner {
         let slot = self.passwords.slot().await?;
         let hash = Some(account.password_hash.clone());
         let (matched, _) = self.passwords.verify(slot, password, hash).await?;
-        if matched.is_right() { Ok(account) } else { Err(AuthError::Unauthenticated) }
+        let is_let_in = matched.is_right() && !account.disabled;
+        if is_let_in { Ok(account) } else { Err(AuthError::Unauthenticated) }
     }
 
     async fn admit(&self, username: Option<&Username>, address: &str) -> Result<(), AuthError> {
@@ -90,13 +92,14 @@ impl Inner {
                 bind_now || matches!(account.role, Role::Admin | Role::Auditor)
             }
         };
-        let claims = Claims::new(&account.username, &sid, &jti, now, self.ttl, &self.keys);
-        let token = self.keys.sign(&claims)?;
+        let claims = self.tokens.claims(&account.username, &sid, &jti, now, self.ttl);
+        let token = self.tokens.sign(&claims)?;
         let ended = self
             .sessions
             .open(NewSession {
                 claims: &claims,
                 role: account.role,
+                changed: account.changed,
                 cookie: &cookie,
                 bound,
                 ip: metadata.ip.as_deref().unwrap_or_default(),
@@ -104,18 +107,31 @@ impl Inner {
                 ttl: self.ttl,
             })
             .await?;
-        // The account may have changed while its password was being checked, too late for the
-        // change to end this session.
-        let still = self.accounts.find(&account.username).await?;
-        if !still.is_some_and(|still| still.is_same(account)) {
-            self.sessions.close(&account.username, &sid, &jti).await?;
-            return Err(AuthError::Unauthenticated);
-        }
+        let ended = closed(&ended, CloseCause::SessionLimit);
         metadata.session = Some(sid.clone());
-        let mut events: Vec<_> =
-            ended.iter().map(|(sid, jti)| closed(sid, jti, CloseCause::SessionLimit)).collect();
-        events.push(AccountEvent::SessionOpened { session: sid });
-        self.accounts.record(&account.username, &events, metadata).await?;
+        if let Err(error) = self.opened(account, &sid, ended, metadata).await {
+            self.sessions.close(&account.username, &sid, &jti, ANY_RUN).await?;
+            return Err(error);
+        }
         Ok(LoggedIn { token, cookie, ttl: self.ttl })
+    }
+
+    /// Records a session, and those that ended for it, unless the account has changed while its password
+    /// was being checked, too late for the change to end this session.
+    async fn opened(
+        &self,
+        account: &Account,
+        sid: &str,
+        ended: Vec<AccountEvent>,
+        metadata: Metadata,
+    ) -> Result<(), AuthError> {
+        let mut events = ended;
+        let still = self.accounts.find(&account.username).await?;
+        let is_same = still.is_some_and(|still| still.is_same(account) && !still.disabled);
+        if is_same {
+            events.push(AccountEvent::SessionOpened { session: sid.to_owned() });
+        }
+        self.accounts.record(&account.username, &events, metadata).await?;
+        if is_same { Ok(()) } else { Err(AuthError::Unauthenticated) }
     }
 }

@@ -11,14 +11,32 @@ pub mod account;
 /// Argon2id, off the async threads, a few at a time.
 pub mod password;
 
-/// Signed tokens and the keys that sign them.
+/// The keys that sign tokens.
+pub mod keys;
+
+/// Signed tokens.
 pub mod token;
 
 /// Log-ins, kept in Redis, each with a cookie that shows that its token has not moved.
 pub mod session;
 
+/// Which run of Redis answers, and whether it knows what has ended.
+pub mod runs;
+
+/// What Redis runs for sessions.
+mod scripts;
+
 /// Failed log-ins, counted per account and per address.
 pub mod throttle;
+
+/// Keeps Redis true to the log, whatever becomes of it.
+mod keeper;
+
+/// A request, from what a token says to a session.
+mod admission;
+
+/// How sessions end.
+pub mod ending;
 
 /// A log-in, from a user name and a password to a session.
 mod log_in;
@@ -29,15 +47,20 @@ pub mod store;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::account::Accounts;
+use tokio_util::sync::CancellationToken;
+
+use self::account::{AccountError, Accounts};
+use self::keeper::Keeper;
+use self::keys::{KeyError, Keys};
 use self::password::{PasswordError, Passwords};
-use self::session::{Checked, Sessions};
+use self::runs::Runs;
+use self::session::{Open, SessionLimits, Sessions};
 use self::store::{Store, StoreError};
 use self::throttle::Throttle;
-use self::token::{Claims, KeyError, Keys};
+use self::token::Tokens;
 use crate::clock::Clock;
 use crate::config::{Config, CookieBinding};
-use crate::events::account::{AccountEvent, CloseCause};
+
 use crate::events::log::AppendError;
 use crate::events::metadata::Metadata;
 use crate::events::values::{Role, Username};
@@ -49,10 +72,11 @@ pub struct Auth(Arc<Inner>);
 struct Inner {
     accounts: Accounts,
     passwords: Passwords,
-    keys: Keys,
+    tokens: Tokens,
+    runs: Runs,
     sessions: Sessions,
     throttle: Throttle,
-    store: Store,
+    keeper: Keeper,
     clock: Clock,
     ttl: Duration,
     binding: CookieBinding,
@@ -84,13 +108,19 @@ pub enum Cookie<'a> {
     Several,
 }
 
-/// Whether a request needs the cookie.
+/// What a request is for, as far as that rules how it is let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CookieUse {
-    /// Only once the session is bound.
-    AsBound,
-    /// In any case: the cookie experiment.
-    Demanded,
+pub enum Purpose {
+    /// It needs the cookie once the session is bound, and counts towards the account's limit.
+    Work,
+    /// It needs the cookie in any case: the cookie experiment.
+    ShowCookie,
+    /// It is about the account's sessions, and counts towards this session's own limit: whoever used up
+    /// the account's with a stolen token cannot keep its owner from ending that.
+    OwnSessions,
+    /// It ends its own session, so there is no second one, and counts nowhere: nor can a thief who has
+    /// the very session of the owner keep it open.
+    Leave,
 }
 
 /// Why nobody came in.
@@ -104,14 +134,19 @@ pub enum AuthError {
     TokenReplay,
     #[error("too many failed log-ins; try again in {retry_after:?}")]
     Throttled { retry_after: Duration },
+    #[error("the account asks too much; try again in {retry_after:?}")]
+    Limited { retry_after: Duration },
     #[error("too many log-ins at once")]
     Overloaded,
     #[error("redis: {0}")]
     Store(#[from] StoreError),
     #[error(transparent)]
-    Account(#[from] account::AccountError),
+    Account(#[from] AccountError),
     #[error(transparent)]
     Append(#[from] AppendError),
+    /// Another run of Redis answers, and what ended is not known to it yet.
+    #[error("redis is another one now and does not know yet what has ended")]
+    Unsettled,
     #[error("postgres: {0}")]
     Database(#[from] sqlx::Error),
     #[error("keys: {0}")]
@@ -143,13 +178,15 @@ impl Auth {
         clock: Clock,
     ) -> Result<Self, AuthError> {
         let store = Store::new(redis_url, &config.redis_prefix)?;
+        let limits = SessionLimits { live: config.session_limit, requests: config.account_limit };
         Ok(Self(Arc::new(Inner {
             accounts,
             passwords: Passwords::new(),
-            keys: Keys::open(&config.keys_dir, config.public_url())?,
-            sessions: Sessions::new(store.clone(), config.session_limit),
-            throttle: Throttle::new(store.clone(), config.login_limit),
-            store,
+            tokens: Tokens::new(Keys::open(&config.keys_dir)?, config.public_url()),
+            runs: Runs::new(store.clone()),
+            sessions: Sessions::new(store.clone(), limits),
+            throttle: Throttle::new(store, config.login_limit),
+            keeper: Keeper::default(),
             clock,
             ttl: config.token_ttl,
             binding: config.cookie_binding,
@@ -191,11 +228,12 @@ impl Auth {
         &self,
         token: &str,
         cookie: Cookie<'_>,
-        cookie_use: CookieUse,
+        purpose: Purpose,
         metadata: &Metadata,
     ) -> Result<Session, AuthError> {
         let auth = &*self.0;
-        let claims = auth.keys.verify(token, auth.clock.now()).ok_or(AuthError::Unauthenticated)?;
+        let claims =
+            auth.tokens.verify(token, auth.clock.now()).ok_or(AuthError::Unauthenticated)?;
         let cookie = match cookie {
             Cookie::Absent => None,
             Cookie::One(value) => Some(value.to_owned()),
@@ -204,7 +242,7 @@ impl Auth {
         };
         let metadata = metadata.clone();
         self.to_the_end(
-            |auth| async move { auth.admitted(claims, cookie, cookie_use, metadata).await },
+            |auth| async move { auth.admitted(claims, cookie, purpose, metadata).await },
         )
         .await
     }
@@ -214,53 +252,29 @@ impl Auth {
     /// # Errors
     /// When Redis cannot be asked.
     pub async fn role_of(&self, session: &Session) -> Result<Option<Role>, AuthError> {
-        Ok(self.0.sessions.role(session).await?)
+        let auth = &self.0;
+        let ask = |runs: Arc<str>| async move { auth.sessions.role(session, &runs).await };
+        auth.believed(ask).await
     }
 
-    /// Ends the session. It is in the log before Redis forgets it, so that it stays ended whatever
-    /// becomes of Redis.
+    /// The account's open sessions, oldest first.
     ///
     /// # Errors
-    /// When PostgreSQL or Redis cannot be reached; the log-out must be asked for again then.
-    pub async fn log_out(&self, session: &Session, metadata: Metadata) -> Result<(), AuthError> {
-        let session = session.clone();
-        self.to_the_end(|auth| async move {
-            let closed = closed(&session.sid, &session.jti, CloseCause::LogOut);
-            auth.accounts.record(&session.username, &[closed], metadata).await?;
-            auth.sessions.close(&session.username, &session.sid, &session.jti).await?;
-            Ok(())
-        })
-        .await
+    /// When Redis cannot be asked.
+    pub async fn sessions(&self, session: &Session) -> Result<Vec<Open>, AuthError> {
+        let (auth, now) = (&self.0, self.0.clock.now().timestamp());
+        let username = &session.username;
+        let ask = |runs: Arc<str>| async move { auth.sessions.list(username, now, &runs).await };
+        auth.believed(ask).await
     }
 
-    /// Gives the account another password and ends its other sessions. `false` when `old` is wrong.
-    ///
-    /// # Errors
-    /// As for a log-in.
-    pub async fn change_password(
-        &self,
-        session: &Session,
-        old: String,
-        new: String,
-        address: &str,
-        metadata: Metadata,
-    ) -> Result<bool, AuthError> {
-        let (session, address) = (session.clone(), address.to_owned());
-        self.to_the_end(|auth| async move {
-            let Session { username, sid, .. } = &session;
-            match auth.proven(Some(username), old, &address, &metadata).await {
-                Ok(_) => {}
-                Err(AuthError::Unauthenticated) => return Ok(false),
-                Err(error) => return Err(error),
-            }
-            let hash = auth.passwords.hash(new).await?;
-            auth.accounts.change_password(username, &hash, metadata.clone()).await?;
-            let cause = CloseCause::PasswordChanged;
-            end_sessions(&auth.sessions, &auth.accounts, username, Some(sid), cause, metadata)
-                .await?;
-            Ok(true)
-        })
-        .await
+    /// Keeps Redis true to the log, and follows what other processes do with the keys, until
+    /// `shutdown`.
+    pub fn follow(&self, shutdown: &CancellationToken) {
+        let follow = Arc::clone(&self.0).follow();
+        tokio::spawn(shutdown.clone().run_until_cancelled_owned(follow));
+        let read_keys = Arc::clone(&self.0).read_keys();
+        tokio::spawn(shutdown.clone().run_until_cancelled_owned(read_keys));
     }
 
     /// Runs what was begun to its end, also when the client goes away: what Redis was told and what
@@ -278,71 +292,28 @@ impl Auth {
     /// The public keys, as a JWK set (RFC 7517).
     #[must_use]
     pub fn jwks(&self) -> serde_json::Value {
-        self.0.keys.jwks()
+        self.0.tokens.keys().jwks(self.0.clock.now())
     }
 
-    /// Whether Redis answers.
+    /// Whether Redis answers and takes writes.
     ///
     /// # Errors
-    /// When it does not within the time limit.
-    pub async fn ping(&self) -> Result<(), StoreError> {
-        self.0.store.ping().await
+    /// When it does not within the time limit, or does not know yet what has ended.
+    pub async fn ready(&self) -> Result<(), AuthError> {
+        self.0.ready().await
     }
-}
-
-/// Ends all sessions of the account but `except`, and records it.
-///
-/// # Errors
-/// When Redis or PostgreSQL cannot be reached.
-pub async fn end_sessions(
-    sessions: &Sessions,
-    accounts: &Accounts,
-    username: &Username,
-    except: Option<&str>,
-    cause: CloseCause,
-    metadata: Metadata,
-) -> Result<(), AuthError> {
-    let ended = sessions.close_all(username, except).await?;
-    let events: Vec<_> = ended.iter().map(|(sid, jti)| closed(sid, jti, cause)).collect();
-    accounts.record(username, &events, metadata).await?;
-    Ok(())
 }
 
 impl Inner {
-    /// The session that these claims and this cookie open.
-    async fn admitted(
-        &self,
-        claims: Claims,
-        cookie: Option<String>,
-        cookie_use: CookieUse,
-        mut metadata: Metadata,
-    ) -> Result<Session, AuthError> {
-        let obey = self.binding != CookieBinding::Off;
-        match self.sessions.check(&claims, cookie.as_deref(), obey, cookie_use).await? {
-            Checked::Open { role } => {
-                Ok(Session { username: claims.sub, role, sid: claims.sid, jti: claims.jti })
-            }
-            Checked::Closed => Err(AuthError::Unauthenticated),
-            Checked::Refused => Err(AuthError::TokenReplay),
-            Checked::Replayed { opened_ip, opened_user_agent } => {
-                let (session, jti) = (claims.sid.clone(), claims.jti);
-                let event = AccountEvent::TokenReplayDetected {
-                    session,
-                    jti,
-                    opened_ip,
-                    opened_user_agent,
-                };
-                metadata.session = Some(claims.sid);
-                // The session is over, whatever becomes of the record.
-                if let Err(error) = self.accounts.record(&claims.sub, &[event], metadata).await {
-                    tracing::error!(username = %claims.sub, %error, "a token replay is not in the log");
-                }
-                Err(AuthError::TokenReplay)
+    /// Reads the keys again and again.
+    async fn read_keys(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(keys::READ_EVERY).await;
+            let auth = Arc::clone(&self);
+            let read = tokio::task::spawn_blocking(move || auth.tokens.keys().read_again()).await;
+            if let Ok(Err(error)) = read {
+                tracing::error!(%error, "cannot read the keys again");
             }
         }
     }
-}
-
-fn closed(sid: &str, jti: &str, cause: CloseCause) -> AccountEvent {
-    AccountEvent::SessionClosed { session: sid.to_owned(), jti: jti.to_owned(), cause }
 }

@@ -2,10 +2,10 @@
 //! threads, a few at a time, with a bounded wait.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
+use argon2::{Algorithm, Argon2, Block, Params, Version, password_hash};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::clock;
@@ -13,8 +13,11 @@ use crate::clock;
 /// How many hashes are computed at once. Each takes a core and 19 MiB.
 const SLOTS: usize = 2;
 
-/// How many log-ins may wait for a slot; at some 40 ms a hash the last of them waits about 5 s.
+/// How many log-ins may wait for a slot, and how long: at some 40 ms a hash the last of them waits
+/// about 5 s, and a machine that is slower or has other work refuses sooner instead of keeping clients
+/// who have given up.
 const QUEUE: usize = 256;
+const QUEUE_TIME: Duration = Duration::from_secs(10);
 
 /// The costliest hash that is verified: parameters come from a table that others may write to.
 const MEMORY_MAX_KIB: u32 = 65_536;
@@ -79,12 +82,14 @@ impl Passwords {
     /// Waits for a slot.
     ///
     /// # Errors
-    /// At once when too many wait already.
+    /// At once when too many wait already, and after 10 s.
     pub async fn slot(&self) -> Result<Slot, PasswordError> {
         let queue =
             Arc::clone(&self.queue).try_acquire_owned().map_err(|_| PasswordError::Overloaded)?;
-        let slot =
-            Arc::clone(&self.slots).acquire_owned().await.map_err(|_| PasswordError::Lost)?;
+        let slot = tokio::time::timeout(QUEUE_TIME, Arc::clone(&self.slots).acquire_owned())
+            .await
+            .map_err(|_| PasswordError::Overloaded)?
+            .map_err(|_| PasswordError::Lost)?;
         Ok(Slot { _slot: slot, _queue: queue })
     }
 
@@ -109,7 +114,7 @@ impl Passwords {
                 Some(hash) => hash,
                 None => PasswordHash::new(&dummy).map_err(|_| PasswordError::Lost)?,
             };
-            let right = argon2().verify_password(password.as_bytes(), &hash).is_ok();
+            let right = is_right(password.as_bytes(), &hash).unwrap_or(false);
             let matched = match (known && right, is_current(&hash)) {
                 (false, _) => Matched::Wrong,
                 (true, true) => Matched::Right,
@@ -124,15 +129,14 @@ impl Passwords {
     /// A new hash in the PHC string format.
     ///
     /// # Errors
-    /// When too many wait already.
+    /// As for a slot.
     pub async fn hash(&self, password: String) -> Result<String, PasswordError> {
         let slot = self.slot().await?;
         metrics::counter!("customers_password_hashes_total").increment(1);
         tokio::task::spawn_blocking(move || {
             let _slot = slot;
             let salt = clock::random_bytes::<16>();
-            argon2()
-                .hash_password_with_salt(password.as_bytes(), &salt)
+            hashed(password.as_bytes(), &salt)
                 .map(|hash| hash.to_string())
                 .map_err(PasswordError::Hash)
         })
@@ -147,8 +151,44 @@ impl Default for Passwords {
     }
 }
 
-fn argon2() -> Argon2<'static> {
-    Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::DEFAULT)
+fn hashed(password: &[u8], salt: &[u8]) -> Result<PasswordHash, password_hash::Error> {
+    let (algorithm, version, params) = (Algorithm::Argon2id, Version::V0x13, Params::DEFAULT);
+    let argon2 = Argon2::new(algorithm, version, params.clone());
+    Ok(PasswordHash {
+        algorithm: algorithm.ident(),
+        version: Some(version.into()),
+        params: ParamsString::try_from(&params)?,
+        salt: Some(Salt::new(salt)?),
+        hash: Some(output(&argon2, password, salt, Params::DEFAULT_OUTPUT_LEN)?),
+    })
+}
+
+/// With the hash's own parameters. Outputs are compared in constant time.
+fn is_right(password: &[u8], hash: &PasswordHash) -> Result<bool, password_hash::Error> {
+    let (Some(salt), Some(expected)) = (&hash.salt, &hash.hash) else { return Ok(false) };
+    let algorithm = Algorithm::try_from(hash.algorithm.as_str())?;
+    let version = hash.version.map(Version::try_from).transpose()?.unwrap_or_default();
+    let argon2 = Argon2::new(algorithm, version, Params::try_from(hash)?);
+    Ok(output(&argon2, password, salt, expected.as_bytes().len())? == *expected)
+}
+
+/// The computation, in memory that is given back to the system as soon as it is done: glibc keeps what
+/// is given back to it in pieces of up to 32 MiB for each of its arenas, and does not find room in them
+/// for the next ones. What is reserved and never touched costs nothing.
+fn output(
+    argon2: &Argon2<'_>,
+    password: &[u8],
+    salt: &[u8],
+    length: usize,
+) -> Result<Output, password_hash::Error> {
+    const GIVEN_BACK: usize = 33 * 1024 * 1024 / Block::SIZE;
+    let blocks = argon2.params().block_count();
+    let mut memory = Vec::with_capacity(blocks.max(GIVEN_BACK));
+    memory.resize(blocks, Block::default());
+    let mut out = [0; Output::MAX_LENGTH];
+    let out = out.get_mut(..length).ok_or(password_hash::Error::OutputSize)?;
+    argon2.hash_password_into_with_memory(password, salt, out, &mut memory)?;
+    Output::new(out).map_err(Into::into)
 }
 
 /// A hash of nothing that anybody knows, of today's parameters. Its output is random: computing it

@@ -1,9 +1,12 @@
 //! Sessions in Redis: an allow-list. Each decision is one script over the keys of one account, so it
 //! is one round-trip time and two requests at once never decide against each other.
 //!
-//! Keys, all under the hash tag of the account: `session:SID` a hash (jti, role, cookie, bound, ip,
-//! user_agent, created_at, expires_at), `sessions` a sorted set of the session ids by the time they expire,
-//! `denied:JTI` a token that must not come back while its signature is good.
+//! Keys, all under the hash tag of the account: `session:SID` a hash (jti, role, cookie, bound,
+//! changed, ip, user_agent, created_at, expires_at), `sessions` a sorted set of the session ids by the
+//! time they expire, `denied:JTI` a token that must not come back while its signature is good,
+//! `changed` the position of the account's last change that ended its sessions: one that was opened on
+//! an older state of the account is over; `rate` how much it has asked, and `rate:SID`
+//! how much one session has asked about sessions.
 
 use std::time::Duration;
 
@@ -12,105 +15,31 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use redis::Script;
 
+use super::runs::{behind_run, taken_apart};
+use super::scripts;
 use super::store::{Store, StoreError};
 use super::token::{Claims, LEEWAY_SECONDS};
-use super::{CookieUse, Session};
+use super::{Purpose, Session};
 use crate::events::values::{Role, Username};
 
-/// Opens a session; over the limit the oldest ones end. Returns those as pairs of sid and jti.
-///
-/// `HSET` comes first: a Redis that is full refuses the first write of a script, but none that
-/// follows one that it took. The set lives as long as the last of its sessions, also when another
-/// process opened that for longer.
-const OPEN: &str = r"
-local session, sessions, prefix = KEYS[1], KEYS[2], KEYS[3]
-local sid, over_since, expires = ARGV[1], ARGV[2], ARGV[3]
-local keep, limit = tonumber(ARGV[4]), tonumber(ARGV[5])
-redis.call('HSET', session, unpack(ARGV, 6))
-redis.call('EXPIRE', session, keep)
-redis.call('ZREMRANGEBYSCORE', sessions, '-inf', over_since)
-local ended = {}
-if limit > 0 then
-    local over = redis.call('ZCARD', sessions) - limit
-    -- A negative end would count from the back: below the limit there is nothing to end.
-    for _, old in ipairs(over < 0 and {} or redis.call('ZRANGE', sessions, 0, over)) do
-        local jti = redis.call('HGET', prefix .. old, 'jti')
-        if jti then
-            table.insert(ended, old)
-            table.insert(ended, jti)
-        end
-        redis.call('DEL', prefix .. old)
-        redis.call('ZREM', sessions, old)
-    end
-end
-redis.call('ZADD', sessions, expires, sid)
-redis.call('EXPIRE', sessions, math.max(keep, redis.call('TTL', sessions)))
-return ended
-";
-
-/// Checks a session and binds it, or ends it when its token was replayed.
-const CHECK: &str = r"
-local session, sessions, denied = KEYS[1], KEYS[2], KEYS[3]
-local sid, jti, cookie, obey, demanded = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local s = redis.call('HMGET', session, 'jti', 'role', 'cookie', 'bound', 'ip', 'user_agent')
-if s[1] ~= jti or redis.call('EXISTS', denied) == 1 then return { 'closed' } end
-local right = cookie ~= '' and cookie == s[3]
-if obey == '1' then
-    if right and s[4] ~= '1' then redis.call('HSET', session, 'bound', '1') end
-    if not right and s[4] == '1' then
-        local keep = redis.call('TTL', session)
-        redis.call('DEL', session)
-        redis.call('ZREM', sessions, sid)
-        redis.call('SET', denied, '1', 'EX', math.max(keep, 1))
-        return { 'replayed', s[5], s[6] }
-    end
-    if not right and cookie ~= '' then return { 'refused' } end
-end
-if not right and demanded == '1' then return { 'refused' } end
-return { 'open', s[2] }
-";
-
-/// The role of an open session, and nothing else: it neither binds nor ends.
-const ROLE: &str = r"
-local s = redis.call('HMGET', KEYS[1], 'jti', 'role')
-if s[1] ~= ARGV[1] or redis.call('EXISTS', KEYS[2]) == 1 then return false end
-return s[2]
-";
-
-/// Ends one session and denies its token.
-const CLOSE: &str = r"
-redis.call('DEL', KEYS[1])
-redis.call('ZREM', KEYS[2], ARGV[1])
-redis.call('SET', KEYS[3], '1', 'EX', ARGV[2])
-return 1
-";
-
-/// Ends every session but one; returns those that ended as pairs of sid and jti.
-const CLOSE_ALL: &str = r"
-local sessions, prefix, except = KEYS[1], KEYS[2], ARGV[1]
-local ended = {}
-for _, sid in ipairs(redis.call('ZRANGE', sessions, 0, -1)) do
-    if sid ~= except then
-        local jti = redis.call('HGET', prefix .. sid, 'jti')
-        if jti then
-            table.insert(ended, sid)
-            table.insert(ended, jti)
-        end
-        redis.call('DEL', prefix .. sid)
-        redis.call('ZREM', sessions, sid)
-    end
-end
-return ended
-";
+/// What one account may have and do; 0 = no limit.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SessionLimits {
+    /// Live sessions.
+    pub live: u32,
+    /// Requests per second, of all its sessions and to all processes together.
+    pub requests: u32,
+}
 
 /// The sessions of all accounts.
 pub struct Sessions {
     store: Store,
-    /// Live sessions per account; 0 = no limit.
-    limit: u32,
+    limits: SessionLimits,
     open: Script,
     check: Script,
     role: Script,
+    list: Script,
+    bind: Script,
     close: Script,
     close_all: Script,
 }
@@ -119,6 +48,8 @@ pub struct Sessions {
 pub(super) struct NewSession<'a> {
     pub claims: &'a Claims,
     pub role: Role,
+    /// The position of the account's last change that was known when its password was checked.
+    pub changed: i64,
     pub cookie: &'a str,
     pub bound: bool,
     pub ip: &'a str,
@@ -126,38 +57,53 @@ pub(super) struct NewSession<'a> {
     pub ttl: Duration,
 }
 
+/// An open session, as its owner sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Open {
+    pub sid: String,
+    pub(super) jti: String,
+    /// In seconds since 1970.
+    pub created_at: i64,
+    pub expires_at: i64,
+    pub ip: String,
+    pub user_agent: String,
+}
+
 /// What a check found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Checked {
     Open {
         role: Role,
+        /// Its cookie was seen for the first time.
+        bound_now: bool,
     },
     /// Ended, or never there.
     Closed,
     /// The cookie that is demanded is missing, or it is another one, and the session is not bound:
     /// refused without ending it.
     Refused,
+    /// The account asks too much.
+    Limited { wait: Duration },
     /// A bound session's token without its cookie. The session is over.
-    Replayed {
-        opened_ip: String,
-        opened_user_agent: String,
-    },
+    Replayed { opened_ip: String, opened_user_agent: String },
 }
 
 /// Session id and token id.
-type Ended = (String, String);
+pub(super) type Ended = (String, String);
 
 impl Sessions {
     #[must_use]
-    pub fn new(store: Store, limit: u32) -> Self {
+    pub fn new(store: Store, limits: SessionLimits) -> Self {
         Self {
             store,
-            limit,
-            open: Script::new(OPEN),
-            check: Script::new(CHECK),
-            role: Script::new(ROLE),
-            close: Script::new(CLOSE),
-            close_all: Script::new(CLOSE_ALL),
+            limits,
+            open: Script::new(scripts::OPEN),
+            check: behind_run(scripts::CHECK),
+            role: behind_run(scripts::ROLE),
+            list: behind_run(scripts::LIST),
+            bind: behind_run(scripts::BIND),
+            close: behind_run(scripts::CLOSE),
+            close_all: behind_run(scripts::CLOSE_ALL),
         }
     }
 
@@ -177,20 +123,22 @@ impl Sessions {
                     .arg(claims.iat - LEEWAY_SECONDS)
                     .arg(claims.exp)
                     .arg(keep)
-                    .arg(self.limit)
+                    .arg(self.limits.live)
                     .arg(&["jti", &claims.jti])
                     .arg(&["role", new.role.as_str()])
                     .arg(&["cookie", &fingerprint(new.cookie)])
                     .arg(&["bound", if new.bound { "1" } else { "0" }])
                     .arg(&["ip", new.ip])
                     .arg(&["user_agent", new.user_agent])
+                    .arg("changed")
+                    .arg(new.changed)
                     .arg("created_at")
                     .arg(claims.iat)
                     .arg("expires_at")
                     .arg(claims.exp),
             )
             .await?;
-        Ok(pairs(ended))
+        Ok(pairs(ended.into_iter()))
     }
 
     /// Checks the token's session; `obey` is false when cookies do not count.
@@ -199,51 +147,113 @@ impl Sessions {
         claims: &Claims,
         cookie: Option<&str>,
         obey: bool,
-        cookie_use: CookieUse,
+        purpose: Purpose,
+        believed: &str,
     ) -> Result<Checked, StoreError> {
         let tag = claims.sub.as_str();
-        let answer: Vec<Option<String>> = self
+        let (rate, limit) = match purpose {
+            Purpose::Work | Purpose::ShowCookie => ("rate".to_owned(), self.limits.requests),
+            Purpose::OwnSessions => (format!("rate:{}", claims.sid), self.limits.requests),
+            Purpose::Leave => ("rate".to_owned(), 0),
+        };
+        let answer = self
             .store
             .run(
                 self.check
                     .key(self.session_key(&claims.sub, &claims.sid))
                     .key(self.store.key(tag, "sessions"))
                     .key(self.denied_key(&claims.sub, &claims.jti))
+                    .key(self.store.key(tag, "changed"))
+                    .key(self.store.key(tag, &rate))
                     .arg(&claims.sid)
                     .arg(&claims.jti)
                     .arg(cookie.map(fingerprint).unwrap_or_default())
                     .arg(u8::from(obey))
-                    .arg(u8::from(cookie_use == CookieUse::Demanded)),
+                    .arg(u8::from(purpose == Purpose::ShowCookie))
+                    .arg(limit)
+                    .arg(believed),
             )
             .await?;
-        let mut answer = answer.into_iter().map(Option::unwrap_or_default);
-        let word = answer.next().unwrap_or_default();
+        let (word, mut rest) = taken_apart(answer)?;
+        let mut next = || rest.next().unwrap_or_default();
         Ok(match word.as_str() {
-            "open" => match Role::parse(&answer.next().unwrap_or_default()) {
-                Ok(role) => Checked::Open { role },
+            "open" | "bound" => match Role::parse(&next()) {
+                Ok(role) => Checked::Open { role, bound_now: word == "bound" },
                 Err(_) => Checked::Closed,
             },
             "refused" => Checked::Refused,
-            "replayed" => Checked::Replayed {
-                opened_ip: answer.next().unwrap_or_default(),
-                opened_user_agent: answer.next().unwrap_or_default(),
-            },
+            "limited" => {
+                let wait = Duration::from_micros(next().parse().unwrap_or_default());
+                Checked::Limited { wait }
+            }
+            "replayed" => Checked::Replayed { opened_ip: next(), opened_user_agent: next() },
             _ => Checked::Closed,
         })
     }
 
     /// The role of the session if it is open.
-    pub(super) async fn role(&self, of: &Session) -> Result<Option<Role>, StoreError> {
-        let role: Option<String> = self
+    pub(super) async fn role(
+        &self,
+        of: &Session,
+        believed: &str,
+    ) -> Result<Option<Role>, StoreError> {
+        let answer = self
             .store
             .run(
                 self.role
                     .key(self.session_key(&of.username, &of.sid))
                     .key(self.denied_key(&of.username, &of.jti))
-                    .arg(&of.jti),
+                    .key(self.store.key(of.username.as_str(), "changed"))
+                    .arg(&of.jti)
+                    .arg(believed),
             )
             .await?;
-        Ok(role.and_then(|role| Role::parse(&role).ok()))
+        let (_, mut rest) = taken_apart(answer)?;
+        Ok(rest.next().and_then(|role| Role::parse(&role).ok()))
+    }
+
+    /// The account's sessions that are open at `now` (seconds since 1970), oldest first.
+    pub(super) async fn list(
+        &self,
+        username: &Username,
+        now: i64,
+        believed: &str,
+    ) -> Result<Vec<Open>, StoreError> {
+        let answer = self
+            .store
+            .run(
+                self.list
+                    .key(self.store.key(username.as_str(), "sessions"))
+                    .key(self.session_key(username, ""))
+                    .key(self.store.key(username.as_str(), "changed"))
+                    .arg(now - LEEWAY_SECONDS)
+                    .arg(believed),
+            )
+            .await?;
+        let (_, mut rest) = taken_apart(answer)?;
+        let mut found = Vec::new();
+        while let Some(sid) = rest.next() {
+            let mut next = || rest.next().unwrap_or_default();
+            let jti = next();
+            let (created_at, expires_at) = (next().parse(), next().parse());
+            let (created_at, expires_at) = (created_at.unwrap_or(0), expires_at.unwrap_or(0));
+            found.push(Open { sid, jti, created_at, expires_at, ip: next(), user_agent: next() });
+        }
+        // Their ids are in the order of time.
+        found.sort_by(|a, b| a.sid.cmp(&b.sid));
+        Ok(found)
+    }
+
+    /// Binds the session to its cookie if it is there.
+    pub(super) async fn bind(
+        &self,
+        username: &Username,
+        sid: &str,
+        runs: &str,
+    ) -> Result<(), StoreError> {
+        let key = self.session_key(username, sid);
+        let answer = self.store.run(self.bind.key(key).arg(runs)).await?;
+        taken_apart(answer).map(drop)
     }
 
     /// Ends it; ending it twice is no error.
@@ -252,34 +262,48 @@ impl Sessions {
         username: &Username,
         sid: &str,
         jti: &str,
+        runs: &str,
     ) -> Result<(), StoreError> {
-        self.store
+        let answer = self
+            .store
             .run(
                 self.close
                     .key(self.session_key(username, sid))
                     .key(self.store.key(username.as_str(), "sessions"))
                     .key(self.denied_key(username, jti))
                     .arg(sid)
-                    .arg(DENY_SECONDS),
+                    .arg(DENY_SECONDS)
+                    .arg(runs),
             )
-            .await
+            .await?;
+        taken_apart(answer).map(drop)
     }
 
-    /// Ends all but `except` and returns those that ended.
+    /// Ends all that were opened before the account's change at `position`, and returns those that ended;
+    /// but `except`, if it knew of the change before.
     pub(super) async fn close_all(
         &self,
         username: &Username,
-        except: Option<&str>,
+        except: Option<(&str, i64)>,
+        position: i64,
+        runs: &str,
     ) -> Result<Vec<Ended>, StoreError> {
-        let ended: Vec<String> = self
+        let (except, previous) = except.unwrap_or_default();
+        let answer = self
             .store
             .run(
                 self.close_all
                     .key(self.store.key(username.as_str(), "sessions"))
                     .key(self.session_key(username, ""))
-                    .arg(except.unwrap_or_default()),
+                    .key(self.store.key(username.as_str(), "changed"))
+                    .arg(except)
+                    .arg(previous)
+                    .arg(position)
+                    .arg(DENY_SECONDS)
+                    .arg(runs),
             )
             .await?;
+        let (_, ended) = taken_apart(answer)?;
         Ok(pairs(ended))
     }
 
@@ -301,8 +325,7 @@ fn fingerprint(cookie: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, cookie.as_bytes()))
 }
 
-fn pairs(flat: Vec<String>) -> Vec<Ended> {
-    let mut flat = flat.into_iter();
+fn pairs(mut flat: impl Iterator<Item = String>) -> Vec<Ended> {
     let mut pairs = Vec::new();
     while let (Some(sid), Some(jti)) = (flat.next(), flat.next()) {
         pairs.push((sid, jti));

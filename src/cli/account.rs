@@ -2,19 +2,19 @@
 
 use std::io::Read as _;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use secrecy::ExposeSecret as _;
 use serde_json::json;
 
-use super::serve::{misconfigured, pools};
-use crate::app::StartError;
+use super::serve::pools;
 use crate::auth::account::{Account, Accounts, PASSWORD_BYTES, check_password};
-use crate::auth::end_sessions;
+use crate::auth::ending::{Ending, end_sessions};
 use crate::auth::password::Passwords;
-use crate::auth::session::Sessions;
+use crate::auth::runs::ANY_RUN;
+use crate::auth::session::{SessionLimits, Sessions};
 use crate::auth::store::Store;
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::events::account::CloseCause;
 use crate::events::metadata::Metadata;
 use crate::events::values::{Role, Username};
@@ -70,7 +70,7 @@ pub async fn run(config: &Config, command: Command) -> anyhow::Result<()> {
     let pools = pools(config).await?;
     let accounts = Accounts::new(pools.accounts.clone(), pools.appender.clone());
     let metadata = Metadata::of_program("customers account");
-    let (name, cause, done) = match command {
+    let (name, cause, position, done) = match command {
         Command::Add { name, role, password } => {
             let hash = hash(&password).await?;
             accounts.add(&name, &hash, role, metadata).await?;
@@ -85,30 +85,46 @@ pub async fn run(config: &Config, command: Command) -> anyhow::Result<()> {
         }
         Command::Passwd { name, password } => {
             let hash = hash(&password).await?;
-            accounts.change_password(&name, &hash, metadata.clone()).await?;
+            let position =
+                accounts.change_password(&name, None, &hash, metadata.clone()).await?.position;
             let done = format!("changed the password of {name}");
-            (name, CloseCause::PasswordChanged, done)
+            (name, CloseCause::PasswordChanged, position, done)
         }
         Command::Role { name, role } => {
-            accounts.change_role(&name, role, metadata.clone()).await?;
+            let position = accounts.change_role(&name, role, metadata.clone()).await?.position;
             let done = format!("{name} is {role} now");
-            (name, CloseCause::RoleChanged, done)
+            (name, CloseCause::RoleChanged, position, done)
         }
         Command::Disable { name } => {
-            accounts.disable(&name, metadata.clone()).await?;
+            let position = accounts.disable(&name, metadata.clone()).await?.position;
             let done = format!("disabled {name}");
-            (name, CloseCause::AccountDisabled, done)
+            (name, CloseCause::AccountDisabled, position, done)
         }
     };
-    let Some(redis_url) = &config.redis_url else {
-        bail!("{done}, but REDIS_URL is not set: its sessions go on until they expire");
+    let ended = match &config.redis_url {
+        Some(redis_url) => {
+            let store =
+                Store::new(redis_url.expose_secret(), &config.redis_prefix).map_err(|error| {
+                    ConfigError { variable: "REDIS_URL", problem: error.to_string() }
+                })?;
+            let ending = Ending { except: None, cause, position, runs: ANY_RUN };
+            end_sessions(
+                &Sessions::new(store, SessionLimits::default()),
+                &accounts,
+                &name,
+                ending,
+                metadata,
+            )
+            .await
+            .map_err(|error| error.to_string())
+        }
+        None => Err("REDIS_URL is not set".to_owned()),
     };
-    let store = Store::new(redis_url.expose_secret(), &config.redis_prefix)
-        .map_err(|error| misconfigured(StartError::Address("REDIS_URL", error.to_string())))?;
-    end_sessions(&Sessions::new(store, 0), &accounts, &name, None, cause, metadata)
-        .await
-        .with_context(|| format!("{done}, but its sessions go on until they expire"))?;
     say!("{done}");
+    // The service follows the log and ends them itself.
+    if let Err(problem) = ended {
+        eprintln!("its sessions end as soon as the service reaches Redis ({problem})");
+    }
     Ok(())
 }
 

@@ -16,10 +16,13 @@ use crate::app::App;
 use crate::auth::account::Accounts;
 use crate::auth::password::Passwords;
 use crate::clock::{self, Clock};
-use crate::config::{Config, check_environment};
+use crate::config::{Config, ConfigError, check_environment};
 use crate::dev::{Options, Servers, demo};
 use crate::events::log::read;
 use crate::telemetry;
+
+/// Limits that `dev` sets off if they are not set.
+const OFF: [&str; 2] = ["CUSTOMERS_RATE_LIMIT", "CUSTOMERS_ACCOUNT_LIMIT"];
 
 /// How long requests at work may take when it is told to stop; the servers need time too.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -35,19 +38,38 @@ pub struct Arguments {
     /// Start only throw-away servers (where no URL is set), run COMMAND with both URLs set, stop them
     #[arg(long)]
     run: bool,
+    /// A setting of the PostgreSQL that is started, as shared_buffers=4GB; may be given again
+    #[arg(long, value_name = "NAME=VALUE", value_parser = setting)]
+    postgres: Vec<String>,
     #[arg(last = true, requires = "run", value_name = "COMMAND")]
     command: Vec<String>,
+}
+
+/// PostgreSQL says what is wrong with one; a name alone would be `on`.
+fn setting(text: &str) -> Result<String, &'static str> {
+    let (name, _) = text.split_once('=').ok_or("must be NAME=VALUE")?;
+    let is_name = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || "._".contains(c));
+    if name.is_empty() || !is_name(name) { Err("must be NAME=VALUE") } else { Ok(text.to_owned()) }
+}
+
+/// The settings, if it is we who start PostgreSQL.
+fn settings(given: Vec<String>, is_started: bool) -> Result<Vec<String>, ConfigError> {
+    if is_started || given.is_empty() {
+        return Ok(given);
+    }
+    let problem = "is set, and --postgres is for a PostgreSQL that is started here".to_owned();
+    Err(ConfigError { variable: "DATABASE_URL", problem })
 }
 
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let stop = stop_signal()?;
     if arguments.run {
-        return run_command(&arguments.command, &stop).await;
+        return run_command(arguments, &stop).await;
     }
     // In dev nobody is kept waiting by a limit, unless it is asked for.
     let lookup = |name: &str| {
         let set = std::env::var(name).ok().filter(|value| !value.is_empty());
-        set.or_else(|| (name == "CUSTOMERS_RATE_LIMIT").then(|| "0".to_owned()))
+        set.or_else(|| OFF.contains(&name).then(|| "0".to_owned()))
     };
     check_environment()?;
     let mut config = Config::from_lookup(lookup)?;
@@ -57,6 +79,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         postgres: config.database_url.is_none(),
         redis: config.redis_url.is_none(),
         secret: clock::random_bytes(),
+        settings: settings(arguments.postgres, config.database_url.is_none())?,
         quick: false,
     };
     let folder = options.folder.clone();
@@ -133,8 +156,9 @@ fn write_env(path: &Path, urls: &str) -> anyhow::Result<()> {
 }
 
 /// Runs a command beside throw-away servers and ends with its exit code.
-async fn run_command(command: &[String], stop: &CancellationToken) -> anyhow::Result<ExitCode> {
-    let (program, arguments) = command.split_first().context("--run needs a command behind --")?;
+async fn run_command(arguments: Arguments, stop: &CancellationToken) -> anyhow::Result<ExitCode> {
+    let command = arguments.command.split_first();
+    let (program, rest) = command.context("--run needs a command behind --")?;
     let folder = tempfile::Builder::new().prefix("customers-").tempdir()?;
     let set = |name| std::env::var(name).ok().filter(|url| !url.is_empty());
     let (database_url, redis_url) = (set("DATABASE_URL"), set("REDIS_URL"));
@@ -143,6 +167,7 @@ async fn run_command(command: &[String], stop: &CancellationToken) -> anyhow::Re
         postgres: database_url.is_none(),
         redis: redis_url.is_none(),
         secret: clock::random_bytes(),
+        settings: settings(arguments.postgres, database_url.is_none())?,
         quick: true,
     };
     let servers = tokio::select! {
@@ -150,7 +175,7 @@ async fn run_command(command: &[String], stop: &CancellationToken) -> anyhow::Re
         () = stop.cancelled() => return Ok(ExitCode::FAILURE),
     };
     let child = tokio::process::Command::new(program)
-        .args(arguments)
+        .args(rest)
         .env("DATABASE_URL", servers.database_url().or(database_url.as_deref()).unwrap_or_default())
         .env("REDIS_URL", servers.redis_url().or(redis_url.as_deref()).unwrap_or_default())
         .kill_on_drop(true)

@@ -3,10 +3,14 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
+use secrecy::ExposeSecret as _;
 use serde_json::json;
 
 use super::serve::misconfigured;
 use crate::app::database_url;
+use crate::auth::runs::Runs;
+use crate::auth::store::Store;
 use crate::config::Config;
 use crate::schema::guards;
 
@@ -20,16 +24,24 @@ pub struct Arguments {
 /// 1 when a check does not hold.
 pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let answers = guards::inspect(database_url(config).map_err(misconfigured)?).await?;
-    for (guard, holds) in &answers {
+    let mut answers: Vec<_> =
+        answers.into_iter().map(|(guard, holds)| (guard.name, guard.advice, holds)).collect();
+    if let Some(redis_url) = &config.redis_url {
+        let store = Store::new(redis_url.expose_secret(), &config.redis_prefix)?;
+        let kept = Runs::new(store).keeps().await;
+        let advice = "set maxmemory-policy to noeviction";
+        answers.push(("Redis keeps sessions when it is full", advice, kept.context("REDIS_URL")?));
+    }
+    for (name, advice, holds) in &answers {
         if arguments.json {
-            let advice = (!holds).then_some(guard.advice);
-            say!("{}", json!({"check": guard.name, "ok": holds, "advice": advice}));
+            let advice = (!holds).then_some(advice);
+            say!("{}", json!({"check": name, "ok": holds, "advice": advice}));
         } else if *holds {
-            say!("ok    {}", guard.name);
+            say!("ok    {name}");
         } else {
-            say!("WARN  not so: {}; {}", guard.name, guard.advice);
+            say!("WARN  not so: {name}; {advice}");
         }
     }
-    let well = answers.iter().all(|(_, holds)| *holds);
+    let well = answers.iter().all(|(_, _, holds)| *holds);
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

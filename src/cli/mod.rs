@@ -29,6 +29,9 @@ mod history;
 /// `customers import`: customers, or a whole log, from a file.
 mod import;
 
+/// `customers keys ...`
+mod keys;
+
 /// `customers projection ...`
 mod projection;
 
@@ -69,6 +72,9 @@ enum Command {
     /// Add and change accounts
     #[command(subcommand)]
     Account(account::Command),
+    /// Make, list and retire the keys that sign tokens
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// Tell who changed a customer, when, from what to what and why
     History(history::Arguments),
     /// Look at projections, rebuild them, compare them with the log
@@ -130,6 +136,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Migrate => serve::migrate(&config).await?,
         Command::Demo(arguments) => demo::run(&config, arguments).await?,
         Command::Account(command) => account::run(&config, command).await?,
+        Command::Keys(command) => keys::run(&config, &command)?,
         Command::History(arguments) => history::run(&config, &arguments).await?,
         Command::Projection(command) => return projection::run(&config, command).await,
         Command::Routes(arguments) => serve::routes(&arguments)?,

@@ -8,8 +8,8 @@ use sqlx::PgPool;
 
 use super::demo::progress_bar;
 use super::serve::pools;
-use crate::app::Pools;
 use crate::config::Config;
+use crate::pools::Pools;
 use crate::projections::status::{self, State, Status};
 use crate::projections::{self, Projection, parked, rebuild, verify};
 

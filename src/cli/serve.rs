@@ -10,10 +10,11 @@ use tokio::net::TcpStream;
 
 use super::stop_signal;
 use crate::api;
-use crate::app::{App, Pools, StartError, database_url};
+use crate::app::{App, StartError, database_url};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::events::values::Role;
+use crate::pools::Pools;
 use crate::schema;
 
 /// How long requests at work may take when the service is told to stop.
@@ -45,7 +46,7 @@ pub async fn migrate(config: &Config) -> anyhow::Result<()> {
 /// alone would go on trying, and then say only that it took too long.
 pub async fn pools(config: &Config) -> anyhow::Result<Pools> {
     let url = database_url(config).map_err(misconfigured)?;
-    let pools = Pools::new(url).map_err(misconfigured)?;
+    let pools = Pools::new(url)?;
     schema::check(url).await?;
     Ok(pools)
 }
@@ -57,7 +58,7 @@ pub fn misconfigured(error: StartError) -> anyhow::Error {
             ConfigError { variable, problem: "must be set; or run `customers dev`".to_owned() }
                 .into()
         }
-        StartError::Address(variable, problem) => ConfigError { variable, problem }.into(),
+        StartError::Config(error) => error.into(),
         error => error.into(),
     }
 }

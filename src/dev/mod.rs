@@ -48,6 +48,8 @@ pub struct Options {
     pub redis: bool,
     /// Fresh randomness for passwords: the first half for Postgres, the second for Redis.
     pub secret: [u8; 32],
+    /// Settings of Postgres beside ours, as `name=value`.
+    pub settings: Vec<String>,
     /// Throw-away servers of a test run: more connections, no sync of the new cluster's files
     /// (fsync stays on).
     pub quick: bool,
@@ -81,7 +83,7 @@ impl Servers {
         let folder = Folder::open(&options.folder).await?;
         let (postgres_secret, redis_secret) = options.secret.split_at(16);
         let (postgres, redis) = tokio::join!(
-            when(options.postgres, postgres::start(&folder, postgres_secret, options.quick)),
+            when(options.postgres, postgres::start(&folder, postgres_secret, &options)),
             when(options.redis, redis::start(&folder, redis_secret)),
         );
         match (postgres, redis) {

@@ -5,7 +5,7 @@ use std::{ffi::OsString, fs, net::Ipv4Addr, path::Path, time::Duration};
 use tokio::{net::TcpStream, time::Instant};
 
 use super::{
-    OLD_SERVER_LIMIT, READY_LIMIT, Running, StartError,
+    OLD_SERVER_LIMIT, Options, READY_LIMIT, Running, StartError,
     cluster::{Cluster, NAME, words},
     folder::{Folder, remove_if_there},
     redis::{ADDRESS_TAKEN, PORT_ATTEMPTS, free_port},
@@ -33,8 +33,12 @@ enum Obstacle {
 
 /// Starts Postgres on the data of the folder, again if another program was quicker to take the port
 /// or an earlier server has not left yet.
-pub async fn start(folder: &Folder, secret: &[u8], quick: bool) -> Result<Running, StartError> {
-    let cluster = Cluster::open(folder, secret, quick).await?;
+pub async fn start(
+    folder: &Folder,
+    secret: &[u8],
+    options: &Options,
+) -> Result<Running, StartError> {
+    let cluster = Cluster::open(folder, secret, options.quick).await?;
     let patience = Instant::now() + OLD_SERVER_LIMIT;
     let mut ports = 0;
     loop {
@@ -48,7 +52,7 @@ pub async fn start(folder: &Folder, secret: &[u8], quick: bool) -> Result<Runnin
         let mut process = cluster.run(
             log,
             "postgres",
-            settings(&cluster, port),
+            arguments(&cluster, port, &options.settings),
             Path::new("/dev/null"),
             signals,
         )?;
@@ -67,12 +71,14 @@ pub async fn start(folder: &Folder, secret: &[u8], quick: bool) -> Result<Runnin
     }
 }
 
-fn settings(cluster: &Cluster<'_>, port: u16) -> Vec<OsString> {
-    // The log stays ours, since the lock of the watchdog is on it.
-    let mut arguments = words(
+fn arguments(cluster: &Cluster<'_>, port: u16, settings: &[String]) -> Vec<OsString> {
+    // Ours come last, so that they hold. The log stays ours, since the lock of the watchdog is on it.
+    let given = settings.iter().flat_map(|setting| ["-c".into(), setting.into()]);
+    let mut arguments: Vec<OsString> = given.collect();
+    arguments.extend(words(
         "-c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=on \
          -c logging_collector=off -c log_destination=stderr -c log_timezone=UTC",
-    );
+    ));
     arguments.extend(words(&format!("-c port={port}")));
     if cluster.quick {
         arguments.extend(words(&format!("-c max_connections={QUICK_CONNECTIONS}")));

@@ -24,6 +24,10 @@ pub enum AccountEvent {
     SessionOpened {
         session: String,
     },
+    /// Its cookie was seen for the first time: from here on its token alone is a replay.
+    SessionBound {
+        session: String,
+    },
     SessionClosed {
         session: String,
         jti: String,
@@ -63,12 +67,13 @@ pub enum ThrottledBy {
 
 impl AccountEvent {
     /// The names of all account events.
-    pub const TYPES: [&'static str; 8] = [
+    pub const TYPES: [&'static str; 9] = [
         "AccountAdded",
         "AccountDisabled",
         "RoleChanged",
         "PasswordChanged",
         "SessionOpened",
+        "SessionBound",
         "SessionClosed",
         "TokenReplayDetected",
         "LoginThrottled",
@@ -82,6 +87,7 @@ impl AccountEvent {
             Self::RoleChanged { .. } => "RoleChanged",
             Self::PasswordChanged {} => "PasswordChanged",
             Self::SessionOpened { .. } => "SessionOpened",
+            Self::SessionBound { .. } => "SessionBound",
             Self::SessionClosed { .. } => "SessionClosed",
             Self::TokenReplayDetected { .. } => "TokenReplayDetected",
             Self::LoginThrottled { .. } => "LoginThrottled",
@@ -97,6 +103,7 @@ impl AccountEvent {
             | Self::RoleChanged { .. }
             | Self::PasswordChanged {}
             | Self::SessionOpened { .. }
+            | Self::SessionBound { .. }
             | Self::SessionClosed { .. }
             | Self::TokenReplayDetected { .. }
             | Self::LoginThrottled { .. } => "1",

@@ -11,6 +11,9 @@ pub mod customers;
 /// Every state that a customer was ever in.
 pub mod customer_history;
 
+/// How far a projection is, and who may move that.
+pub mod checkpoint;
+
 /// Follows the log, page by page.
 pub mod projector;
 

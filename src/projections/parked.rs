@@ -7,11 +7,12 @@ use std::collections::HashSet;
 
 use sqlx::{Connection as _, PgConnection, PgExecutor, PgPool};
 
-use super::projector::{self, checkpoint_of};
+use super::checkpoint::{self, checkpoint_of};
 use super::streams::customers_of;
 use super::{Place, Projection, ProjectionError, Tally};
 use crate::events::log::{StoredEvent, read};
 use crate::events::values::CustomerId;
+use crate::transaction;
 
 /// One of them.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -232,9 +233,9 @@ pub async fn retry(projection: &dyn Projection, pool: &PgPool) -> Result<Retried
     let mut retried = Retried::default();
     for parked in list(projection, pool).await? {
         let Some(id) = CustomerId::new(parked.customer_id) else { continue };
-        let mut transaction = pool.begin().await?;
+        let mut transaction = transaction::begin(pool).await?;
         // No page is taken meanwhile, so nothing comes behind what is read here.
-        projector::lock(projection, &mut transaction).await?;
+        checkpoint::lock(projection, &mut transaction).await?;
         let removed = sqlx::query!(
             "delete from parked_customers
              where projection = $1 and version = $2 and place = 'public' and customer_id = $3",

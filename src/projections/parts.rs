@@ -11,6 +11,7 @@ use super::others::Others;
 use super::parked::{self, How};
 use super::streams::{END, PAGE, Streams};
 use super::{Place, Projection, ProjectionError, Tally};
+use crate::transaction;
 
 /// Logs of fewer events are one part; from ten thousand times as many on parts are divided again.
 const SMALL: i64 = 20_000;
@@ -139,7 +140,7 @@ impl Part {
         with_care: bool,
     ) -> Result<(), ProjectionError> {
         let (place, how) = (Place::Shadow, How::Fill);
-        let mut transaction = pool.begin().await?;
+        let mut transaction = transaction::begin(pool).await?;
         place.enter(&mut transaction).await?;
         let mut streams = Streams::new(&self.from_id, &self.to_id, target);
         let (mut events, mut tally) = (0, Tally::default());

@@ -8,11 +8,13 @@ use sqlx::{PgConnection, PgPool};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::checkpoint::set_checkpoint;
 use super::parked::{self, How};
 use super::status::metric;
 use super::{Place, Projection, ProjectionError};
 use crate::events::log::growth::Growth;
 use crate::events::log::read;
+use crate::transaction;
 
 /// The most events that one transaction takes over: large enough that the cost of a transaction
 /// does not show, small enough that a page takes milliseconds.
@@ -156,7 +158,7 @@ async fn take_page(
     pool: &PgPool,
     how: Care,
 ) -> Result<Page, ProjectionError> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = transaction::begin(pool).await?;
     let taken = sqlx::query_as!(
         Reached,
         r#"select checkpoint,
@@ -244,56 +246,4 @@ async fn reached_by(
     .fetch_optional(db)
     .await?
     .ok_or(ProjectionError::Unknown(projection.name()))
-}
-
-/// Waits for the projection's row and keeps it: until the transaction ends, nobody takes a page.
-pub(super) async fn lock(
-    projection: &dyn Projection,
-    transaction: &mut PgConnection,
-) -> Result<(), ProjectionError> {
-    sqlx::query!(
-        "select from projections where name = $1 and version = $2 for update",
-        projection.name(),
-        projection.version()
-    )
-    .fetch_optional(transaction)
-    .await?
-    .map(drop)
-    .ok_or(ProjectionError::Unknown(projection.name()))
-}
-
-/// The position that the projection has applied.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked or does not know the projection.
-pub async fn checkpoint_of(
-    projection: &dyn Projection,
-    db: impl sqlx::PgExecutor<'_>,
-) -> Result<i64, ProjectionError> {
-    sqlx::query_scalar!(
-        "select checkpoint from projections where name = $1 and version = $2",
-        projection.name(),
-        projection.version()
-    )
-    .fetch_optional(db)
-    .await?
-    .ok_or(ProjectionError::Unknown(projection.name()))
-}
-
-/// Moves the checkpoint, in the transaction that wrote the rows.
-pub(super) async fn set_checkpoint(
-    db: &mut PgConnection,
-    projection: &dyn Projection,
-    position: i64,
-) -> Result<(), ProjectionError> {
-    let moved = sqlx::query!(
-        "update projections set checkpoint = $3 where name = $1 and version = $2",
-        projection.name(),
-        projection.version(),
-        position
-    )
-    .execute(db)
-    .await?
-    .rows_affected();
-    if moved == 1 { Ok(()) } else { Err(ProjectionError::Unknown(projection.name())) }
 }

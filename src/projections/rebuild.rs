@@ -9,12 +9,14 @@ use std::time::Duration;
 use sqlx::{Connection as _, PgConnection, PgPool};
 use tokio::time::Instant;
 
+use super::checkpoint;
 use super::others::Others;
 use super::parts;
-use super::projector::{self, Care, Turn};
+use super::projector::{Care, Turn};
 use super::tables::differences;
 use super::{Place, Projection, ProjectionError, Tally};
 use crate::events::log::read;
+use crate::transaction;
 
 /// How many events are taken over at a time when the tables follow the log.
 const PAGE: i64 = 10_000;
@@ -32,9 +34,6 @@ const SWAP_PATIENCE: Duration = Duration::from_mins(10);
 /// was killed. And how often it is asked for.
 const HELD_LIMIT: Duration = Duration::from_millis(500);
 const HELD_PAUSE: Duration = Duration::from_millis(20);
-
-/// The first half of the advisory locks that rebuilds hold: the word "cust" in ASCII.
-pub(super) const LOCK: i32 = 0x6375_7374;
 
 /// The version of this program.
 const PROGRAM: &str = env!("CARGO_PKG_VERSION");
@@ -67,16 +66,6 @@ impl From<sqlx::Error> for RebuildError {
     fn from(error: sqlx::Error) -> Self {
         Self::Projection(error.into())
     }
-}
-
-/// The second half of the lock: one per projection and version.
-pub(super) fn lock_of(projection: &dyn Projection) -> i32 {
-    let name = projection.name().bytes();
-    // FNV-1a; only differing names matter.
-    let hash =
-        name.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619));
-    let hash = hash.wrapping_add(projection.version().unsigned_abs()) & 0x7fff_ffff;
-    i32::try_from(hash).unwrap_or_default()
 }
 
 /// A rebuild at work: nobody else begins one of the projection before this is dropped.
@@ -147,7 +136,7 @@ pub async fn rollback(
     pool: &PgPool,
 ) -> Result<i64, RebuildError> {
     let held = hold(projection, pool).await?;
-    if checkpoint(projection, &mut *pool.acquire().await?, Place::Previous).await?.is_none() {
+    if spare_checkpoint(projection, &mut *pool.acquire().await?, Place::Previous).await?.is_none() {
         return Err(RebuildError::NothingToGoBackTo);
     }
     discard(projection, &mut *pool.acquire().await?).await?;
@@ -164,8 +153,8 @@ async fn hold(projection: &dyn Projection, pool: &PgPool) -> Result<PgConnection
     loop {
         let is_free = sqlx::query_scalar!(
             r#"select pg_try_advisory_lock($1, $2) as "is_free!""#,
-            LOCK,
-            lock_of(projection)
+            checkpoint::REBUILDS,
+            checkpoint::lock_of(projection)
         )
         .fetch_one(&mut connection)
         .await?;
@@ -181,9 +170,13 @@ async fn hold(projection: &dyn Projection, pool: &PgPool) -> Result<PgConnection
 
 /// Said aloud, as PostgreSQL takes its time to notice the end of a connection.
 async fn release(projection: &dyn Projection, mut held: PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query!("select pg_advisory_unlock($1, $2)", LOCK, lock_of(projection))
-        .fetch_one(&mut held)
-        .await?;
+    sqlx::query!(
+        "select pg_advisory_unlock($1, $2)",
+        checkpoint::REBUILDS,
+        checkpoint::lock_of(projection)
+    )
+    .fetch_one(&mut held)
+    .await?;
     held.close().await
 }
 
@@ -214,7 +207,7 @@ async fn resume(
 
 /// Empty shadow tables, and the plan to fill them up to the head of the log.
 async fn begin(projection: &dyn Projection, pool: &PgPool) -> Result<i64, sqlx::Error> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = transaction::begin(pool).await?;
     discard(projection, &mut transaction).await?;
     let target = read::head(&mut *transaction).await?;
     let (name, version) = (projection.name(), projection.version());
@@ -258,7 +251,7 @@ async fn finish(
     target: i64,
     others: &Others,
 ) -> Result<(), RebuildError> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = transaction::begin(pool).await?;
     others.leave_room(&mut transaction).await?;
     sqlx::query!("select index_shadow_tables($1, $2)", projection.name(), projection.version())
         .fetch_one(&mut *transaction)
@@ -271,7 +264,7 @@ async fn finish(
         discard(projection, &mut *pool.acquire().await?).await?;
         return Err(RebuildError::Miscopied { copied, found });
     }
-    set_checkpoint(projection, &mut transaction, Place::Shadow, target).await?;
+    set_spare_checkpoint(projection, &mut transaction, Place::Shadow, target).await?;
     Ok(transaction.commit().await?)
 }
 
@@ -283,7 +276,7 @@ async fn follow(
 ) -> Result<(), RebuildError> {
     let mut how = Care::Plain;
     loop {
-        let mut transaction = pool.begin().await?;
+        let mut transaction = transaction::begin(pool).await?;
         match advance(projection, &mut transaction, place, how).await {
             Ok(was_full) => {
                 transaction.commit().await?;
@@ -305,12 +298,12 @@ async fn advance(
     place: Place,
     how: Care,
 ) -> Result<bool, ProjectionError> {
-    let checkpoint = checkpoint(projection, transaction, place).await?.unwrap_or(0);
+    let checkpoint = spare_checkpoint(projection, transaction, place).await?.unwrap_or(0);
     place.enter(transaction).await?;
     let turn = Turn { place, how, has_parked: true };
     let advanced = turn.advance(projection, transaction, checkpoint, PAGE).await?;
     let Some(advanced) = advanced else { return Ok(false) };
-    set_checkpoint(projection, transaction, place, advanced.checkpoint).await?;
+    set_spare_checkpoint(projection, transaction, place, advanced.checkpoint).await?;
     Ok(advanced.was_full)
 }
 
@@ -344,10 +337,10 @@ async fn attempt_to_serve(
     source: Place,
     how: Care,
 ) -> Result<i64, ProjectionError> {
-    let mut transaction = pool.begin().await?;
-    projector::lock(projection, &mut transaction).await?;
+    let mut transaction = transaction::begin(pool).await?;
+    checkpoint::lock(projection, &mut transaction).await?;
     while advance(projection, &mut transaction, source, how).await? {}
-    let position = checkpoint(projection, &mut transaction, source).await?.unwrap_or(0);
+    let position = spare_checkpoint(projection, &mut transaction, source).await?.unwrap_or(0);
     sqlx::query!("select set_config('lock_timeout', $1, true)", SWAP_LIMIT)
         .fetch_one(&mut *transaction)
         .await?;
@@ -370,7 +363,7 @@ fn is_busy(error: &sqlx::Error) -> bool {
 }
 
 /// The position that tables which are not served show; `None` while they are filled, or are not.
-async fn checkpoint(
+async fn spare_checkpoint(
     projection: &dyn Projection,
     db: &mut PgConnection,
     place: Place,
@@ -387,7 +380,7 @@ async fn checkpoint(
     Ok(checkpoint.flatten())
 }
 
-async fn set_checkpoint(
+async fn set_spare_checkpoint(
     projection: &dyn Projection,
     db: &mut PgConnection,
     place: Place,

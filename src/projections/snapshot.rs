@@ -6,8 +6,9 @@ use std::ops::{Deref, DerefMut};
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
-use super::projector::checkpoint_of;
+use super::checkpoint::checkpoint_of;
 use super::{Projection, ProjectionError};
+use crate::transaction;
 
 /// A connection to read from.
 pub enum Reader {
@@ -45,13 +46,14 @@ pub async fn take(
     projection: &dyn Projection,
     pool: &PgPool,
 ) -> Result<(Transaction<'static, Postgres>, i64), ProjectionError> {
+    let begin = "begin isolation level repeatable read, read only";
+    let mut transaction = transaction::begin_with(pool, begin).await?;
     // The tables are locked before the moment is chosen: the rows of tables that a rebuild puts in
     // their place behind it would be of no earlier one.
     let tables = projection.tables().join(", ");
-    let begin = format!(
-        "begin isolation level repeatable read, read only; lock table {tables} in access share mode"
-    );
-    let mut transaction = pool.begin_with(begin).await?;
+    sqlx::query(&format!("lock table {tables} in access share mode"))
+        .execute(&mut *transaction)
+        .await?;
     let checkpoint = checkpoint_of(projection, &mut *transaction).await?;
     Ok((transaction, checkpoint))
 }

@@ -2,7 +2,7 @@
 
 use sqlx::PgPool;
 
-use super::{ALL, Projection, ProjectionError, rebuild};
+use super::{ALL, Projection, ProjectionError, checkpoint};
 
 /// Where a projection stands.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -84,8 +84,8 @@ pub async fn of(projection: &dyn Projection, pool: &PgPool) -> Result<Status, Pr
            where p.name = $1 and p.version = $2"#,
         projection.name(),
         projection.version(),
-        i64::from(rebuild::LOCK),
-        i64::from(rebuild::lock_of(projection))
+        i64::from(checkpoint::REBUILDS),
+        i64::from(checkpoint::lock_of(projection))
     )
     .fetch_optional(pool)
     .await?

@@ -2,8 +2,10 @@
 
 use sqlx::{PgConnection, PgPool};
 
-use super::Projection;
+use super::checkpoint::checkpoint_of;
 use super::others::Others;
+use super::{Projection, ProjectionError};
+use crate::transaction;
 
 /// How many rows of the shadow tables differ from those that are served, or stand in one of both
 /// only; besides those of customers with events that one of both has not applied yet.
@@ -11,13 +13,19 @@ pub(super) async fn differences(
     projection: &dyn Projection,
     pool: &PgPool,
     others: &Others,
-) -> Result<i64, sqlx::Error> {
-    let mut connection = pool.begin().await?;
+) -> Result<i64, ProjectionError> {
+    let mut connection = transaction::begin(pool).await?;
+    // Nothing is served yet: the first time, there is nothing to differ from.
+    if checkpoint_of(projection, &mut *connection).await? == 0 {
+        return Ok(0);
+    }
     others.leave_room(&mut connection).await?;
     let mut changed = 0;
     for table in projection.tables() {
         let key = customer_key(&mut connection, table).await?;
         let columns = key_columns(&mut connection, table).await?.join(", ");
+        // Those with events in between may be as many as there are: `not in` would pass over all of
+        // them for each row as soon as they do not fit into work_mem.
         let question = format!(
             "with between_them as (
                  select least(p.checkpoint, s.checkpoint) as low,
@@ -25,13 +33,16 @@ pub(super) async fn differences(
                  from projections p, spare_tables s
                  where p.name = $1 and p.version = $2
                    and (s.projection, s.version, s.place) = ($1, $2, 'shadow')
-             )
-             select count(*)
-             from public.{table} served full join shadow.{table} rebuilt using ({columns})
-             where served is distinct from rebuilt and {key}::text not in (
-                 select e.aggregate_id from events e, between_them b
+             ), differing as materialized (
+                 select {key}::text as id
+                 from public.{table} served full join shadow.{table} rebuilt using ({columns})
+                 where served is distinct from rebuilt
+             ), touched as materialized (
+                 select distinct e.aggregate_id as id from events e, between_them b
                  where e.position > b.low and e.position <= b.high
-                   and e.aggregate_type = 'customer')"
+                   and e.aggregate_type = 'customer'
+             )
+             select count(*) from differing d left join touched t using (id) where t.id is null"
         );
         changed += sqlx::query_scalar::<_, i64>(&question)
             .bind(projection.name())

@@ -86,8 +86,8 @@ async fn stray(
     let key = customer_key(db, table).await?;
     sqlx::query_scalar(&format!(
         "select min({key}) from {table}
-         where {key} <> all($1) and {key}::text not in (
-             select aggregate_id from events where aggregate_type = 'customer')"
+         where {key} <> all($1) and not exists (
+             select from events where aggregate_type = 'customer' and aggregate_id = {key}::text)"
     ))
     .bind(parked)
     .fetch_one(db)

@@ -191,6 +191,42 @@ async fn the_experiment_demands_the_cookie_and_ends_only_a_bound_session() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_experiment_lets_nobody_in_with_another_cookie_or_with_garbage_for_a_token() {
+    let service = Service::start().await;
+    let (login, other) =
+        (service.log_in_as(Role::Viewer).await, service.log_in_as(Role::Editor).await);
+    for wrong in [other.cookie.as_str(), "customers_session=", "customers_session=guess", "a=b"] {
+        let request = experiment(&service).token(&login).header("cookie", wrong);
+        assert_eq!(verdict(request).await, "401 token-replay", "{wrong}");
+    }
+    assert_eq!(token_alone(&service, &login).await, "200", "an unbound session goes on");
+    let token = &login.token;
+    for garbage in [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer null",
+        "Bearer a.b.c",
+        "Basic dmlld2VyOnZpZXdlcg==",
+        "Token x",
+        &format!("Basic {token}"),
+        &format!("Bearer {token}x"),
+        &format!("Bearer {token} x"),
+        &format!("Bearer{token}"),
+        token,
+        &format!("Bearer \"{token}\""),
+    ] {
+        let request = experiment(&service).header("authorization", garbage);
+        let told = verdict(request.header("cookie", &login.cookie)).await;
+        assert_eq!(told, "401 unauthenticated", "{garbage}");
+    }
+    assert_eq!(verdict(experiment(&service).login(&login)).await, "200");
+    let wrong = experiment(&service).token(&login).header("cookie", &other.cookie);
+    assert_eq!(verdict(wrong).await, "401 token-replay");
+    assert_eq!(token_and_cookie(&service, &login).await, "401 unauthenticated", "it was bound");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_experiment_binds() {
     let service = Service::start().await;
     let login = service.log_in_as(Role::Viewer).await;

@@ -3,10 +3,13 @@
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::Stdio;
 
 use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::json;
+use sqlx::Connection as _;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
 use crate::harness::{With as _, send, until};
@@ -148,6 +151,41 @@ async fn dev_run_gives_a_command_servers_and_ends_with_its_code() {
     let url = String::from_utf8(output.stdout).unwrap();
     let server = url.trim().split('@').nth(1).unwrap().split('/').next().unwrap().to_owned();
     assert!(is_gone(&server), "the servers outlived the command");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dev_starts_postgres_with_the_settings_it_is_given() {
+    let folder = private_folder();
+    let mut run = command(
+        &["dev", "--run", "--postgres", "shared_buffers=7MB", "--postgres", "work_mem=3MB"],
+        folder.path(),
+    );
+    run.args(["--postgres", "fsync=off", "--", "sh", "-c", "echo $DATABASE_URL && cat"]);
+    let mut child = run.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let url = lines.next_line().await.unwrap().unwrap();
+    let mut connection = sqlx::PgConnection::connect(&url).await.unwrap();
+    for (name, value) in [("shared_buffers", "7MB"), ("work_mem", "3MB"), ("fsync", "on")] {
+        let set = sqlx::query_scalar::<_, String>("select current_setting($1)").bind(name);
+        assert_eq!(set.fetch_one(&mut connection).await.unwrap(), value, "{name}");
+    }
+    drop((connection, child.stdin.take()));
+    assert!(child.wait().await.unwrap().success());
+
+    let elsewhere = Some("postgres://elsewhere.test/customers");
+    for (setting, database_url, code, named) in [
+        ("work_mem", None, 2, "NAME=VALUE"),
+        ("work_mem=3MB", elsewhere, 2, "DATABASE_URL"),
+        ("work_mem=much", None, 1, "work_mem"),
+    ] {
+        let mut run =
+            command(&["dev", "--run", "--postgres", setting, "--", "true"], folder.path());
+        run.envs(database_url.map(|url| ("DATABASE_URL", url)));
+        let output = run.output().await.unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{told}");
+        assert!(told.contains(named), "{told}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

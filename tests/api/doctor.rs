@@ -7,6 +7,7 @@ use secrecy::SecretString;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use crate::harness::{database, folder, unique_name, variables};
+use crate::own_redis::Redis;
 use crate::process::command;
 
 /// The names of the checks that do not hold.
@@ -89,9 +90,24 @@ async fn the_command_says_so_and_fails() {
     assert!(text.contains("\nWARN  not so: the role is no superuser; serve as "), "{text}");
     let told = doctor(&["doctor", "--json"]).await;
     let lines = String::from_utf8(told.stdout).unwrap();
-    assert_eq!(lines.lines().count(), 11);
+    assert_eq!(lines.lines().count(), 12);
     for line in lines.lines() {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         assert_eq!(line["ok"] == true, line["advice"].is_null());
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_ends_sessions_when_it_is_full_is_named() {
+    let url = database().await;
+    for (policy, expected) in
+        [("noeviction", "ok    Redis keeps"), ("allkeys-lru", "not so: Redis keeps")]
+    {
+        let redis = Redis::start(&["--maxmemory-policy", policy]).await;
+        let mut doctor = command(&["doctor"], &folder("doctor"));
+        let told =
+            doctor.envs(variables(&url)).env("REDIS_URL", redis.url()).output().await.unwrap();
+        let text = String::from_utf8(told.stdout).unwrap();
+        assert!(text.contains(expected), "{text}");
     }
 }

@@ -47,6 +47,7 @@ fn account_events() -> Vec<AccountEvent> {
         AccountEvent::RoleChanged { role: Role::Auditor },
         AccountEvent::PasswordChanged {},
         AccountEvent::SessionOpened { session: session.clone() },
+        AccountEvent::SessionBound { session: session.clone() },
         AccountEvent::SessionClosed {
             session: session.clone(),
             jti: jti.clone(),
@@ -107,7 +108,7 @@ fn every_golden_file_of_an_older_version_is_read_as_todays() {
     let spaced = r#"{"type": "CustomerCreated", "name": "A", "dob": "1990-12-10"}"#;
     assert_eq!(current("CustomerCreated", "1", spaced).unwrap(), spaced);
     let folder = format!("{}/tests/golden", env!("CARGO_MANIFEST_DIR"));
-    assert_eq!(std::fs::read_dir(folder).unwrap().count(), 11 + upcasters().len());
+    assert_eq!(std::fs::read_dir(folder).unwrap().count(), 12 + upcasters().len());
 }
 
 #[test]

@@ -142,6 +142,8 @@ async fn pages_of_any_size_and_filter_give_what_the_log_holds() {
 #[tokio::test]
 async fn a_filter_that_nothing_meets_looks_at_a_bounded_stretch_and_moves_on() {
     let (service, auditor) = registry().await;
+    // Binds the session, which is an event.
+    get(&service, &auditor, "/events").await;
     let query = "insert into events
          select position, 'customer', '7', position, 'CustomerUpdated', '1',
                 '{\"type\":\"CustomerUpdated\",\"name\":\"A\",\"dob\":\"1990-12-10\"}', '{}',

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use customers::app::{App, Pools};
+use customers::app::App;
 use customers::auth::account::Accounts;
 use customers::auth::password::Passwords;
 use customers::clock::{self, Clock};
@@ -16,6 +16,7 @@ use customers::dev::{Options, Servers};
 use customers::events::log::read;
 use customers::events::metadata::Metadata;
 use customers::events::values::{Role, Username};
+use customers::pools::Pools;
 use customers::projections::projector::Projector;
 use customers::schema::MIGRATOR;
 use reqwest::{Client, Method, RequestBuilder, StatusCode, header};
@@ -59,7 +60,14 @@ fn own_servers() -> Urls {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let secret = clock::random_bytes();
-            let options = Options { folder, postgres: true, redis: true, secret, quick: true };
+            let options = Options {
+                folder,
+                postgres: true,
+                redis: true,
+                secret,
+                settings: vec![],
+                quick: true,
+            };
             let servers = Servers::start(options).await.unwrap();
             let url = |url: Option<&str>| url.unwrap().to_owned();
             let urls =
@@ -84,6 +92,21 @@ fn remove_what_earlier_runs_left(parent: &Path) {
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
+}
+
+/// Removes a key from the Redis of all tests, or from their cluster; whether it was there.
+pub async fn forget(key: &str) -> bool {
+    let mut del = redis::cmd("DEL");
+    del.arg(key);
+    let nodes: Vec<&str> = urls().redis.split(',').collect();
+    if let [url] = nodes[..] {
+        let client = redis::Client::open(url).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        return del.query_async(&mut connection).await.unwrap();
+    }
+    let client = redis::cluster::ClusterClient::new(nodes).unwrap();
+    let mut connection = client.get_async_connection().await.unwrap();
+    del.query_async(&mut connection).await.unwrap()
 }
 
 /// The URL of another database on the same server.
@@ -176,6 +199,7 @@ pub fn variables(database_url: &str) -> Vec<(&'static str, String)> {
         ("CUSTOMERS_PUBLIC_URL", "http://customers.test".to_owned()),
         ("CUSTOMERS_KEYS_DIR", folder("keys").display().to_string()),
         ("CUSTOMERS_RATE_LIMIT", "0".to_owned()),
+        ("CUSTOMERS_ACCOUNT_LIMIT", "0".to_owned()),
         ("CUSTOMERS_LOG", "warn".to_owned()),
     ]
 }
@@ -223,6 +247,11 @@ impl Service {
         for projector in [&self.projector, &self.history] {
             assert!(projector.reached(head, PATIENCE).await, "a projection stands still");
         }
+    }
+
+    /// What the command line changes accounts with.
+    pub fn accounts(&self) -> &Accounts {
+        &self.accounts
     }
 
     /// For what no route shows or does.

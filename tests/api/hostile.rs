@@ -3,7 +3,7 @@
 use customers::events::values::Role;
 use reqwest::header;
 use serde_json::json;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::harness::{Service, With as _, folder, send, until};
@@ -133,4 +133,63 @@ async fn a_disabled_account_is_out_even_if_the_command_cannot_say_so() {
     let body = json!({"username": "viewer", "password": crate::harness::PASSWORD});
     assert_eq!(send(service.post("/login").json(&body)).await.status, 401);
     service.stop().await;
+}
+
+/// What is answered to bytes that are sent as they are; the connection is left open.
+async fn answered(service: &Service, pieces: &[Vec<u8>]) -> String {
+    let mut stream = TcpStream::connect(service.address).await.unwrap();
+    for piece in pieces {
+        // The server may have refused already and take no more.
+        if stream.write_all(piece).await.is_err() {
+            break;
+        }
+    }
+    let (mut answer, mut buffer) = (String::new(), [0; 4096]);
+    while let Ok(length) = stream.read(&mut buffer).await
+        && length > 0
+    {
+        answer.push_str(&String::from_utf8_lossy(&buffer[..length]));
+        if answer.contains("\r\n\r\n") {
+            break;
+        }
+    }
+    answer.lines().next().unwrap_or_default().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mebibyte_of_headers_or_body_is_refused_and_keeps_nobody_out() {
+    let service = Service::start().await;
+    let mebibyte = "x".repeat(1024 * 1024);
+    let headers = format!("GET /livez HTTP/1.1\r\nhost: x\r\nx-much: {mebibyte}\r\n\r\n");
+    let told = answered(&service, &[headers.into()]).await;
+    assert!(told.is_empty() || told.starts_with("HTTP/1.1 431"), "{told}");
+    let head = "POST /login HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
+    let body = format!("{head}content-length: {}\r\n\r\n", mebibyte.len());
+    let told = answered(&service, &[body.into(), mebibyte.clone().into()]).await;
+    assert!(told.starts_with("HTTP/1.1 413"), "{told}");
+    let chunk = format!("{:x}\r\n{mebibyte}\r\n", mebibyte.len());
+    let chunked = format!("{head}transfer-encoding: chunked\r\n\r\n{chunk}");
+    let told = answered(&service, &[chunked.into()]).await;
+    assert!(told.starts_with("HTTP/1.1 413"), "{told}");
+    assert_eq!(send(service.get("/livez")).await.status, 200);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_does_not_come_is_given_up_and_keeps_nobody_waiting() {
+    let service = Service::start().await;
+    let login = service.log_in_as(Role::Viewer).await;
+    let head = "POST /login HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{";
+    let pieces = [Vec::from(head)];
+    let slow = futures_util::future::join_all((0..100).map(|_| answered(&service, &pieces)));
+    tokio::pin!(slow);
+    let told = loop {
+        tokio::select! {
+            told = &mut slow => break told,
+            answer = send(service.get("/customers?numbers=0").token(&login)) => assert_eq!(answer.status, 200),
+        }
+    };
+    for line in told {
+        assert!(line.starts_with("HTTP/1.1 400"), "{line}");
+    }
 }

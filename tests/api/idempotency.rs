@@ -183,6 +183,8 @@ async fn keys_are_forgotten_after_a_day_and_not_before() {
 async fn a_key_outlives_a_process_that_was_killed_between_commit_and_answer() {
     let service = Service::start().await;
     let login = service.log_in_as(Role::Editor).await;
+    // Binds the session, which is an event.
+    assert_eq!(send(service.get("/customers").login(&login)).await.status, 200);
     let serve = async || {
         let mut serve = command(&["serve"], &folder("killed"));
         // The same Redis keys: the session is known there too.

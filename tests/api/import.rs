@@ -14,7 +14,7 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
-use crate::harness::{Answer, Login, Service, With as _, folder, send, until, variables};
+use crate::harness::{Answer, Login, PATIENCE, Service, With as _, folder, send, until, variables};
 use crate::process::{Process, command};
 use crate::sessions::verdict;
 
@@ -207,11 +207,13 @@ async fn lost_connections_and_taken_ids_change_nothing() {
                              where datname = current_database() and query like '%import_customers%'
                                and pid <> pg_backend_pid()";
             admin.execute(importing).await.unwrap();
-            tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
     };
     let importing = async {
-        let answer = send(import(&service, &editor, NDJSON).body(people(5000))).await;
+        // On a busy machine it takes its time.
+        let request = import(&service, &editor, NDJSON).timeout(PATIENCE * 3);
+        let answer = send(request.body(people(5000))).await;
         over.store(true, Ordering::Relaxed);
         answer
     };

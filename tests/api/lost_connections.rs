@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use customers::commands::{Bus, CustomerCommand, IfMatch, Origin};
-use customers::dev::{Options, Servers, demo};
+use customers::dev::{Options, Servers, StartError, demo};
 use customers::events::log::{AppendError, Appender, read};
 use customers::events::metadata::Metadata;
 use customers::events::values::Role;
@@ -18,7 +18,7 @@ use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, PgConnection};
 
-use crate::harness::{Service, With as _, config_on, folder, send, until};
+use crate::harness::{PATIENCE, Service, With as _, config_on, folder, send, until};
 use crate::proxy::{Cut, Proxy};
 
 /// Host and port of a URL.
@@ -111,6 +111,22 @@ fn postmaster(folder: &Path) -> Pid {
     Pid::from_raw(text.lines().next().unwrap().parse().unwrap()).unwrap()
 }
 
+/// PostgreSQL on that folder, as soon as the watchdog of the one that was killed has left it.
+async fn start(folder: &Path, secret: [u8; 32]) -> Servers {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let folder = folder.to_path_buf();
+        let options =
+            Options { folder, postgres: true, redis: false, secret, settings: vec![], quick: true };
+        match Servers::start(options).await {
+            Err(StartError::InUse { .. }) if tokio::time::Instant::now() < deadline => {
+                tokio::task::yield_now().await;
+            }
+            started => return started.unwrap(),
+        }
+    }
+}
+
 /// Writers that create people until they are told to stop; who was acknowledged.
 struct Writers {
     tasks: Vec<tokio::task::JoinHandle<BTreeSet<String>>>,
@@ -163,12 +179,7 @@ impl Writers {
 async fn nothing_is_lost_or_doubled_when_postgresql_is_killed_under_load() {
     let rounds = if std::env::var_os("CUSTOMERS_TEST_LONG").is_some() { 10 } else { 2 };
     let folder = folder("killed");
-    let start = || {
-        let folder = folder.clone();
-        let secret = [7; 32];
-        let options = Options { folder, postgres: true, redis: false, secret, quick: true };
-        async { Servers::start(options).await.unwrap() }
-    };
+    let start = || start(&folder, [7; 32]);
     let mut servers = start().await;
     let url = servers.database_url().unwrap().to_owned();
     schema::migrate(&SecretString::from(url.clone()), None).await.unwrap();
@@ -176,7 +187,7 @@ async fn nothing_is_lost_or_doubled_when_postgresql_is_killed_under_load() {
     let proxy = Proxy::start(server_of(&url)).await;
     let behind = url.replace(&server_of(&url).to_string(), &proxy.address.to_string());
     assert_ne!(behind, url);
-    let pools = customers::app::Pools::new(&SecretString::from(behind)).unwrap();
+    let pools = customers::pools::Pools::new(&SecretString::from(behind)).unwrap();
     let writers = Writers::start(&Bus::new(pools.appender.clone(), pools.read.clone()));
     for _ in 0..rounds {
         writers.progress("the load runs").await;
@@ -210,12 +221,7 @@ async fn nothing_is_lost_or_doubled_when_postgresql_is_killed_under_load() {
 async fn a_read_never_shows_less_than_it_asks_for_after_postgresql_crashed_behind_a_write() {
     let rounds = if std::env::var_os("CUSTOMERS_TEST_LONG").is_some() { 10 } else { 3 };
     let folder = folder("crashed");
-    let start = || {
-        let folder = folder.clone();
-        let secret = [8; 32];
-        let options = Options { folder, postgres: true, redis: false, secret, quick: true };
-        async { Servers::start(options).await.unwrap() }
-    };
+    let start = || start(&folder, [8; 32]);
     let mut servers = start().await;
     let url = servers.database_url().unwrap().to_owned();
     schema::migrate(&SecretString::from(url.clone()), None).await.unwrap();

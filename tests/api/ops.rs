@@ -7,6 +7,7 @@ use customers::dev::{Options, Servers};
 use customers::events::values::Role;
 use reqwest::RequestBuilder;
 use rustix::process::{Pid, Signal, kill_process};
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
@@ -22,7 +23,7 @@ async fn a_process_is_alive_and_ready_without_a_log_in() {
     insta::assert_snapshot!(send(service.get("/livez")).await.shape(), @r#"200 {"checks":{},"status":"ok"}"#);
     insta::assert_snapshot!(
         send(service.get("/readyz")).await.shape(),
-        @r#"200 {"checks":{"postgres":"ok","projections":[{"checkpoint":0,"head":0,"lag_events":0,"lag_seconds":0.0,"name":"customers","parked":0,"rebuild":null,"state":"following","version":1},{"checkpoint":0,"head":0,"lag_events":0,"lag_seconds":0.0,"name":"customer_history","parked":0,"rebuild":null,"state":"following","version":1}],"redis":"ok"},"status":"ok"}"#
+        @r#"200 {"checks":{"built":"ok","postgres":"ok","projections":[{"checkpoint":0,"head":0,"lag_events":0,"lag_seconds":0.0,"name":"customers","parked":0,"rebuild":null,"state":"following","version":1},{"checkpoint":0,"head":0,"lag_events":0,"lag_seconds":0.0,"name":"customer_history","parked":0,"rebuild":null,"state":"following","version":1}],"redis":"ok"},"status":"ok"}"#
     );
     for path in ["/livez", "/readyz", "/metrics", "/.well-known/jwks.json"] {
         let query = format!("{path}?verbose=1");
@@ -68,6 +69,31 @@ async fn how_far_the_projections_lag_is_told_but_takes_nothing_out() {
     assert!(first > 0.0);
     assert!(lag("lag_seconds").await > first);
     holding.rollback().await.unwrap();
+}
+
+/// As after an upgrade to a version of a projection that nobody has built.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_whose_projection_was_never_built_is_ready_once_it_is() {
+    let service = Service::start().await;
+    let login = service.log_in_as(Role::Editor).await;
+    let body = json!({"name": "Ada", "dob": "1990-12-10"});
+    assert_eq!(verdict(service.post("/customers").json(&body).token(&login)).await, "201");
+    service.caught_up().await;
+    let config = service.config.clone();
+    service.stop().await;
+    let mut owner =
+        PgConnection::connect(config.database_url.as_ref().unwrap().expose_secret()).await.unwrap();
+    owner.execute("truncate customers").await.unwrap();
+    owner.execute("update projections set checkpoint = 0 where name = 'customers'").await.unwrap();
+    let mut holding = owner.begin().await.unwrap();
+    holding.execute("select from projections for update").await.unwrap();
+    let service = Service::with(config).await;
+    let answer = send(service.get("/readyz")).await;
+    let checks = &answer.body["checks"];
+    assert_eq!((answer.status, &checks["built"]), (503, &json!("unavailable")));
+    assert_eq!((&checks["postgres"], &checks["redis"]), (&json!("ok"), &json!("ok")));
+    holding.rollback().await.unwrap();
+    until("it is built", async || send(service.get("/readyz")).await.status == 200).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -151,7 +177,14 @@ async fn redis_is_missed(service: &Service, login: &Login) {
 async fn with_own_redis() -> (Servers, Service) {
     let secret = customers::clock::random_bytes();
     let (folder, quick) = (folder("own_redis"), true);
-    let servers = Servers::start(Options { folder, postgres: false, redis: true, secret, quick });
+    let servers = Servers::start(Options {
+        folder,
+        postgres: false,
+        redis: true,
+        secret,
+        settings: vec![],
+        quick,
+    });
     let servers = servers.await.unwrap();
     let redis_url = Some(servers.redis_url().unwrap().to_owned().into());
     (servers, Service::with(Config { redis_url, ..config().await }).await)

@@ -129,3 +129,85 @@ async fn an_account_that_is_disabled_during_a_log_in_is_not_let_in() {
     assert_eq!(answer.status, 401, "{answer:?}");
     service.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stored_hash_that_would_cost_too_much_lets_nobody_in_and_costs_little() {
+    let service = Service::start().await;
+    service.add_account("editor", Role::Editor).await;
+    let salt_and_hash = "AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    for parameters in [
+        "$argon2id$v=19$m=4194304,t=2,p=1",
+        "$argon2id$v=19$m=19456,t=4294967295,p=1",
+        "$argon2id$v=19$m=19456,t=2,p=16777215",
+        "$argon2id$v=19$m=0,t=0,p=0",
+        "$argon2i$v=16$m=19456,t=2,p=1",
+        "$argon2id$v=19$m=99999999999999999999,t=2,p=1",
+        "$2b$12",
+        "plain",
+    ] {
+        sqlx::query("update accounts set password_hash = $1")
+            .bind(format!("{parameters}${salt_and_hash}"))
+            .execute(&service.pools.accounts)
+            .await
+            .unwrap();
+        let body = json!({"username": "editor", "password": PASSWORD});
+        let began = std::time::Instant::now();
+        assert_eq!(verdict(service.post("/login").json(&body)).await, "401 unauthenticated");
+        // 4 billion passes would take years: this is no measurement.
+        assert!(began.elapsed().as_secs() < 5, "{parameters}");
+    }
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_password_does_not_undo_one_that_was_given_meanwhile() {
+    let service = Service::start().await;
+    let thief = service.log_in_as(Role::Viewer).await;
+    // The operator's change is under way: the row is locked, the old hash still to be seen.
+    let mut changing = service.pools.bulk.begin().await.unwrap();
+    sqlx::query("update accounts set password_hash = 'of the operator'")
+        .execute(&mut *changing)
+        .await
+        .unwrap();
+    let body = json!({"old": PASSWORD, "new": "a password of the thief"});
+    let asked = verdict(service.post("/password").json(&body).token(&thief));
+    let waits = "select exists (select from pg_stat_activity
+                 where datname = current_database() and wait_event_type = 'Lock')";
+    let commit = async {
+        until("it waits for the row", async || {
+            sqlx::query_scalar(waits).fetch_one(&service.pools.read).await.unwrap()
+        })
+        .await;
+        changing.commit().await.unwrap();
+    };
+    let (told, ()) = tokio::join!(asked, commit);
+    assert_eq!(told, "422 invalid");
+    let hash: String = sqlx::query_scalar("select password_hash from accounts")
+        .fetch_one(&service.pools.read)
+        .await
+        .unwrap();
+    assert_eq!(hash, "of the operator");
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_password_keeps_no_session_that_a_change_before_it_ends() {
+    let service = Service::start().await;
+    let names = ["ada", "bob", "eve"];
+    let mut sessions = vec![];
+    for name in names {
+        service.add_account(name, Role::Admin).await;
+        sessions.push(service.log_in(name).await);
+    }
+    for (name, session) in names.iter().zip(&sessions) {
+        // Redis has not heard of it yet.
+        let name = customers::events::values::Username::parse(name).unwrap();
+        let metadata = customers::events::metadata::Metadata::of_program("test");
+        service.accounts().change_role(&name, Role::Viewer, metadata).await.unwrap();
+        let body = json!({"old": PASSWORD, "new": "another good password"});
+        let told = verdict(service.post("/password").json(&body).token(session)).await;
+        assert!(["200", "401 unauthenticated"].contains(&told.as_str()), "{told}");
+        assert_eq!(token_alone(&service, session).await, "401 unauthenticated");
+    }
+    service.stop().await;
+}

@@ -225,6 +225,8 @@ async fn a_projection_that_stands_still_holds_no_other_back() {
     let service = Service::start().await;
     let login = service.log_in_as(Role::Admin).await;
     let ada = json!({"name": "Ada", "dob": "1990-12-10"});
+    // Binds the session, which is an event.
+    assert_eq!(send(service.get("/customers").login(&login)).await.status, 200);
     service.caught_up().await;
     let mut locking = PgConnection::connect(service.database_url()).await.unwrap();
     let mut locked = locking.begin().await.unwrap();

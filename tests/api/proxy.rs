@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 
 /// What becomes of the next packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub struct Proxy {
     pub address: SocketAddr,
     target: Arc<Mutex<SocketAddr>>,
     cut: Arc<AtomicU8>,
+    /// Ends what goes through now.
+    open: Arc<Mutex<CancellationToken>>,
 }
 
 impl Proxy {
@@ -33,6 +36,7 @@ impl Proxy {
             address: listener.local_addr().unwrap(),
             target: Arc::new(Mutex::new(target)),
             cut: Arc::default(),
+            open: Arc::default(),
         };
         let running = proxy.clone();
         tokio::spawn(async move {
@@ -53,6 +57,11 @@ impl Proxy {
         self.cut.load(Ordering::SeqCst) != Cut::Nothing as u8
     }
 
+    /// Cuts all connections.
+    pub fn cut_all(&self) {
+        std::mem::take(&mut *self.open.lock().unwrap()).cancel();
+    }
+
     pub fn move_to(&self, target: SocketAddr) {
         *self.target.lock().unwrap() = target;
     }
@@ -62,9 +71,11 @@ impl Proxy {
         let server = TcpStream::connect(target).await?;
         let (mut from_client, mut to_client) = client.into_split();
         let (mut from_server, mut to_server) = server.into_split();
+        let open = self.open.lock().unwrap().clone();
         let (mut asked, mut answered) = (vec![0; 65536], vec![0; 65536]);
         loop {
             tokio::select! {
+                () = open.cancelled() => return Ok(()),
                 read = from_client.read(&mut asked) => {
                     let length = read?;
                     if length == 0 || self.hits(Cut::NextRequest) {

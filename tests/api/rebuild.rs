@@ -202,8 +202,10 @@ async fn a_long_reader_delays_the_swap_and_nothing_else() {
     assert_eq!(list.body["customers"][0]["name"], "After");
     nothing_is_left(&service).await;
     all_is_right(&service).await;
-    let unknown = service.post("/projections/nothing/rebuild").login(&admin);
-    assert_eq!(verdict(unknown).await, "404 not-found");
+    for name in ["nothing", "Customers", "%ff", "customers%00"] {
+        let unknown = service.post(&format!("/projections/{name}/rebuild")).login(&admin);
+        assert_eq!(verdict(unknown).await, "404 not-found", "{name}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

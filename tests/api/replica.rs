@@ -28,7 +28,8 @@ fn program(name: &str) -> PathBuf {
 
 async fn start(folder: &Path) -> Servers {
     let (folder, secret) = (folder.to_path_buf(), [9; 32]);
-    let options = Options { folder, postgres: true, redis: false, secret, quick: true };
+    let options =
+        Options { folder, postgres: true, redis: false, secret, settings: vec![], quick: true };
     Servers::start(options).await.unwrap()
 }
 

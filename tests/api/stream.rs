@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use customers::app::Pools;
 use customers::commands::Bus;
 use customers::dev::demo;
 use customers::events::log::growth::{CHANNEL, Growth};
 use customers::events::log::read;
 use customers::events::metadata::Metadata;
 use customers::events::values::Role;
+use customers::pools::Pools;
 use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _, PgConnection};
@@ -99,8 +99,9 @@ async fn head(service: &Service) -> i64 {
 /// Appends customers without the service, as a program of the same database would.
 async fn append(pools: &Pools, count: u64) {
     let bus = Bus::new(pools.appender.clone(), pools.read.clone());
-    for start in (0..count).step_by(1000) {
-        let creates = (start..count.min(start + 1000)).map(|i| {
+    // So few at once that none waits too long for its turn, however busy the machine is.
+    for start in (0..count).step_by(200) {
+        let creates = (start..count.min(start + 200)).map(|i| {
             let (bus, (name, dob)) = (bus.clone(), demo::person(i));
             tokio::spawn(async move { bus.create(name, dob, Metadata::of_program("test")).await })
         });

@@ -1,12 +1,12 @@
 //! Nobody owns a projection: when the process that is at work is gone, another goes on.
 
-use customers::app::Pools;
 use customers::commands::Bus;
 use customers::dev::demo;
 use customers::events::metadata::Metadata;
+use customers::pools::Pools;
+use customers::projections::checkpoint::checkpoint_of;
 use customers::projections::customer_history::CustomerHistory;
 use customers::projections::customers::Customers;
-use customers::projections::projector::checkpoint_of;
 use customers::projections::verify::verify;
 use customers::projections::{ALL, Projection};
 use rustix::process::Signal;

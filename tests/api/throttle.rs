@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use reqwest::RequestBuilder;
 use serde_json::json;
 
-use crate::harness::{PASSWORD, Service, With as _, config, send};
+use crate::harness::{PASSWORD, Service, With as _, config, forget, send};
 use crate::sessions::{events_of_type, verdict};
 
 /// One behind a proxy that is trusted, so that a test chooses its addresses.
@@ -118,4 +118,54 @@ async fn a_stolen_session_cannot_guess_the_password() {
         assert_eq!(guess("wrong password").await, "422 invalid");
     }
     assert_eq!(guess(PASSWORD).await, "429 rate-limited");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_meets_the_limit_again_waits_twice_as_long_but_never_for_ever() {
+    let service = service_with(1).await;
+    service.add_account("ada", Role::Viewer).await;
+    let failures = format!("{}:{{ada}}:login-failures", service.config.redis_prefix);
+    for (time, wait) in [60, 120, 240, 480, 900, 900, 900].into_iter().enumerate() {
+        let attempt = log_in(&service, "ada", "wrong password", &format!("192.0.2.{time}"));
+        assert_eq!(verdict(attempt).await, "401 unauthenticated", "the {time}th time");
+        let refused = send(log_in(&service, "ada", PASSWORD, "198.51.100.1")).await;
+        let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+        assert!((wait - 10..=wait).contains(&seconds), "the {time}th time: {seconds}");
+        // The wait is over: nothing else can be.
+        assert!(forget(&failures).await);
+    }
+    assert_eq!(verdict(log_in(&service, "ada", PASSWORD, "198.51.100.1")).await, "200");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_looks_like_an_address_throttles_no_address() {
+    let service = service_with(1).await;
+    service.add_account("ada", Role::Viewer).await;
+    for (number, name) in ["ip-203.0.113.7", "ip 203.0.113.7", "203.0.113.7"].iter().enumerate() {
+        let attempt = log_in(&service, name, "wrong password", &format!("192.0.2.{number}"));
+        assert_eq!(verdict(attempt).await, "401 unauthenticated");
+    }
+    assert_eq!(verdict(log_in(&service, "ada", PASSWORD, "203.0.113.7")).await, "200");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_wrong_passwords_are_ten_guesses() {
+    let service = service_with(10).await;
+    service.add_account("ada", Role::Viewer).await;
+    let mut guesses = 0;
+    for round in 0..20 {
+        let attempts = (0..50).map(|i| {
+            let address = format!("198.51.{round}.{i}");
+            let log_in = log_in(&service, "ada", &format!("guess {round} {i}"), &address);
+            async move { verdict(log_in).await }
+        });
+        for told in join_all(attempts).await {
+            assert!(["401 unauthenticated", "429 rate-limited"].contains(&told.as_str()), "{told}");
+            guesses += usize::from(told == "401 unauthenticated");
+        }
+    }
+    // Two passwords are checked at once, so one more may be under way when the limit is met.
+    assert!((10..=11).contains(&guesses), "{guesses}");
+    assert_eq!(verdict(log_in(&service, "ada", PASSWORD, "203.0.113.1")).await, "429 rate-limited");
+    assert_eq!(events_of_type(&service, "ada", "LoginThrottled").await.len(), 1);
 }

@@ -25,7 +25,7 @@ fn encoded(value: &Value) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(value.to_string())
 }
 
-fn kid(login: &Login) -> String {
+pub fn kid(login: &Login) -> String {
     part(login, 0)["kid"].as_str().unwrap().to_owned()
 }
 
@@ -194,6 +194,18 @@ async fn only_our_keys_and_our_kind_of_token_count() {
     assert_eq!(forge.try_header(&without).await, REFUSED);
     assert_eq!(token_alone(&forge.service, &forge.login).await, "200");
 
+    // What a header says of other keys is not read: it neither opens nor closes anything.
+    let jwk =
+        json!({"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"});
+    let place = "http://127.0.0.1:1/keys.json".to_owned();
+    let mut elsewhere = header(&forge.kid);
+    elsewhere.jku = Some(place.clone());
+    elsewhere.x5u = Some(place);
+    elsewhere.jwk = Some(serde_json::from_value(jwk).unwrap());
+    assert_eq!(forge.try_header(&elsewhere).await, "200");
+    elsewhere.kid = None;
+    assert_eq!(forge.try_header(&elsewhere).await, REFUSED);
+
     // Another installation's key, under our key's name.
     let other = Forge::start().await;
     let token = other.sign(&header(&forge.kid), &forge.claims);
@@ -209,6 +221,15 @@ async fn every_claim_is_needed_and_checked() {
         claims.as_object_mut().unwrap().remove(name).unwrap();
         assert_eq!(forge.try_claims(&claims).await, REFUSED, "without {name}");
         assert_eq!(forge.try_claims(&forge.with(name, Value::Null)).await, REFUSED, "{name} null");
+    }
+    for name in ["iss", "aud", "sub", "sid", "jti", "iat", "nbf", "exp"] {
+        let right = &forge.claims[name];
+        let mut wrong = vec![json!([right]), json!({"value": right}), json!(true)];
+        wrong.push(if right.is_string() { json!(1) } else { json!(right.to_string()) });
+        for value in wrong {
+            let told = forge.try_claims(&forge.with(name, value.clone())).await;
+            assert_eq!(told, REFUSED, "{name}: {value}");
+        }
     }
     forge.service.log_in_as(Role::Editor).await;
     for (name, value) in [

@@ -1,11 +1,11 @@
 //! A new version of a projection, rolled out while a process of the old one serves.
 
 use async_trait::async_trait;
-use customers::app::Pools;
 use customers::events::customer::CustomerEvent;
 use customers::events::log::StoredEvent;
 use customers::events::log::growth::Growth;
 use customers::events::values::{CustomerId, Role};
+use customers::pools::Pools;
 use customers::projections::projector::Projector;
 use customers::projections::rebuild::rebuild;
 use customers::projections::verify::verify;

@@ -17,13 +17,13 @@ pub struct Table {
 }
 
 impl Table {
-    /// Customer 1 is there, so that nothing is refused because it is missing.
+    /// Customer 1 is there, so that nothing is refused because it is missing; and the session is bound.
     pub async fn start() -> Self {
         let service = Service::start().await;
         let admin = service.log_in_as(Role::Admin).await;
         let body = r#"{"name":"Ada","dob":"1990-12-10"}"#;
         let request = service.post("/customers").header("content-type", "application/json");
-        let created = send(request.token(&admin).body(body)).await;
+        let created = send(request.login(&admin).body(body)).await;
         assert_eq!(created.status, 201, "{created:?}");
         Self { service, admin, lines: String::new(), head: created.position() }
     }

@@ -1,10 +1,12 @@
 //! `customers demo` and `customers projection`: demo data, and read tables compared with the log.
 
+use customers::events::values::Role;
+use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use super::{Shell, json_lines};
-use crate::harness::{Service, config_on, database};
+use crate::harness::{Service, With as _, config_on, database, send};
 
 async fn customers(database_url: &str) -> Vec<(i64, String, String)> {
     let mut connection = PgConnection::connect(database_url).await.unwrap();
@@ -153,4 +155,48 @@ async fn an_unknown_projection_fails_and_names_those_there_are() {
         assert_eq!((ended.code, ended.stdout.as_str()), (1, ""), "{ended:?}");
         assert!(ended.stderr.contains("there are: customers"), "{ended:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_history_on_the_command_line_is_the_one_that_the_route_shows() {
+    let service = Service::start().await;
+    let admin = service.log_in_as(Role::Admin).await;
+    let ask = |method, path: &str| service.request(method, path).token(&admin);
+    let body = json!({"name": "Ada Byron", "dob": "1990-12-10"});
+    assert_eq!(send(ask(Method::POST, "/customers").json(&body)).await.status, 201);
+    let body = json!({"name": "Ada Lovelace", "dob": "1990-12-10"});
+    let update = ask(Method::PUT, "/customers/1").header("x-reason", "married").json(&body);
+    assert_eq!(send(update).await.status, 200);
+    assert_eq!(send(ask(Method::DELETE, "/customers/1")).await.status, 200);
+    let shown = send(ask(Method::GET, "/customers/1/history")).await.body["history"].clone();
+
+    let shell = Shell::on(service.database_url());
+    let told = json_lines(&said(&shell, "history 1 --json").await);
+    assert_eq!(told.len(), 3);
+    assert_eq!(Value::Array(told), shown);
+    let plain = said(&shell, "history 1").await;
+    let update = plain.lines().nth(1).unwrap();
+    for part in ["CustomerUpdated", "admin", r#"name: "Ada Byron" -> "Ada Lovelace""#, "(married)"]
+    {
+        assert!(update.contains(part), "{part}: {update}");
+    }
+    let never = shell.run("history 2").await;
+    assert_eq!(never.code, 1);
+    assert!(never.stderr.contains("customer 2"), "{never:?}");
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_is_rolled_back_and_what_is_parked_retried_by_name() {
+    let url = database().await;
+    let shell = Shell::on(&url);
+    said(&shell, "demo --customers 3").await;
+    let nothing = shell.run("projection rollback customers").await;
+    assert_eq!(nothing.code, 1, "there is nothing to go back to: {nothing:?}");
+    said(&shell, "projection rebuild customers").await;
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    connection.execute("update customers set name = 'x'").await.unwrap();
+    said(&shell, "projection rollback customers").await;
+    said(&shell, "projection verify customers").await;
+    said(&shell, "projection retry customers").await;
 }

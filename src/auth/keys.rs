@@ -1,0 +1,255 @@
+//! The keys that sign tokens: one folder, which all processes share and read again every few seconds,
+//! with a file `KID.pem` (PKCS #8) for each key. The newest signs, all verify. Beside a key that was
+//! retired stands `KID.retired`: from the time in it on nothing is verified with that key.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use chrono::{DateTime, Utc};
+use jsonwebtoken::{DecodingKey, EncodingKey};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::clock;
+
+/// How often a process reads the folder again.
+pub const READ_EVERY: Duration = Duration::from_secs(5);
+
+/// The folder, and what was in it.
+pub struct Keys {
+    folder: PathBuf,
+    ring: RwLock<Arc<Ring>>,
+}
+
+type Ring = BTreeMap<Uuid, Arc<Key>>;
+
+/// One key.
+pub struct Key {
+    pub(super) signing: EncodingKey,
+    pub(super) verifying: DecodingKey,
+    /// The public key, base64url: the `x` of its JWK.
+    public: String,
+    /// From then on nothing is verified with it.
+    pub retired: Option<DateTime<Utc>>,
+}
+
+impl Key {
+    /// Whether what it signed is believed.
+    #[must_use]
+    pub fn verifies(&self, now: DateTime<Utc>) -> bool {
+        self.retired.is_none_or(|end| now < end)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    #[error("{path}: {problem}")]
+    File { path: PathBuf, problem: String },
+    #[error("there is no key that signs")]
+    None,
+    #[error("there is no key {0}")]
+    Unknown(Uuid),
+    #[error("{0} is the only key that signs: make a new one first")]
+    Only(Uuid),
+    #[error("signing failed: {0}")]
+    Sign(#[from] jsonwebtoken::errors::Error),
+}
+
+impl Keys {
+    /// Reads the folder; makes it, and a first key when none there signs.
+    ///
+    /// # Errors
+    /// Names the file that cannot be read or made.
+    pub fn open(folder: &Path) -> Result<Self, KeyError> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .map_err(|error| file_error(folder, error))?;
+        let mut ring = read_folder(folder)?;
+        if newest(&ring).is_none() {
+            make_key(folder)?;
+            ring = read_folder(folder)?;
+        }
+        Ok(Self { folder: folder.to_owned(), ring: RwLock::new(Arc::new(ring)) })
+    }
+
+    /// Reads the folder again. A key whose files are broken stays as it was, and is told.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn read_again(&self) -> Result<(), KeyError> {
+        let (before, mut ring) = (self.ring(), Ring::new());
+        for kid in kids(&self.folder)? {
+            match (read_files(&self.folder, kid), before.get(&kid)) {
+                (Ok(key), _) => {
+                    ring.insert(kid, Arc::new(key));
+                }
+                (Err(error), before) => {
+                    tracing::error!(%error, "a key cannot be read again");
+                    ring.extend(before.map(|key| (kid, Arc::clone(key))));
+                }
+            }
+        }
+        let ring = Arc::new(ring);
+        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = ring;
+        Ok(())
+    }
+
+    /// All that were in the folder, oldest first.
+    #[must_use]
+    pub fn ring(&self) -> Arc<Ring> {
+        Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The id of the key that signs.
+    #[must_use]
+    pub fn signs(&self) -> Option<Uuid> {
+        newest(&self.ring())
+    }
+
+    /// Those in which a token's key is looked for. Another process may have made one since: an id that
+    /// is not known is looked for in the folder, so that strangers' ids cost one look at a name.
+    pub(super) fn ring_with(&self, kid: Uuid) -> Arc<Ring> {
+        let ring = self.ring();
+        if ring.contains_key(&kid) || !self.folder.join(format!("{kid}.pem")).exists() {
+            return ring;
+        }
+        if let Err(error) = self.read_again() {
+            tracing::error!(%error, "cannot read the keys again");
+        }
+        self.ring()
+    }
+
+    /// The public keys that verify (RFC 7517).
+    #[must_use]
+    pub fn jwks(&self, now: DateTime<Utc>) -> serde_json::Value {
+        let ring = self.ring();
+        let keys: Vec<_> = ring
+            .iter()
+            .filter(|(_, key)| key.verifies(now))
+            .map(|(kid, key)| {
+                json!({"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA",
+                       "kid": kid.to_string(), "x": key.public})
+            })
+            .collect();
+        json!({ "keys": keys })
+    }
+
+    /// Makes a key. It signs here at once and everywhere within [`READ_EVERY`].
+    ///
+    /// # Errors
+    /// Names the file that cannot be made.
+    pub fn add(&self) -> Result<Uuid, KeyError> {
+        let kid = make_key(&self.folder)?;
+        self.read_again()?;
+        Ok(kid)
+    }
+
+    /// Lets a key sign no more, and verify until `end`, or until the earlier end that it has. Returns
+    /// that.
+    ///
+    /// # Errors
+    /// When there is no such key, or no other one would sign.
+    pub fn retire(&self, kid: Uuid, end: DateTime<Utc>) -> Result<DateTime<Utc>, KeyError> {
+        let ring = self.ring();
+        let key = ring.get(&kid).ok_or(KeyError::Unknown(kid))?;
+        let end = key.retired.map_or(end, |before| before.min(end));
+        if ring.iter().all(|(other, key)| *other == kid || key.retired.is_some()) {
+            return Err(KeyError::Only(kid));
+        }
+        let path = self.folder.join(format!("{kid}.retired"));
+        write_whole(&path, &format!("{}\n", clock::rfc3339(end)))?;
+        self.read_again()?;
+        Ok(end)
+    }
+}
+
+fn newest(ring: &Ring) -> Option<Uuid> {
+    ring.iter().rev().find(|(_, key)| key.retired.is_none()).map(|(kid, _)| *kid)
+}
+
+pub(super) fn file_error(path: &Path, problem: impl std::fmt::Display) -> KeyError {
+    KeyError::File { path: path.to_owned(), problem: problem.to_string() }
+}
+
+fn read_folder(folder: &Path) -> Result<Ring, KeyError> {
+    kids(folder)?.into_iter().map(|kid| Ok((kid, Arc::new(read_files(folder, kid)?)))).collect()
+}
+
+/// The ids of the keys of a folder.
+fn kids(folder: &Path) -> Result<Vec<Uuid>, KeyError> {
+    let mut kids = vec![];
+    for entry in fs::read_dir(folder).map_err(|error| file_error(folder, error))? {
+        let path = entry.map_err(|error| file_error(folder, error))?.path();
+        let is_key = path.extension().is_some_and(|extension| extension == "pem");
+        let name = path.file_stem().filter(|_| is_key).and_then(|name| name.to_str());
+        kids.extend(name.and_then(|name| name.parse::<Uuid>().ok()));
+    }
+    Ok(kids)
+}
+
+fn read_files(folder: &Path, kid: Uuid) -> Result<Key, KeyError> {
+    let path = folder.join(format!("{kid}.pem"));
+    let pem = fs::read_to_string(&path).map_err(|error| file_error(&path, error))?;
+    let retired = read_retired(&folder.join(format!("{kid}.retired")))?;
+    read_key(&pem, retired).ok_or_else(|| file_error(&path, "is no Ed25519 key"))
+}
+
+fn read_retired(path: &Path) -> Result<Option<DateTime<Utc>>, KeyError> {
+    match fs::read_to_string(path) {
+        Ok(text) => text.trim().parse().map(Some).map_err(|_| file_error(path, "is no time")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(file_error(path, error)),
+    }
+}
+
+const PEM_BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
+const PEM_END: &str = "-----END PRIVATE KEY-----";
+
+fn read_key(pem: &str, retired: Option<DateTime<Utc>>) -> Option<Key> {
+    let body = pem.trim().strip_prefix(PEM_BEGIN)?.strip_suffix(PEM_END)?;
+    let body: String = body.split_whitespace().collect();
+    let der = BASE64_STANDARD.decode(body).ok()?;
+    let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).ok()?;
+    let public = BASE64_URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
+    Some(Key {
+        signing: EncodingKey::from_ed_der(&der),
+        verifying: DecodingKey::from_ed_components(&public).ok()?,
+        public,
+        retired,
+    })
+}
+
+/// Makes a key under a name that sorts by time.
+fn make_key(folder: &Path) -> Result<Uuid, KeyError> {
+    let kid = clock::new_id();
+    let path = folder.join(format!("{kid}.pem"));
+    let der = Ed25519KeyPair::generate()
+        .and_then(|pair| pair.to_pkcs8v1())
+        .map_err(|error| file_error(&path, error))?;
+    let pem = format!("{PEM_BEGIN}\n{}\n{PEM_END}\n", BASE64_STANDARD.encode(der.as_ref()));
+    write_whole(&path, &pem)?;
+    Ok(kid)
+}
+
+/// Whole or not at all, for its owner alone.
+fn write_whole(path: &Path, text: &str) -> Result<(), KeyError> {
+    let half = path.with_extension("new");
+    let write = || {
+        let mut options = fs::OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&half)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&half, path)
+    };
+    write().map_err(|error| file_error(path, error))
+}

@@ -1,0 +1,39 @@
+//! Requests that nobody waits for any more are dropped wherever they are. What comes behind them on
+//! the same connection is not theirs.
+
+use std::pin::pin;
+
+use customers::transaction::begin;
+use futures_util::poll;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Connection as _, Executor as _, PgConnection};
+
+use crate::harness::empty_database;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_behind_a_transaction_that_was_given_up_at_its_begin_is_there() {
+    let url = empty_database().await;
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .test_before_acquire(false)
+        .connect(&url)
+        .await
+        .unwrap();
+    pool.execute("create table written (polls integer)").await.unwrap();
+    for polls in 0..100 {
+        {
+            let mut begun = pin!(begin(&pool));
+            for _ in 0..polls {
+                if poll!(&mut begun).is_ready() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        sqlx::query("insert into written values ($1)").bind(polls).execute(&pool).await.unwrap();
+    }
+    let mut other = PgConnection::connect(&url).await.unwrap();
+    let written: i64 =
+        sqlx::query_scalar("select count(*) from written").fetch_one(&mut other).await.unwrap();
+    assert_eq!(written, 100);
+}

@@ -1,0 +1,80 @@
+//! What every answer says to browsers and caches.
+
+use customers::config::Config;
+use customers::events::values::Role;
+use reqwest::Method;
+
+use crate::harness::{Service, With as _, config, send};
+
+const SET: [(&str, &str); 4] = [
+    ("x-content-type-options", "nosniff"),
+    ("cache-control", "no-store"),
+    ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("referrer-policy", "no-referrer"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_answer_is_for_who_asked_and_for_nothing_else() {
+    let service = Service::start().await;
+    let admin = service.log_in_as(Role::Admin).await;
+    let requests = [
+        service.get("/customers").login(&admin),
+        service.get("/customers?numbers=1").login(&admin),
+        service.get("/events").login(&admin),
+        service.get("/events/stream").login(&admin),
+        service.get("/sessions").login(&admin),
+        service.get("/metrics"),
+        service.get("/.well-known/jwks.json"),
+        service.get("/customers"),
+        service.get("/nothing"),
+        service.put("/livez"),
+        service.post("/login").body("x".repeat(100_000)),
+    ];
+    for request in requests {
+        let what = format!("{request:?}");
+        let answer = request.send().await.unwrap();
+        for (name, value) in SET {
+            assert_eq!(answer.headers().get_all(name).iter().count(), 1, "{name} of {what}");
+            assert_eq!(answer.headers()[name], value, "{name} of {what}");
+        }
+        assert!(!answer.headers().contains_key("strict-transport-security"), "{what}");
+        assert!(!answer.headers().contains_key("access-control-allow-origin"), "{what}");
+    }
+    let config = Config { public_url: Some("https://customers.test".to_owned()), ..config().await };
+    let service = Service::with(config).await;
+    for path in ["/livez", "/customers", "/nothing"] {
+        let answer = send(service.get(path)).await;
+        assert_eq!(answer.header("strict-transport-security"), Some("max-age=31536000"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_of_configured_origins_may_ask_and_no_others() {
+    let cors_origins = vec!["https://console.example".to_owned()];
+    let service = Service::with(Config { cors_origins, ..config().await }).await;
+    let admin = service.log_in_as(Role::Admin).await;
+    let preflight = async |origin: &str| {
+        let request = service.request(Method::OPTIONS, "/customers/1").header("origin", origin);
+        let request = request.header("access-control-request-method", "PUT");
+        send(request.header("access-control-request-headers", "authorization,if-match")).await
+    };
+    let allowed = preflight("https://console.example").await;
+    assert_eq!(allowed.status, 200);
+    let is = |name| allowed.header(name);
+    assert_eq!(is("access-control-allow-origin"), Some("https://console.example"));
+    assert_eq!(is("access-control-allow-credentials"), Some("true"));
+    assert!(is("access-control-allow-methods").unwrap().contains("PUT"));
+    assert!(is("access-control-allow-headers").unwrap().contains("if-match"));
+    for other in ["https://console.example.evil", "http://console.example", "null"] {
+        let answer = preflight(other).await;
+        assert_eq!(answer.header("access-control-allow-origin"), None, "{other}");
+    }
+    let read = service.get("/customers").login(&admin).header("origin", "https://console.example");
+    let answer = send(read).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("access-control-allow-origin"), Some("https://console.example"));
+    assert!(answer.header("access-control-expose-headers").unwrap().contains("event-position"));
+    // A page of another origin is answered like any program, but cannot read the answer.
+    let read = service.get("/customers").login(&admin).header("origin", "https://evil.example");
+    assert_eq!(send(read).await.header("access-control-allow-origin"), None);
+}

@@ -1,0 +1,145 @@
+//! Keys come and go, and nobody is logged out by it.
+
+use chrono::TimeDelta;
+use customers::clock::Clock;
+use customers::events::values::Role;
+use serde_json::Value;
+use tokio::process::Command;
+
+use crate::harness::{Login, Service, folder, send, until};
+use crate::process::command;
+use crate::sessions::token_alone;
+use crate::tokens::kid;
+
+/// `customers keys ...` on the keys of a service: exit code, standard output, standard error.
+async fn keys(service: &Service, arguments: &[&str]) -> (i32, String, String) {
+    let arguments: Vec<&str> = ["keys"].iter().chain(arguments).copied().collect();
+    let mut run: Command = command(&arguments, &folder("keys_command"));
+    let output = run.env("CUSTOMERS_KEYS_DIR", &service.config.keys_dir).output().await.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap().trim().to_owned();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+async fn listed(service: &Service) -> Vec<(String, String)> {
+    let (code, lines, _) = keys(service, &["list", "--json"]).await;
+    assert_eq!(code, 0);
+    let of = |line: &str| {
+        let key: Value = serde_json::from_str(line).unwrap();
+        (key["kid"].as_str().unwrap().to_owned(), key["state"].as_str().unwrap().to_owned())
+    };
+    lines.lines().map(of).collect()
+}
+
+async fn published(service: &Service) -> usize {
+    send(service.get("/.well-known/jwks.json")).await.body["keys"].as_array().unwrap().len()
+}
+
+/// Logs in again and again until the token is signed by that key.
+async fn signed_by(service: &Service, key: &str) -> Login {
+    let mut login = service.log_in("viewer").await;
+    until("the key signs", async || {
+        login = service.log_in("viewer").await;
+        kid(&login) == key
+    })
+    .await;
+    login
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_is_changed_on_two_processes_and_nobody_is_logged_out() {
+    let here = Service::start().await;
+    let there = Service::with(here.config.clone()).await;
+    let early = here.log_in_as(Role::Viewer).await;
+    let old = kid(&early);
+    let (code, new, _) = keys(&here, &["new"]).await;
+    assert_eq!(code, 0);
+    assert_eq!(
+        listed(&here).await,
+        [(old.clone(), "verifies".to_owned()), (new.clone(), "signs".to_owned())]
+    );
+    let late = signed_by(&here, &new).await;
+    for service in [&here, &there] {
+        assert_eq!(token_alone(service, &early).await, "200");
+        assert_eq!(token_alone(service, &late).await, "200");
+    }
+    let (code, said, _) = keys(&here, &["retire", &old]).await;
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("verifies until"), "{said}");
+    let (_, lines, _) = keys(&here, &["list"]).await;
+    assert!(lines.contains("retired, verifies until 2"), "{lines}");
+    signed_by(&there, &new).await;
+    for service in [&here, &there] {
+        assert_eq!(token_alone(service, &early).await, "200", "before its window ends");
+        assert_eq!(published(service).await, 2);
+    }
+    // No token of the old key can live any more when it ends: none lives for more than a day.
+    for service in [&here, &there] {
+        service.hands.forward(24 * 60 * 60 + 60);
+    }
+    until("the old key is not published", async || {
+        published(&here).await == 1 && published(&there).await == 1
+    })
+    .await;
+    let again = there.log_in("viewer").await;
+    assert_eq!(token_alone(&here, &again).await, "200");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retired_key_verifies_until_its_window_ends_and_not_a_second_longer() {
+    let service = Service::start().await;
+    let login = service.log_in_as(Role::Viewer).await;
+    let old = kid(&login);
+    let (_, new, _) = keys(&service, &["new"]).await;
+    signed_by(&service, &new).await;
+    let end = Clock::system().now() + TimeDelta::minutes(5);
+    let file = service.config.keys_dir.join(format!("{old}.retired"));
+    std::fs::write(&file, end.to_rfc3339()).unwrap();
+    service.hands.forward(290);
+    assert_eq!(token_alone(&service, &login).await, "200");
+    service.hands.forward(20);
+    // The process has read the file by then.
+    until("it has ended", async || token_alone(&service, &login).await != "200").await;
+    assert_eq!(token_alone(&service, &login).await, "401 unauthenticated");
+    // A file that says no time is named, and is no way to bring the key back.
+    std::fs::write(&file, "some day").unwrap();
+    let (code, _, said) = keys(&service, &["list"]).await;
+    assert_eq!((code, said.contains(".retired: is no time")), (1, true), "{said}");
+    assert_eq!(token_alone(&service, &login).await, "401 unauthenticated");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_leaked_opens_nothing_within_seconds() {
+    let here = Service::start().await;
+    let there = Service::with(here.config.clone()).await;
+    let login = here.log_in_as(Role::Viewer).await;
+    let (_, new, _) = keys(&here, &["new"]).await;
+    assert_eq!(keys(&here, &["retire", &kid(&login), "--now"]).await.0, 0);
+    for service in [&here, &there] {
+        // The test's clock stands still.
+        service.hands.forward(10);
+        until("it opens nothing", async || {
+            token_alone(service, &login).await == "401 unauthenticated"
+        })
+        .await;
+    }
+    let again = here.log_in("viewer").await;
+    assert_eq!(kid(&again), new);
+    assert_eq!(token_alone(&there, &again).await, "200");
+    assert_eq!(published(&there).await, 1);
+    // Retired once more it does not verify again.
+    assert_eq!(keys(&here, &["retire", &kid(&login)]).await.0, 0);
+    assert!(listed(&here).await.contains(&(kid(&login), "ended".to_owned())));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_only_key_stays_and_what_is_no_key_is_refused() {
+    let service = Service::start().await;
+    let login = service.log_in_as(Role::Viewer).await;
+    let (code, _, said) = keys(&service, &["retire", &kid(&login)]).await;
+    assert_eq!((code, said.contains("make a new one first")), (1, true), "{said}");
+    let (code, _, said) = keys(&service, &["retire", "0198c0de-0000-7000-8000-000000000000"]).await;
+    assert_eq!((code, said.contains("there is no key")), (1, true), "{said}");
+    assert_eq!(keys(&service, &["retire", "../../etc/passwd"]).await.0, 2);
+    assert_eq!(listed(&service).await, [(kid(&login), "signs".to_owned())]);
+    assert_eq!(token_alone(&service, &login).await, "200");
+}

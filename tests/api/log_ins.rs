@@ -1,0 +1,92 @@
+//! Log-ins cost memory and time: how much is bounded, and the same for everybody.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use customers::events::values::Role;
+use reqwest::Method;
+use serde_json::json;
+
+use crate::harness::{PASSWORD, Service, folder, send, variables};
+use crate::process::{Process, command};
+use crate::sessions::verdict;
+
+/// A process of its own on a database with the account "ada", so that its memory and its counters are
+/// its own.
+async fn process() -> (Service, Process) {
+    let service = Service::start().await;
+    service.add_account("ada", Role::Viewer).await;
+    let mut serve = command(&["serve"], &folder("log_ins"));
+    serve.envs(variables(service.database_url())).env("CUSTOMERS_LOGIN_LIMIT", "0");
+    (service, Process::start(serve).await)
+}
+
+async fn hashes(process: &Process) -> u64 {
+    let metrics = send(process.request(Method::GET, "/metrics")).await.text;
+    let line =
+        metrics.lines().find_map(|line| line.strip_prefix("customers_password_hashes_total "));
+    line.map_or(0, |count| count.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_name_and_a_disabled_account_cost_as_many_hashes_as_a_wrong_password() {
+    let (service, process) = process().await;
+    service.add_account("gone", Role::Viewer).await;
+    let name = customers::events::values::Username::parse("gone").unwrap();
+    let metadata = customers::events::metadata::Metadata::of_program("test");
+    service.accounts().disable(&name, metadata).await.unwrap();
+    let mut before = hashes(&process).await;
+    for (name, password) in [
+        ("ada", "wrong password"),
+        ("nobody", "wrong password"),
+        ("nobody", PASSWORD),
+        ("gone", PASSWORD),
+        ("no name at all", "wrong password"),
+        ("", "wrong password"),
+    ] {
+        let body = json!({"username": name, "password": password});
+        let log_in = process.request(Method::POST, "/login").json(&body);
+        assert_eq!(verdict(log_in).await, "401 unauthenticated", "{name}");
+        let after = hashes(&process).await;
+        assert_eq!(after - before, 1, "{name}");
+        before = after;
+    }
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn four_hundred_log_ins_at_once_take_little_memory_and_keep_nobody_else_out() {
+    let (service, process) = process().await;
+    let process = Arc::new(process);
+    let body = json!({"username": "ada", "password": PASSWORD});
+    // The first one brings what every later one uses.
+    assert_eq!(send(process.request(Method::POST, "/login").json(&body)).await.status, 200);
+    let before = process.resident();
+    let (stop, most) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let others = tokio::spawn({
+        let (process, stop, most) = (Arc::clone(&process), Arc::clone(&stop), Arc::clone(&most));
+        async move {
+            let mut served = 0;
+            while !stop.load(Ordering::SeqCst) {
+                assert_eq!(verdict(process.request(Method::GET, "/livez")).await, "200");
+                most.fetch_max(process.resident(), Ordering::SeqCst);
+                served += 1;
+            }
+            served
+        }
+    });
+    let log_ins = (0..400).map(|_| verdict(process.request(Method::POST, "/login").json(&body)));
+    let told = futures_util::future::join_all(log_ins).await;
+    stop.store(true, Ordering::SeqCst);
+    let served = others.await.unwrap();
+    let count = |what: &str| told.iter().filter(|told| *told == what).count();
+    let (came_in, refused) = (count("200"), count("503 overloaded"));
+    assert_eq!(came_in + refused, 400, "{told:?}");
+    // Some wait in vain on a machine that has other work; the queue is 256 long.
+    assert!(came_in > 20 && refused > 0, "{came_in} came in, {refused} were refused");
+    // Two hashes of 19 MiB at a time, and what 400 requests take.
+    let more = most.load(Ordering::SeqCst).saturating_sub(before);
+    assert!(more < 100, "{more} MiB more than {before}");
+    assert!(served > 10, "{served}");
+    service.stop().await;
+}

@@ -1,0 +1,169 @@
+//! A Redis of a test's own, to be frozen, killed and started again.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+
+use crate::harness::{folder, until};
+
+/// Without a password, on loopback; its dump is in a folder of its own.
+pub struct Redis {
+    port: u16,
+    data: PathBuf,
+    settings: Vec<String>,
+    child: Child,
+}
+
+impl Redis {
+    /// `settings` as on the command line of `redis-server`.
+    pub async fn start(settings: &[&str]) -> Self {
+        let data = folder("redis");
+        let settings = settings.iter().map(|&setting| setting.to_owned()).collect::<Vec<_>>();
+        // Somebody may take the port before the server does.
+        loop {
+            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let port = free.local_addr().unwrap().port();
+            drop(free);
+            // The nodes of a cluster talk to each other on a port that is larger by 10,000.
+            if port > 55_000 {
+                continue;
+            }
+            let child = spawn(port, &data, &settings);
+            let mut redis = Self { port, data: data.clone(), settings: settings.clone(), child };
+            if redis.is_up().await {
+                return redis;
+            }
+        }
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    /// What it answers to a command, as text.
+    pub async fn ask(&self, line: &str) -> redis::Value {
+        self.try_ask(line).await.unwrap()
+    }
+
+    async fn try_ask(&self, line: &str) -> redis::RedisResult<redis::Value> {
+        let client = redis::Client::open(self.url()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        let mut words = line.split(' ');
+        let mut command = redis::cmd(words.next().unwrap());
+        command.arg(words.collect::<Vec<_>>()).query_async(&mut connection).await
+    }
+
+    /// Whether `CLUSTER` and that word answers something with that text in it.
+    async fn says(&self, word: &str, text: &str) -> bool {
+        format!("{:?}", self.ask(&format!("CLUSTER {word}")).await).contains(text)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id().unwrap()).unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+    }
+
+    /// Ends it as a crash would.
+    pub async fn kill(&mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// Starts it again on the same port, with the data that it left.
+    pub async fn start_again(&mut self) {
+        self.child = spawn(self.port, &self.data, &self.settings);
+        assert!(self.is_up().await, "it does not come back");
+    }
+
+    /// `false` if it ended instead.
+    async fn is_up(&mut self) -> bool {
+        let mut ended = false;
+        until("redis answers", async || {
+            ended = self.child.try_wait().unwrap().is_some();
+            ended || self.try_ask("PING").await.is_ok()
+        })
+        .await;
+        !ended
+    }
+}
+
+const CLUSTER_NODE: [&str; 4] = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
+
+/// Three masters that share the slots.
+pub struct Cluster(pub [Redis; 3]);
+
+impl Cluster {
+    pub async fn start() -> Self {
+        let nodes = [
+            Redis::start(&CLUSTER_NODE).await,
+            Redis::start(&CLUSTER_NODE).await,
+            Redis::start(&CLUSTER_NODE).await,
+        ];
+        for (node, slots) in nodes.iter().zip(["0 5460", "5461 10922", "10923 16383"]) {
+            node.ask(&format!("CLUSTER ADDSLOTSRANGE {slots}")).await;
+            nodes[0].ask(&format!("CLUSTER MEET 127.0.0.1 {}", node.port)).await;
+        }
+        let cluster = Self(nodes);
+        cluster.is_whole().await;
+        cluster
+    }
+
+    /// Waits until every node knows all.
+    pub async fn is_whole(&self) {
+        for node in &self.0 {
+            until("the cluster is whole", async || {
+                node.says("INFO", "cluster_state:ok").await
+                    && node.says("INFO", "cluster_known_nodes:3").await
+            })
+            .await;
+        }
+    }
+
+    /// One more node, which has all that this one has and takes its place when it is gone.
+    pub async fn replica_of(&self, master: usize) -> Redis {
+        let [first, ..] = &self.0;
+        let replica = Redis::start(&CLUSTER_NODE).await;
+        replica.ask(&format!("CLUSTER MEET 127.0.0.1 {}", first.port)).await;
+        let id = self.0[master].ask("CLUSTER MYID").await;
+        let id = redis::from_redis_value::<String>(id).unwrap();
+        until("it knows its master", async || replica.says("NODES", &id).await).await;
+        replica.ask(&format!("CLUSTER REPLICATE {id}")).await;
+        until("it has all", async || {
+            format!("{:?}", replica.ask("INFO replication").await).contains("master_link_status:up")
+        })
+        .await;
+        for node in &self.0 {
+            until("each knows it", async || node.says("INFO", "cluster_known_nodes:4").await).await;
+        }
+        replica
+    }
+
+    /// As `REDIS_URL` takes them.
+    pub fn urls(&self) -> String {
+        self.0.iter().map(Redis::url).collect::<Vec<_>>().join(",")
+    }
+}
+
+fn spawn(port: u16, data: &PathBuf, settings: &[String]) -> Child {
+    let program = ["redis-server", "valkey-server"]
+        .iter()
+        .find(|name| {
+            std::env::split_paths(&std::env::var_os("PATH").unwrap())
+                .any(|folder| folder.join(name).exists())
+        })
+        .expect("it is installed");
+    Command::new(program)
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
+        .arg(data)
+        .args(settings)
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
