@@ -280,9 +280,9 @@ impl From<ProjectionError> for ApiError {
         match error {
             ProjectionError::Database(error) => error.into(),
             // A newer program can read it, or the event is broken: not for the client to mend.
-            ProjectionError::Decode { .. } | ProjectionError::Unknown(_) => {
-                Self::Internal(error.to_string())
-            }
+            ProjectionError::Decode { .. }
+            | ProjectionError::Unknown(_)
+            | ProjectionError::TakenOver => Self::Internal(error.to_string()),
         }
     }
 }

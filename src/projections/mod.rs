@@ -26,6 +26,9 @@ pub mod status;
 /// Replays the log into a projection while the old tables are served, and the way back.
 pub mod rebuild;
 
+/// One rebuild of a projection at a time.
+mod run;
+
 /// The parts in which a rebuild is filled.
 mod parts;
 
@@ -200,6 +203,8 @@ pub enum ProjectionError {
     Decode { position: i64, source: DecodeError },
     #[error("the projection {0} has no row in the table projections")]
     Unknown(&'static str),
+    #[error("another process goes on with the rebuild")]
+    TakenOver,
 }
 
 impl ProjectionError {
@@ -212,7 +217,7 @@ impl ProjectionError {
                 .as_database_error()
                 .and_then(sqlx::error::DatabaseError::code)
                 .is_some_and(|code| code.starts_with("22") || code.starts_with("23")),
-            Self::Unknown(_) => false,
+            Self::Unknown(_) | Self::TakenOver => false,
         }
     }
 }

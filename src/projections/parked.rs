@@ -193,7 +193,9 @@ async fn park(
             ProjectionError::Decode { position, .. } => {
                 events.partition_point(|event| event.position < *position).min(keep - 1)
             }
-            ProjectionError::Database(_) | ProjectionError::Unknown(_) => keep - 1,
+            ProjectionError::Database(_)
+            | ProjectionError::Unknown(_)
+            | ProjectionError::TakenOver => keep - 1,
         };
         if keep == 0 {
             break Tally::default();

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 
 use super::others::Others;
 use super::parked::{self, How};
+use super::run::Run;
 use super::streams::{END, PAGE, Streams};
 use super::{Place, Projection, ProjectionError, Tally};
-use crate::transaction;
 
 /// Logs of fewer events are one part; from ten thousand times as many on parts are divided again.
 const SMALL: i64 = 20_000;
@@ -59,23 +59,18 @@ pub(super) async fn plan(
 
 /// Fills what is not filled yet: several parts at once when nobody else is at work, else one after
 /// the other.
-pub(super) async fn fill(
-    projection: &'static dyn Projection,
-    pool: &PgPool,
-    target: i64,
-    others: &Arc<Others>,
-) -> Result<(), ProjectionError> {
+pub(super) async fn fill(run: &Run, others: &Arc<Others>) -> Result<(), ProjectionError> {
     let parts = sqlx::query_as!(
         Part,
         "select from_id, to_id from rebuild_parts
          where projection = $1 and version = $2 and events is null
          order by from_id",
-        projection.name(),
-        projection.version()
+        run.projection.name(),
+        run.projection.version()
     )
-    .fetch_all(pool)
+    .fetch_all(&run.pool)
     .await?;
-    let workers = pool.options().get_max_connections().saturating_sub(LOOK_AFTER).max(1);
+    let workers = run.pool.options().get_max_connections().saturating_sub(LOOK_AFTER).max(1);
     let workers = usize::try_from(workers).unwrap_or(1);
     let (mut waiting, mut filling) = (parts.into_iter(), FuturesUnordered::new());
     loop {
@@ -83,8 +78,8 @@ pub(super) async fn fill(
         while filling.len() < room
             && let Some(part) = waiting.next()
         {
-            let (pool, others) = (pool.clone(), Arc::clone(others));
-            let task = async move { part.fill(projection, &pool, target, &others).await };
+            let (run, others) = (run.clone(), Arc::clone(others));
+            let task = async move { part.fill(&run, &others).await };
             // It runs to its end, also when the rebuild is dropped: a COPY that is cut off in the middle
             // would leave its connection in a state that sqlx does not know.
             filling.push(tokio::spawn(task));
@@ -115,17 +110,9 @@ pub(super) async fn copied(
 }
 
 impl Part {
-    async fn fill(
-        &self,
-        projection: &dyn Projection,
-        pool: &PgPool,
-        target: i64,
-        others: &Others,
-    ) -> Result<(), ProjectionError> {
-        match self.fill_with(projection, pool, target, others, false).await {
-            Err(error) if error.is_of_an_event() => {
-                self.fill_with(projection, pool, target, others, true).await
-            }
+    async fn fill(&self, run: &Run, others: &Others) -> Result<(), ProjectionError> {
+        match self.fill_with(run, others, false).await {
+            Err(error) if error.is_of_an_event() => self.fill_with(run, others, true).await,
             filled => filled,
         }
     }
@@ -133,16 +120,14 @@ impl Part {
     /// With care, what cannot be copied is looked for and parked.
     async fn fill_with(
         &self,
-        projection: &dyn Projection,
-        pool: &PgPool,
-        target: i64,
+        run: &Run,
         others: &Others,
         with_care: bool,
     ) -> Result<(), ProjectionError> {
-        let (place, how) = (Place::Shadow, How::Fill);
-        let mut transaction = transaction::begin(pool).await?;
+        let (projection, place, how) = (run.projection, Place::Shadow, How::Fill);
+        let mut transaction = run.transaction().await?;
         place.enter(&mut transaction).await?;
-        let mut streams = Streams::new(&self.from_id, &self.to_id, target);
+        let mut streams = Streams::new(&self.from_id, &self.to_id, run.target);
         let (mut events, mut tally) = (0, Tally::default());
         loop {
             streams.take(if others.at_work() { SMALL_PAGE } else { PAGE });
@@ -157,9 +142,9 @@ impl Part {
                 how.take(projection, &mut transaction, &page).await?
             };
         }
-        let noted = sqlx::query!(
+        sqlx::query!(
             "update rebuild_parts set events = $4, rows = $5, checksum = $6::text::numeric
-             where projection = $1 and version = $2 and from_id = $3 and events is null",
+             where projection = $1 and version = $2 and from_id = $3",
             projection.name(),
             projection.version(),
             self.from_id,
@@ -168,14 +153,7 @@ impl Part {
             tally.checksum.to_string()
         )
         .execute(&mut *transaction)
-        .await?
-        .rows_affected();
-        if noted == 1 {
-            transaction.commit().await?;
-        } else {
-            // A rebuild that was cut off has come to the end of this part after all.
-            transaction.rollback().await?;
-        }
-        Ok(())
+        .await?;
+        Ok(transaction.commit().await?)
     }
 }

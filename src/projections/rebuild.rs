@@ -6,16 +6,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::{Connection as _, PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool};
 use tokio::time::Instant;
 
 use super::checkpoint;
 use super::others::Others;
 use super::parts;
 use super::projector::{Care, Turn};
+use super::run::{Held, Run, discard};
 use super::tables::differences;
 use super::{Place, Projection, ProjectionError, Tally};
-use crate::events::log::read;
 use crate::transaction;
 
 /// How many events are taken over at a time when the tables follow the log.
@@ -29,14 +29,6 @@ const SWAP_PAUSE: Duration = Duration::from_millis(200);
 
 /// For how long attempts are made.
 const SWAP_PATIENCE: Duration = Duration::from_mins(10);
-
-/// How long the lock of another rebuild is waited for: PostgreSQL takes its time to notice that one
-/// was killed. And how often it is asked for.
-const HELD_LIMIT: Duration = Duration::from_millis(500);
-const HELD_PAUSE: Duration = Duration::from_millis(20);
-
-/// The version of this program.
-const PROGRAM: &str = env!("CARGO_PKG_VERSION");
 
 /// What a rebuild led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,12 +62,8 @@ impl From<sqlx::Error> for RebuildError {
 
 /// A rebuild at work: nobody else begins one of the projection before this is dropped.
 pub struct Rebuild {
-    projection: &'static dyn Projection,
-    pool: PgPool,
-    target: i64,
-    is_filled: bool,
-    /// Its end, however it comes, says that nobody is at work any more.
-    held: PgConnection,
+    run: Run,
+    held: Held,
 }
 
 impl Rebuild {
@@ -87,12 +75,8 @@ impl Rebuild {
         projection: &'static dyn Projection,
         pool: &PgPool,
     ) -> Result<Self, RebuildError> {
-        let held = hold(projection, pool).await?;
-        let (target, is_filled) = match resume(projection, pool).await? {
-            Some(begun) => begun,
-            None => (begin(projection, pool).await?, false),
-        };
-        Ok(Self { projection, pool: pool.clone(), target, is_filled, held })
+        let held = Held::take(projection, pool).await?;
+        Ok(Self { run: Run::begin(projection, pool).await?, held })
     }
 
     /// Replays the log into the projection. Live reads and writes go on.
@@ -101,16 +85,17 @@ impl Rebuild {
     /// When PostgreSQL cannot be asked or the check fails. What was done is taken up again by the
     /// next one; a failed check leaves nothing.
     pub async fn run(self) -> Result<Rebuilt, RebuildError> {
-        let Self { projection, pool, target, is_filled, held } = self;
+        let Self { run, held } = self;
+        let (projection, pool) = (run.projection, &run.pool);
         let others = Arc::new(Others::watch(pool.clone()));
-        if !is_filled {
-            parts::fill(projection, &pool, target, &others).await?;
-            finish(projection, &pool, target, &others).await?;
+        if !run.is_filled {
+            parts::fill(&run, &others).await?;
+            finish(&run, &others).await?;
         }
-        follow(projection, &pool, Place::Shadow).await?;
-        let changed = differences(projection, &pool, &others).await?;
-        let position = serve(projection, &pool, Place::Shadow).await?;
-        release(projection, held).await?;
+        follow(projection, pool, Place::Shadow).await?;
+        let changed = differences(projection, pool, &others).await?;
+        let position = serve(projection, pool, Place::Shadow).await?;
+        held.release().await?;
         Ok(Rebuilt { position, changed })
     }
 }
@@ -135,123 +120,23 @@ pub async fn rollback(
     projection: &'static dyn Projection,
     pool: &PgPool,
 ) -> Result<i64, RebuildError> {
-    let held = hold(projection, pool).await?;
-    if spare_checkpoint(projection, &mut *pool.acquire().await?, Place::Previous).await?.is_none() {
+    let held = Held::take(projection, pool).await?;
+    let mut transaction = transaction::begin(pool).await?;
+    discard(projection, &mut transaction).await?;
+    if spare_checkpoint(projection, &mut transaction, Place::Previous).await?.is_none() {
         return Err(RebuildError::NothingToGoBackTo);
     }
-    discard(projection, &mut *pool.acquire().await?).await?;
+    transaction.commit().await?;
     follow(projection, pool, Place::Previous).await?;
     let position = serve(projection, pool, Place::Previous).await?;
-    release(projection, held).await?;
+    held.release().await?;
     Ok(position)
 }
 
-/// A connection that holds the projection's lock for as long as it lasts.
-async fn hold(projection: &dyn Projection, pool: &PgPool) -> Result<PgConnection, RebuildError> {
-    let mut connection = pool.acquire().await?.detach();
-    let deadline = Instant::now() + HELD_LIMIT;
-    loop {
-        let is_free = sqlx::query_scalar!(
-            r#"select pg_try_advisory_lock($1, $2) as "is_free!""#,
-            checkpoint::REBUILDS,
-            checkpoint::lock_of(projection)
-        )
-        .fetch_one(&mut connection)
-        .await?;
-        if is_free {
-            return Ok(connection);
-        }
-        if Instant::now() > deadline {
-            return Err(RebuildError::AtWork);
-        }
-        tokio::time::sleep(HELD_PAUSE).await;
-    }
-}
-
-/// Said aloud, as PostgreSQL takes its time to notice the end of a connection.
-async fn release(projection: &dyn Projection, mut held: PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "select pg_advisory_unlock($1, $2)",
-        checkpoint::REBUILDS,
-        checkpoint::lock_of(projection)
-    )
-    .fetch_one(&mut held)
-    .await?;
-    held.close().await
-}
-
-/// The target of a rebuild that was cut off, and whether its tables are filled.
-async fn resume(
-    projection: &dyn Projection,
-    pool: &PgPool,
-) -> Result<Option<(i64, bool)>, sqlx::Error> {
-    let row = sqlx::query!(
-        r#"update rebuilds r
-           set resumed_at = clock_timestamp(),
-               done_before = case when s.checkpoint is null then (
-                   select coalesce(sum(events), 0) from rebuild_parts p
-                   where (p.projection, p.version) = (r.projection, r.version)
-               ) else r.target end
-           from spare_tables s
-           where (s.projection, s.version, s.place) = (r.projection, r.version, 'shadow')
-             and r.projection = $1 and r.version = $2 and r.program = $3
-           returning r.target, s.checkpoint is not null as "is_filled!""#,
-        projection.name(),
-        projection.version(),
-        PROGRAM
-    )
-    .fetch_optional(pool)
-    .await?;
-    Ok(row.map(|row| (row.target, row.is_filled)))
-}
-
-/// Empty shadow tables, and the plan to fill them up to the head of the log.
-async fn begin(projection: &dyn Projection, pool: &PgPool) -> Result<i64, sqlx::Error> {
-    let mut transaction = transaction::begin(pool).await?;
-    discard(projection, &mut transaction).await?;
-    let target = read::head(&mut *transaction).await?;
-    let (name, version) = (projection.name(), projection.version());
-    sqlx::query!("select create_shadow_tables($1, $2)", name, version)
-        .fetch_one(&mut *transaction)
-        .await?;
-    sqlx::query!(
-        "insert into rebuilds (projection, version, program, target, resumed_at, done_before)
-         values ($1, $2, $3, $4, clock_timestamp(), 0)",
-        name,
-        version,
-        PROGRAM,
-        target
-    )
-    .execute(&mut *transaction)
-    .await?;
-    sqlx::query!(
-        "insert into spare_tables (projection, version, place) values ($1, $2, 'shadow')",
-        name,
-        version
-    )
-    .execute(&mut *transaction)
-    .await?;
-    parts::plan(projection, &mut transaction, target).await?;
-    transaction.commit().await?;
-    Ok(target)
-}
-
-/// Leaves nothing of a rebuild.
-async fn discard(projection: &dyn Projection, db: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query!("select drop_shadow_tables($1, $2)", projection.name(), projection.version())
-        .fetch_one(db)
-        .await?;
-    Ok(())
-}
-
 /// Gives the filled tables their indexes, and checks that they hold what was copied.
-async fn finish(
-    projection: &dyn Projection,
-    pool: &PgPool,
-    target: i64,
-    others: &Others,
-) -> Result<(), RebuildError> {
-    let mut transaction = transaction::begin(pool).await?;
+async fn finish(run: &Run, others: &Others) -> Result<(), RebuildError> {
+    let projection = run.projection;
+    let mut transaction = run.transaction().await?;
     others.leave_room(&mut transaction).await?;
     sqlx::query!("select index_shadow_tables($1, $2)", projection.name(), projection.version())
         .fetch_one(&mut *transaction)
@@ -260,11 +145,11 @@ async fn finish(
     let found = projection.tally(&mut transaction).await?;
     let copied = parts::copied(projection, &mut transaction).await?;
     if found != copied {
-        transaction.rollback().await?;
-        discard(projection, &mut *pool.acquire().await?).await?;
+        discard(projection, &mut transaction).await?;
+        transaction.commit().await?;
         return Err(RebuildError::Miscopied { copied, found });
     }
-    set_spare_checkpoint(projection, &mut transaction, Place::Shadow, target).await?;
+    set_spare_checkpoint(projection, &mut transaction, Place::Shadow, run.target).await?;
     Ok(transaction.commit().await?)
 }
 
@@ -298,7 +183,9 @@ async fn advance(
     place: Place,
     how: Care,
 ) -> Result<bool, ProjectionError> {
-    let checkpoint = spare_checkpoint(projection, transaction, place).await?.unwrap_or(0);
+    let checkpoint = spare_checkpoint(projection, transaction, place).await?;
+    // Others have put them in their place. Without them their names mean those that are served.
+    let checkpoint = checkpoint.ok_or(ProjectionError::TakenOver)?;
     place.enter(transaction).await?;
     let turn = Turn { place, how, has_parked: true };
     let advanced = turn.advance(projection, transaction, checkpoint, PAGE).await?;
@@ -340,7 +227,8 @@ async fn attempt_to_serve(
     let mut transaction = transaction::begin(pool).await?;
     checkpoint::lock(projection, &mut transaction).await?;
     while advance(projection, &mut transaction, source, how).await? {}
-    let position = spare_checkpoint(projection, &mut transaction, source).await?.unwrap_or(0);
+    let position = spare_checkpoint(projection, &mut transaction, source).await?;
+    let position = position.ok_or(ProjectionError::TakenOver)?;
     sqlx::query!("select set_config('lock_timeout', $1, true)", SWAP_LIMIT)
         .fetch_one(&mut *transaction)
         .await?;
@@ -357,12 +245,13 @@ async fn attempt_to_serve(
 }
 
 /// A lock was not to be had in time.
-fn is_busy(error: &sqlx::Error) -> bool {
+pub(super) fn is_busy(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     matches!(code.as_deref(), Some("55P03" | "40P01"))
 }
 
-/// The position that tables which are not served show; `None` while they are filled, or are not.
+/// The position that tables which are not served show; `None` while they are filled, or are not. It
+/// stays until the transaction ends.
 async fn spare_checkpoint(
     projection: &dyn Projection,
     db: &mut PgConnection,
@@ -370,7 +259,8 @@ async fn spare_checkpoint(
 ) -> Result<Option<i64>, sqlx::Error> {
     let checkpoint = sqlx::query_scalar!(
         "select checkpoint from spare_tables
-         where projection = $1 and version = $2 and place = $3",
+         where projection = $1 and version = $2 and place = $3
+         for update",
         projection.name(),
         projection.version(),
         place.as_str()

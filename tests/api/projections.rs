@@ -127,17 +127,17 @@ fn a_rebuild_gives_what_following_gave_and_what_the_log_says() {
             take(&bus, &steps).await;
             service.caught_up().await;
             let live = (rows(pool).await, history(pool).await);
-            prop_assert_eq!(&by_pages(pool, &sizes).await, &live);
+            prop_assert_eq!(&by_pages(pool, &sizes).await, &live, "by pages");
             for projection in ALL {
-                prop_assert_eq!(verify(projection, pool).await.unwrap().difference, None);
+                prop_assert_eq!(verify(projection, pool).await.unwrap().difference, None, "log");
                 for after in &stops {
                     stopped_rebuild(projection, &service.pools.rebuild, *after).await;
                 }
                 let rebuilt = rebuild(projection, &service.pools.rebuild).await.unwrap();
-                prop_assert_eq!(rebuilt.position, read::head(pool).await.unwrap());
-                prop_assert_eq!(rebuilt.changed, 0);
+                prop_assert_eq!(rebuilt.position, read::head(pool).await.unwrap(), "position");
+                prop_assert_eq!(rebuilt.changed, 0, "changed");
             }
-            prop_assert_eq!((rows(pool).await, history(pool).await), live);
+            prop_assert_eq!((rows(pool).await, history(pool).await), live, "rebuilt");
             Ok(())
         })?;
     });

@@ -10,12 +10,13 @@ use customers::dev::demo;
 use customers::events::values::Role;
 use customers::projections::customer_history::CustomerHistory;
 use customers::projections::customers::Customers;
-use customers::projections::rebuild::{Rebuilt, rebuild, rollback};
+use customers::projections::rebuild::{Rebuild, Rebuilt, rebuild, rollback};
 use customers::projections::status::{self, State};
 use customers::projections::verify::verify;
 use customers::projections::{ALL, Projection};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use crate::harness::{Login, Service, With as _, folder, send, until, variables};
@@ -154,6 +155,48 @@ async fn a_rebuild_says_how_many_rows_it_changed_and_there_is_a_way_back() {
     assert_eq!(verdict(service.get("/customers/8").login(&admin)).await, "404 not-found");
     // And forth again.
     rollback(&Customers, pool).await.unwrap();
+    all_is_right(&service).await;
+    nothing_is_left(&service).await;
+}
+
+/// Lets everything go on that waits for nothing: on one thread all others have their turns.
+async fn others_have_their_turn() {
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// One thread: what goes on while this test waits for nothing is in its own hands.
+#[tokio::test]
+async fn what_is_left_of_a_rebuild_that_was_stopped_changes_nothing_in_the_next() {
+    let (service, admin) = filled(50).await;
+    let pool = &service.pools.rebuild;
+    // With one connection, which the test keeps whenever it has it, the rebuild goes on in steps.
+    let narrow = PgPoolOptions::new().max_connections(1);
+    let narrow = narrow.connect(service.database_url()).await.unwrap();
+    let rebuild_to_stop = Rebuild::begin(&Customers, &narrow).await.unwrap();
+    let kept = narrow.acquire().await.unwrap();
+    let running = tokio::spawn(rebuild_to_stop.run());
+    others_have_their_turn().await;
+    drop(kept);
+    let kept = narrow.acquire().await.unwrap();
+    others_have_their_turn().await;
+    // It knows its parts now, and the first waits for the connection.
+    running.abort();
+    assert!(running.await.unwrap_err().is_cancelled());
+    let waiting = "select count(*) from rebuild_parts where events is null";
+    assert_eq!(number(&service, waiting).await, 1);
+
+    rebuild(&Customers, pool).await.unwrap();
+    let ada = json!({"name": "Ada", "dob": "1990-12-10"});
+    assert_eq!(send(service.post("/customers").login(&admin).json(&ada)).await.status, 201);
+    service.caught_up().await;
+    drop(Rebuild::begin(&Customers, pool).await.unwrap());
+    // What was left of the first comes to its end in the middle of this one.
+    drop(kept);
+    drop(narrow.acquire().await.unwrap());
+    assert_eq!(number(&service, waiting).await, 1);
+    assert_eq!(rebuild(&Customers, pool).await.unwrap().changed, 0);
     all_is_right(&service).await;
     nothing_is_left(&service).await;
 }
