@@ -21,10 +21,8 @@ const READ_CONNECTIONS: u32 = 16;
 /// Connections for long queries: lists of all customers, rebuilds.
 const BULK_CONNECTIONS: u32 = 4;
 
-/// Connections that rebuild a projection: one for each part that is filled at once, and two that look
-/// after it. Filling is work for PostgreSQL and for us in turn, so some more than cores keep both
-/// busy.
-const REBUILD_CONNECTIONS: u32 = 6;
+/// Connections that look after rebuilds, two each; what fills tables has its own.
+const REBUILD_CONNECTIONS: u32 = 4;
 
 /// Connections that append chunks of imports: one per import, and one to spare.
 const IMPORT_CONNECTIONS: u32 = 5;

@@ -29,6 +29,9 @@ pub mod rebuild;
 /// One rebuild of a projection at a time.
 mod run;
 
+/// Work that gives way to requests.
+mod aside;
+
 /// The parts in which a rebuild is filled.
 mod parts;
 

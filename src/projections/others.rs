@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 pub const REBUILD: &str = "customers rebuild";
 
 /// How often is looked, and how far back: a statement that ended before is not seen.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// So many looks are kept, each a bit, ...
 const LOOKS: u32 = 8;

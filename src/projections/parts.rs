@@ -1,13 +1,14 @@
 //! A rebuild's shadow tables are filled in parts, each in a transaction of its own: several at once,
 //! and those that are done stay done when the rebuild is cut off.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
+use futures_util::future;
 use sqlx::PgConnection;
 
-use super::others::Others;
+use super::aside;
+use super::others::{LOOK_EVERY, Others};
 use super::parked::{self, How};
 use super::run::Run;
 use super::streams::{END, PAGE, Streams};
@@ -16,8 +17,9 @@ use super::{Place, Projection, ProjectionError, Tally};
 /// Logs of fewer events are one part; from ten thousand times as many on parts are divided again.
 const SMALL: i64 = 20_000;
 
-/// How many connections of the pool look after a rebuild; the others fill.
-const LOOK_AFTER: u32 = 2;
+/// How many parts are filled at once. That is work for PostgreSQL and for us in turn, so some more than
+/// cores keep both busy.
+const WORKERS: usize = 4;
 
 /// How many events are taken at a time while others are at work, so that nothing is kept from them
 /// for longer than a few milliseconds.
@@ -58,7 +60,7 @@ pub(super) async fn plan(
 }
 
 /// Fills what is not filled yet: several parts at once when nobody else is at work, else one after
-/// the other.
+/// the other. Parts that have begun run to their end, also when this is dropped; no more begin then.
 pub(super) async fn fill(run: &Run, others: &Arc<Others>) -> Result<(), ProjectionError> {
     let parts = sqlx::query_as!(
         Part,
@@ -70,26 +72,61 @@ pub(super) async fn fill(run: &Run, others: &Arc<Others>) -> Result<(), Projecti
     )
     .fetch_all(&run.pool)
     .await?;
-    let workers = run.pool.options().get_max_connections().saturating_sub(LOOK_AFTER).max(1);
-    let workers = usize::try_from(workers).unwrap_or(1);
-    let (mut waiting, mut filling) = (parts.into_iter(), FuturesUnordered::new());
+    let workers = WORKERS.min(parts.len());
+    let waiting = Waiting(Arc::new(Mutex::new(parts.into())));
+    let _none_begins_behind_this = NoMore(waiting.clone());
+    let filling = (0..workers).map(|number| {
+        let (run, others, waiting) = (run.clone(), Arc::clone(others), waiting.clone());
+        aside::run(move || fill_some(number, run, others, waiting))
+    });
+    for filled in future::join_all(filling).await {
+        // One that panics takes the rebuild with it.
+        filled.map_err(|_| sqlx::Error::WorkerCrashed)??;
+    }
+    Ok(())
+}
+
+/// The parts that nobody has begun to fill.
+#[derive(Clone)]
+struct Waiting(Arc<Mutex<VecDeque<Part>>>);
+
+impl Waiting {
+    fn parts(&self) -> MutexGuard<'_, VecDeque<Part>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Leaves none of them when it is dropped.
+struct NoMore(Waiting);
+
+impl Drop for NoMore {
+    fn drop(&mut self) {
+        self.0.parts().clear();
+    }
+}
+
+/// Fills one waiting part after the other, on a connection of its own. A worker that fails leaves
+/// none to the others.
+async fn fill_some(
+    number: usize,
+    run: Run,
+    others: Arc<Others>,
+    waiting: Waiting,
+) -> Result<(), ProjectionError> {
+    let run = run.on_one_connection();
     loop {
-        let room = if others.at_work() { 1 } else { workers };
-        while filling.len() < room
-            && let Some(part) = waiting.next()
-        {
-            let (run, others) = (run.clone(), Arc::clone(others));
-            let task = async move { part.fill(&run, &others).await };
-            // It runs to its end, also when the rebuild is dropped: a COPY that is cut off in the middle
-            // would leave its connection in a state that sqlx does not know.
-            filling.push(tokio::spawn(task));
+        while number > 0 && others.at_work() && !waiting.parts().is_empty() {
+            tokio::time::sleep(LOOK_EVERY).await;
         }
-        match filling.next().await {
-            None => return Ok(()),
-            // One that panics takes the rebuild with it.
-            Some(filled) => filled.map_err(|_| sqlx::Error::WorkerCrashed)??,
+        let Some(part) = waiting.parts().pop_front() else { break };
+        let filled = part.fill(&run, &others).await;
+        if filled.is_err() {
+            waiting.parts().clear();
+            return filled;
         }
     }
+    run.pool.close().await;
+    Ok(())
 }
 
 /// What all parts have copied.

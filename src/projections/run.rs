@@ -126,6 +126,14 @@ impl Run {
         Ok(Self { projection, pool: pool.clone(), target, is_filled, since })
     }
 
+    /// The same with a connection of its own, for where another runtime is at work: a connection
+    /// belongs to the one that it was made on.
+    pub(super) fn on_one_connection(&self) -> Self {
+        let options = self.pool.options().clone().min_connections(0).max_connections(1);
+        let pool = options.connect_lazy_with((*self.pool.connect_options()).clone());
+        Self { pool, ..self.clone() }
+    }
+
     /// Begins a transaction behind which no later run begins before it ends.
     ///
     /// # Errors

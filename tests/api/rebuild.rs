@@ -16,7 +16,6 @@ use customers::projections::verify::verify;
 use customers::projections::{ALL, Projection};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use crate::harness::{Login, Service, With as _, folder, send, until, variables};
@@ -159,44 +158,64 @@ async fn a_rebuild_says_how_many_rows_it_changed_and_there_is_a_way_back() {
     nothing_is_left(&service).await;
 }
 
-/// Lets everything go on that waits for nothing: on one thread all others have their turns.
-async fn others_have_their_turn() {
-    for _ in 0..1000 {
-        tokio::task::yield_now().await;
-    }
-}
-
-/// One thread: what goes on while this test waits for nothing is in its own hands.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_left_of_a_rebuild_that_was_stopped_changes_nothing_in_the_next() {
     let (service, admin) = filled(50).await;
     let pool = &service.pools.rebuild;
-    // With one connection, which the test keeps whenever it has it, the rebuild goes on in steps.
-    let narrow = PgPoolOptions::new().max_connections(1);
-    let narrow = narrow.connect(service.database_url()).await.unwrap();
-    let rebuild_to_stop = Rebuild::begin(&Customers, &narrow).await.unwrap();
-    let kept = narrow.acquire().await.unwrap();
-    let running = tokio::spawn(rebuild_to_stop.run());
-    others_have_their_turn().await;
-    drop(kept);
-    let kept = narrow.acquire().await.unwrap();
-    others_have_their_turn().await;
-    // It knows its parts now, and the first waits for the connection.
+    let mut other = PgConnection::connect(service.database_url()).await.unwrap();
+    // It is stopped where its only part is about to begin.
+    let mut kept = other.begin().await.unwrap();
+    let begun = Rebuild::begin(&Customers, pool).await.unwrap();
+    kept.execute("select from rebuilds for update").await.unwrap();
+    let running = tokio::spawn(begun.run());
+    let waits = "select count(*) from pg_stat_activity
+                 where datname = current_database() and wait_event_type = 'Lock'";
+    until("the part is about to begin", async || number(&service, waits).await == 1).await;
     running.abort();
     assert!(running.await.unwrap_err().is_cancelled());
-    let waiting = "select count(*) from rebuild_parts where events is null";
-    assert_eq!(number(&service, waiting).await, 1);
+    // Meanwhile another has taken it up: this is what it changes.
+    kept.execute("update rebuilds set resumed_at = clock_timestamp()").await.unwrap();
+    kept.commit().await.unwrap();
+    until("the part has ended", async || {
+        let ended = "select count(*) from pg_stat_activity
+                     where datname = current_database() and application_name = 'customers rebuild'
+                       and state <> 'idle'";
+        number(&service, ended).await == 0
+    })
+    .await;
+    let filled = "select count(*) from rebuild_parts where events is not null";
+    assert_eq!(number(&service, filled).await, 0);
+    assert_eq!(number(&service, "select count(*) from shadow.customers").await, 0);
 
-    rebuild(&Customers, pool).await.unwrap();
     let ada = json!({"name": "Ada", "dob": "1990-12-10"});
     assert_eq!(send(service.post("/customers").login(&admin).json(&ada)).await.status, 201);
     service.caught_up().await;
-    drop(Rebuild::begin(&Customers, pool).await.unwrap());
-    // What was left of the first comes to its end in the middle of this one.
-    drop(kept);
-    drop(narrow.acquire().await.unwrap());
-    assert_eq!(number(&service, waiting).await, 1);
     assert_eq!(rebuild(&Customers, pool).await.unwrap().changed, 0);
+    all_is_right(&service).await;
+    nothing_is_left(&service).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parts_of_a_stopped_rebuild_that_are_at_work_are_waited_for() {
+    let (service, _) = filled(50).await;
+    let pool = &service.pools.rebuild;
+    let mut other = PgConnection::connect(service.database_url()).await.unwrap();
+    let begun = Rebuild::begin(&Customers, pool).await.unwrap();
+    let mut kept = other.begin().await.unwrap();
+    kept.execute("lock table shadow.customers in share mode").await.unwrap();
+    let running = tokio::spawn(begun.run());
+    let waits = "select count(*) from pg_stat_activity
+                 where datname = current_database() and wait_event_type = 'Lock'";
+    until("the part is at work", async || number(&service, waits).await == 1).await;
+    running.abort();
+    assert!(running.await.unwrap_err().is_cancelled());
+    let next = rebuild(&Customers, pool);
+    let free = async {
+        until("the next waits", async || number(&service, waits).await == 2).await;
+        kept.commit().await.unwrap();
+    };
+    let (next, ()) = tokio::join!(next, free);
+    assert_eq!(next.unwrap().changed, 0);
     all_is_right(&service).await;
     nothing_is_left(&service).await;
 }
