@@ -23,8 +23,8 @@ const SMALL: i64 = 10_000;
 const PAST: i64 = 1_428_572;
 
 /// Requests per kind, log and round; rounds.
-const REQUESTS: i64 = 300;
-const ROUNDS: usize = 5;
+const REQUESTS: i64 = 200;
+const ROUNDS: usize = 31;
 
 /// The feed near its end, which is what followers read; read on from a third of the log; and pages all
 /// over it, which PostgreSQL has not at hand when the log is large.
