@@ -18,10 +18,11 @@ const ACCOUNT_CONNECTIONS: u32 = 4;
 /// Connections for short queries. PostgreSQL does not get faster by more of them than cores.
 const READ_CONNECTIONS: u32 = 16;
 
-/// Connections for long queries: lists of all customers, rebuilds.
+/// Connections for long queries: lists of all customers, comparisons with the log.
 const BULK_CONNECTIONS: u32 = 4;
 
-/// Connections that look after rebuilds, two each; what fills tables has its own.
+/// Connections that look after rebuilds, two each. One more holds the lock of each, and up to four
+/// that fill its tables are its own.
 const REBUILD_CONNECTIONS: u32 = 4;
 
 /// Connections that append chunks of imports: one per import, and one to spare.
@@ -36,7 +37,7 @@ const REPLICA_ACQUIRE_LIMIT: Duration = Duration::from_millis(500);
 /// The same for long queries: there are few connections, and the others end.
 const BULK_ACQUIRE_LIMIT: Duration = Duration::from_secs(20);
 
-/// The same for the parts of a rebuild: those before them end.
+/// The same for a rebuild: others end before it.
 const REBUILD_ACQUIRE_LIMIT: Duration = Duration::from_mins(10);
 
 /// Named by what they are for, in `pg_stat_activity` too; each with its own limits, so that none
@@ -94,8 +95,8 @@ impl Pools {
                     ("idle_in_transaction_session_timeout", "60s"),
                 ],
             ),
-            // An index over many rows takes its time. What is lost in a crash is lost with the note
-            // that it was done.
+            // An index over many rows takes its time, but not for a process that was killed, or a
+            // machine that is gone. What is lost in a crash is lost with the note that it was done.
             rebuild: pool(
                 others::REBUILD,
                 REBUILD_CONNECTIONS,
@@ -105,6 +106,10 @@ impl Pools {
                     ("statement_timeout", "1h"),
                     ("idle_in_transaction_session_timeout", "60s"),
                     ("synchronous_commit", "off"),
+                    ("client_connection_check_interval", "1s"),
+                    ("tcp_keepalives_idle", "10"),
+                    ("tcp_keepalives_interval", "5"),
+                    ("tcp_keepalives_count", "4"),
                 ],
             ),
             // Others may be many before it; it has time.

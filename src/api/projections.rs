@@ -6,6 +6,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use serde_json::json;
+use sqlx::PgPool;
+use tokio::sync::oneshot;
 
 use super::Api;
 use super::error::ApiError;
@@ -43,22 +45,37 @@ pub(super) async fn rebuild(
     let Allowed { .. } = allowed;
     params.none()?;
     let projection = name.and_then(|name| projections::find(&name)).ok_or(ApiError::NoRoute)?;
-    match Rebuild::begin(projection, api.rebuild()).await {
-        Ok(begun) => {
-            let stopping = api.stopping().clone();
-            tokio::spawn(stopping.run_until_cancelled_owned(run(projection, begun)));
+    let (begun, answer) = oneshot::channel();
+    let rebuild = run(projection, api.rebuild().clone(), begun);
+    // It goes on when the client has gone.
+    tokio::spawn(api.stopping().clone().run_until_cancelled_owned(rebuild));
+    match answer.await {
+        Ok(Ok(()) | Err(RebuildError::AtWork)) => {}
+        Ok(Err(RebuildError::Projection(error))) => return Err(error.into()),
+        Ok(Err(error @ RebuildError::NotOver)) => {
+            return Err(ApiError::Unavailable(error.to_string()));
         }
-        Err(RebuildError::AtWork) => {}
-        Err(RebuildError::Projection(error)) => return Err(error.into()),
-        Err(error) => return Err(ApiError::Internal(error.to_string())),
+        Ok(Err(error)) => return Err(ApiError::Internal(error.to_string())),
+        Err(_) => return Err(ApiError::Unavailable("stopping".to_owned())),
     }
     let body = json!({"name": projection.name(), "state": status::State::Rebuilding});
     Ok((StatusCode::ACCEPTED, Json(body)).into_response())
 }
 
-async fn run(projection: &dyn Projection, begun: Rebuild) {
+/// Says how it began, and goes on.
+async fn run(
+    projection: &'static dyn Projection,
+    pool: PgPool,
+    begun: oneshot::Sender<Result<(), RebuildError>>,
+) {
     let name = projection.name();
-    match begun.run().await {
+    let rebuild = match Rebuild::begin(projection, &pool).await {
+        Ok(rebuild) => rebuild,
+        Err(error) => return drop(begun.send(Err(error))),
+    };
+    // Whether or not anybody still waits for the answer.
+    let _ = begun.send(Ok(()));
+    match rebuild.run().await {
         Ok(Rebuilt { position, changed }) => {
             tracing::info!(projection = name, position, changed, "rebuilt");
         }

@@ -76,11 +76,11 @@ pub(super) async fn fill(run: &Run, others: &Arc<Others>) -> Result<(), Projecti
     let waiting = Waiting(Arc::new(Mutex::new(parts.into())));
     let _none_begins_behind_this = NoMore(waiting.clone());
     let filling = (0..workers).map(|number| {
-        let (run, others, waiting) = (run.clone(), Arc::clone(others), waiting.clone());
+        let (run, others, waiting) = (run.clone(), Arc::clone(others), NoMore(waiting.clone()));
         aside::run(move || fill_some(number, run, others, waiting))
     });
     for filled in future::join_all(filling).await {
-        // One that panics takes the rebuild with it.
+        // One that panics, or has no thread, takes the rebuild with it.
         filled.map_err(|_| sqlx::Error::WorkerCrashed)??;
     }
     Ok(())
@@ -96,7 +96,7 @@ impl Waiting {
     }
 }
 
-/// Leaves none of them when it is dropped.
+/// Leaves none of them when it is dropped: who ends before the last one is begun ends all.
 struct NoMore(Waiting);
 
 impl Drop for NoMore {
@@ -105,28 +105,27 @@ impl Drop for NoMore {
     }
 }
 
-/// Fills one waiting part after the other, on a connection of its own. A worker that fails leaves
-/// none to the others.
+/// Fills one waiting part after the other, on a connection of its own.
 async fn fill_some(
     number: usize,
     run: Run,
     others: Arc<Others>,
-    waiting: Waiting,
+    waiting: NoMore,
 ) -> Result<(), ProjectionError> {
     let run = run.on_one_connection();
-    loop {
-        while number > 0 && others.at_work() && !waiting.parts().is_empty() {
-            tokio::time::sleep(LOOK_EVERY).await;
+    let parts = || waiting.0.parts();
+    let filled = async {
+        loop {
+            while number > 0 && others.at_work() && !parts().is_empty() {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            let Some(part) = parts().pop_front() else { return Ok(()) };
+            part.fill(&run, &others).await?;
         }
-        let Some(part) = waiting.parts().pop_front() else { break };
-        let filled = part.fill(&run, &others).await;
-        if filled.is_err() {
-            waiting.parts().clear();
-            return filled;
-        }
-    }
+    };
+    let filled = filled.await;
     run.pool.close().await;
-    Ok(())
+    filled
 }
 
 /// What all parts have copied.

@@ -6,14 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 use tokio::time::Instant;
 
 use super::checkpoint;
 use super::others::Others;
 use super::parts;
 use super::projector::{Care, Turn};
-use super::run::{Held, Run, discard};
+use super::run::{self, Held, Run};
 use super::tables::differences;
 use super::{Place, Projection, ProjectionError, Tally};
 use crate::transaction;
@@ -44,6 +44,8 @@ pub struct Rebuilt {
 pub enum RebuildError {
     #[error("a rebuild of this projection is at work")]
     AtWork,
+    #[error("what is left of the last rebuild is still at work; try again in a moment")]
+    NotOver,
     #[error("there are no earlier tables of this projection")]
     NothingToGoBackTo,
     #[error("the tables hold {found:?}, copied was {copied:?}")]
@@ -92,10 +94,11 @@ impl Rebuild {
             parts::fill(&run, &others).await?;
             finish(&run, &others).await?;
         }
-        follow(projection, pool, Place::Shadow).await?;
+        let rebuilt = Spare { projection, pool, place: Place::Shadow, run: Some(&run) };
+        rebuilt.follow().await?;
         let changed = differences(projection, pool, &others).await?;
-        let position = serve(projection, pool, Place::Shadow).await?;
-        held.release().await?;
+        let position = rebuilt.serve().await?;
+        held.release().await;
         Ok(Rebuilt { position, changed })
     }
 }
@@ -121,15 +124,16 @@ pub async fn rollback(
     pool: &PgPool,
 ) -> Result<i64, RebuildError> {
     let held = Held::take(projection, pool).await?;
-    let mut transaction = transaction::begin(pool).await?;
-    discard(projection, &mut transaction).await?;
+    let mut transaction = run::after_the_last(projection, pool).await?;
+    run::discard(projection, &mut transaction).await?;
     if spare_checkpoint(projection, &mut transaction, Place::Previous).await?.is_none() {
         return Err(RebuildError::NothingToGoBackTo);
     }
     transaction.commit().await?;
-    follow(projection, pool, Place::Previous).await?;
-    let position = serve(projection, pool, Place::Previous).await?;
-    held.release().await?;
+    let replaced = Spare { projection, pool, place: Place::Previous, run: None };
+    replaced.follow().await?;
+    let position = replaced.serve().await?;
+    held.release().await;
     Ok(position)
 }
 
@@ -145,7 +149,7 @@ async fn finish(run: &Run, others: &Others) -> Result<(), RebuildError> {
     let found = projection.tally(&mut transaction).await?;
     let copied = parts::copied(projection, &mut transaction).await?;
     if found != copied {
-        discard(projection, &mut transaction).await?;
+        run::discard(projection, &mut transaction).await?;
         transaction.commit().await?;
         return Err(RebuildError::Miscopied { copied, found });
     }
@@ -153,95 +157,102 @@ async fn finish(run: &Run, others: &Others) -> Result<(), RebuildError> {
     Ok(transaction.commit().await?)
 }
 
-/// Brings tables that are not served up to the log, but for what comes meanwhile.
-async fn follow(
-    projection: &dyn Projection,
-    pool: &PgPool,
+/// Tables that are not served.
+struct Spare<'a> {
+    projection: &'a dyn Projection,
+    pool: &'a PgPool,
     place: Place,
-) -> Result<(), RebuildError> {
-    let mut how = Care::Plain;
-    loop {
-        let mut transaction = transaction::begin(pool).await?;
-        match advance(projection, &mut transaction, place, how).await {
-            Ok(was_full) => {
-                transaction.commit().await?;
-                if !was_full {
-                    return Ok(());
+    /// Of which rebuild they are, if they are of one at work.
+    run: Option<&'a Run>,
+}
+
+impl Spare<'_> {
+    async fn transaction(&self) -> Result<Transaction<'static, Postgres>, ProjectionError> {
+        match self.run {
+            Some(run) => run.transaction().await,
+            None => Ok(transaction::begin(self.pool).await?),
+        }
+    }
+
+    /// Brings them up to the log, but for what comes meanwhile.
+    async fn follow(&self) -> Result<(), RebuildError> {
+        let mut how = Care::Plain;
+        loop {
+            let mut transaction = self.transaction().await?;
+            match self.advance(&mut transaction, how).await {
+                Ok(was_full) => {
+                    transaction.commit().await?;
+                    if !was_full {
+                        return Ok(());
+                    }
+                    how = Care::Plain;
                 }
-                how = Care::Plain;
+                Err(error) if error.is_of_an_event() && how == Care::Plain => how = Care::Apart,
+                Err(error) => return Err(error.into()),
             }
-            Err(error) if error.is_of_an_event() && how == Care::Plain => how = Care::Apart,
-            Err(error) => return Err(error.into()),
         }
     }
-}
 
-/// Takes one page over into tables that are not served; whether there is more.
-async fn advance(
-    projection: &dyn Projection,
-    transaction: &mut PgConnection,
-    place: Place,
-    how: Care,
-) -> Result<bool, ProjectionError> {
-    let checkpoint = spare_checkpoint(projection, transaction, place).await?;
-    // Others have put them in their place. Without them their names mean those that are served.
-    let checkpoint = checkpoint.ok_or(ProjectionError::TakenOver)?;
-    place.enter(transaction).await?;
-    let turn = Turn { place, how, has_parked: true };
-    let advanced = turn.advance(projection, transaction, checkpoint, PAGE).await?;
-    let Some(advanced) = advanced else { return Ok(false) };
-    set_spare_checkpoint(projection, transaction, place, advanced.checkpoint).await?;
-    Ok(advanced.was_full)
-}
-
-/// Puts the tables of `source` in the place of those that are served. Nobody takes a page meanwhile,
-/// and the last events are taken over here, so that no reader sees less than before.
-async fn serve(
-    projection: &dyn Projection,
-    pool: &PgPool,
-    source: Place,
-) -> Result<i64, RebuildError> {
-    let began = Instant::now();
-    let mut how = Care::Plain;
-    while began.elapsed() < SWAP_PATIENCE {
-        match attempt_to_serve(projection, pool, source, how).await {
-            Ok(position) => return Ok(position),
-            Err(error) if error.is_of_an_event() && how == Care::Plain => how = Care::Apart,
-            Err(ProjectionError::Database(error)) if is_busy(&error) => {
-                tokio::time::sleep(SWAP_PAUSE).await;
-                // What came meanwhile is not left to the next attempt, which keeps writers waiting.
-                follow(projection, pool, source).await?;
-            }
-            Err(error) => return Err(error.into()),
-        }
+    /// Takes one page over; whether there is more.
+    async fn advance(
+        &self,
+        transaction: &mut PgConnection,
+        how: Care,
+    ) -> Result<bool, ProjectionError> {
+        let Self { projection, place, .. } = *self;
+        let checkpoint = spare_checkpoint(projection, transaction, place).await?;
+        // Others have put them in their place. Without them their names mean those that are served.
+        let checkpoint = checkpoint.ok_or(ProjectionError::TakenOver)?;
+        place.enter(transaction).await?;
+        let turn = Turn { place, how, has_parked: true };
+        let advanced = turn.advance(projection, transaction, checkpoint, PAGE).await?;
+        let Some(advanced) = advanced else { return Ok(false) };
+        set_spare_checkpoint(projection, transaction, place, advanced.checkpoint).await?;
+        Ok(advanced.was_full)
     }
-    Err(RebuildError::NeverFree)
-}
 
-async fn attempt_to_serve(
-    projection: &dyn Projection,
-    pool: &PgPool,
-    source: Place,
-    how: Care,
-) -> Result<i64, ProjectionError> {
-    let mut transaction = transaction::begin(pool).await?;
-    checkpoint::lock(projection, &mut transaction).await?;
-    while advance(projection, &mut transaction, source, how).await? {}
-    let position = spare_checkpoint(projection, &mut transaction, source).await?;
-    let position = position.ok_or(ProjectionError::TakenOver)?;
-    sqlx::query!("select set_config('lock_timeout', $1, true)", SWAP_LIMIT)
+    /// Puts them in the place of those that are served. Nobody takes a page meanwhile, and the last
+    /// events are taken over here, so that no reader sees less than before.
+    async fn serve(&self) -> Result<i64, RebuildError> {
+        let began = Instant::now();
+        let mut how = Care::Plain;
+        while began.elapsed() < SWAP_PATIENCE {
+            match self.attempt_to_serve(how).await {
+                Ok(position) => return Ok(position),
+                Err(error) if error.is_of_an_event() && how == Care::Plain => how = Care::Apart,
+                Err(ProjectionError::Database(error)) if is_busy(&error) => {
+                    tokio::time::sleep(SWAP_PAUSE).await;
+                    // What came meanwhile is not left to the next attempt, which keeps writers
+                    // waiting.
+                    self.follow().await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RebuildError::NeverFree)
+    }
+
+    async fn attempt_to_serve(&self, how: Care) -> Result<i64, ProjectionError> {
+        let Self { projection, place, .. } = *self;
+        let mut transaction = self.transaction().await?;
+        checkpoint::lock(projection, &mut transaction).await?;
+        while self.advance(&mut transaction, how).await? {}
+        let position = spare_checkpoint(projection, &mut transaction, place).await?;
+        let position = position.ok_or(ProjectionError::TakenOver)?;
+        sqlx::query!("select set_config('lock_timeout', $1, true)", SWAP_LIMIT)
+            .fetch_one(&mut *transaction)
+            .await?;
+        sqlx::query!(
+            "select serve_tables($1, $2, $3)",
+            projection.name(),
+            projection.version(),
+            place.as_str()
+        )
         .fetch_one(&mut *transaction)
         .await?;
-    sqlx::query!(
-        "select serve_tables($1, $2, $3)",
-        projection.name(),
-        projection.version(),
-        source.as_str()
-    )
-    .fetch_one(&mut *transaction)
-    .await?;
-    transaction.commit().await?;
-    Ok(position)
+        transaction.commit().await?;
+        Ok(position)
+    }
 }
 
 /// A lock was not to be had in time.

@@ -1,6 +1,6 @@
-//! A run of a rebuild, from where it begins or takes up another to its end. There is one at a time,
-//! and of the one before nothing happens any more: what a process sent before it was killed, or a task
-//! that nobody waits for, may be carried out late.
+//! A run of a rebuild, from where it begins or takes up the last one to its end. There is one at a time,
+//! and of the last one nothing happens any more: what a process sent before it was killed, or a thread
+//! that nobody waits for, may come late.
 
 use std::time::Duration;
 
@@ -18,8 +18,11 @@ use crate::transaction;
 const HELD_LIMIT: Duration = Duration::from_secs(1);
 const HELD_PAUSE: Duration = Duration::from_millis(20);
 
-/// How long the transactions of the run before are waited for: parts run to their end.
-const BEFORE_LIMIT: &str = "5s";
+/// How long each transaction of the last run is waited for: parts run to their end.
+const LAST_LIMIT: &str = "5s";
+
+/// How long who fills tables tries to connect.
+const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 
 /// The first half of the locks under which runs begin: the word "cusu", behind that of
 /// [`checkpoint::REBUILDS`].
@@ -60,16 +63,20 @@ impl Held {
         }
     }
 
-    /// Said aloud, as PostgreSQL takes its time to notice the end of a connection.
-    pub(super) async fn release(mut self) -> Result<(), sqlx::Error> {
-        sqlx::query!(
+    /// Said aloud, as PostgreSQL takes its time to notice the end of a connection. One that cannot say
+    /// it has ended.
+    pub(super) async fn release(mut self) {
+        let released = sqlx::query!(
             "select pg_advisory_unlock($1, $2)",
             checkpoint::REBUILDS,
             checkpoint::lock_of(self.projection)
         )
         .fetch_one(&mut self.connection)
-        .await?;
-        self.connection.close().await
+        .await;
+        if let Err(error) = released {
+            tracing::warn!(projection = self.projection.name(), %error, "a rebuild lost its lock");
+        }
+        let _ = self.connection.close().await;
     }
 }
 
@@ -95,32 +102,10 @@ impl Run {
         projection: &'static dyn Projection,
         pool: &PgPool,
     ) -> Result<Self, RebuildError> {
-        match Self::begin_now(projection, pool).await {
-            Err(error) if is_busy(&error) => Err(RebuildError::AtWork),
-            begun => Ok(begun?),
-        }
-    }
-
-    async fn begin_now(
-        projection: &'static dyn Projection,
-        pool: &PgPool,
-    ) -> Result<Self, sqlx::Error> {
-        let mut transaction = transaction::begin(pool).await?;
-        sqlx::query!("select set_config('lock_timeout', $1, true)", BEFORE_LIMIT)
-            .fetch_one(&mut *transaction)
-            .await?;
-        // The one before may be about to commit its beginning, of which nothing is to be seen yet.
-        sqlx::query!(
-            "select pg_advisory_xact_lock($1, $2)",
-            BEGINNINGS,
-            checkpoint::lock_of(projection)
-        )
-        .fetch_one(&mut *transaction)
-        .await?;
-        end_the_one_before(projection, &mut transaction).await?;
+        let mut transaction = after_the_last(projection, pool).await?;
         let (target, is_filled, since) = match resume(projection, &mut transaction).await? {
             Some(begun) => begun,
-            None => begin(projection, &mut transaction).await?,
+            None => begin(projection, &mut transaction).await.map_err(not_over)?,
         };
         transaction.commit().await?;
         Ok(Self { projection, pool: pool.clone(), target, is_filled, since })
@@ -129,12 +114,12 @@ impl Run {
     /// The same with a connection of its own, for where another runtime is at work: a connection
     /// belongs to the one that it was made on.
     pub(super) fn on_one_connection(&self) -> Self {
-        let options = self.pool.options().clone().min_connections(0).max_connections(1);
+        let options = self.pool.options().clone().max_connections(1).acquire_timeout(CONNECT_LIMIT);
         let pool = options.connect_lazy_with((*self.pool.connect_options()).clone());
         Self { pool, ..self.clone() }
     }
 
-    /// Begins a transaction behind which no later run begins before it ends.
+    /// Begins a transaction; no later run begins before it ends.
     ///
     /// # Errors
     /// When there is a later run already, or PostgreSQL cannot be asked.
@@ -157,30 +142,51 @@ impl Run {
     }
 }
 
-/// Leaves nothing of a rebuild. To be called in a transaction.
-pub(super) async fn discard(
+/// Begins a transaction that nothing of the last run is behind: its transactions are waited for, and
+/// find another mark or none when this one has ended.
+///
+/// # Errors
+/// When they do not end, or PostgreSQL cannot be asked.
+pub(super) async fn after_the_last(
     projection: &dyn Projection,
-    transaction: &mut PgConnection,
-) -> Result<(), sqlx::Error> {
-    end_the_one_before(projection, transaction).await?;
-    sqlx::query!("select drop_shadow_tables($1, $2)", projection.name(), projection.version())
-        .fetch_one(transaction)
+    pool: &PgPool,
+) -> Result<Transaction<'static, Postgres>, RebuildError> {
+    let mut transaction = transaction::begin(pool).await?;
+    sqlx::query!("select set_config('lock_timeout', $1, true)", LAST_LIMIT)
+        .fetch_one(&mut *transaction)
         .await?;
-    Ok(())
-}
-
-/// Waits for the transactions of the run before; it begins none until this one ends.
-async fn end_the_one_before(
-    projection: &dyn Projection,
-    transaction: &mut PgConnection,
-) -> Result<(), sqlx::Error> {
+    // The last one may be about to commit its beginning, of which nothing is to be seen yet.
+    sqlx::query!(
+        "select pg_advisory_xact_lock($1, $2)",
+        BEGINNINGS,
+        checkpoint::lock_of(projection)
+    )
+    .fetch_one(&mut *transaction)
+    .await
+    .map_err(not_over)?;
     sqlx::query!(
         "select from rebuilds where projection = $1 and version = $2 for update",
         projection.name(),
         projection.version()
     )
-    .fetch_optional(transaction)
-    .await?;
+    .fetch_optional(&mut *transaction)
+    .await
+    .map_err(not_over)?;
+    Ok(transaction)
+}
+
+fn not_over(error: sqlx::Error) -> RebuildError {
+    if is_busy(&error) { RebuildError::NotOver } else { error.into() }
+}
+
+/// Leaves nothing of a rebuild, in a transaction that nothing of the last run is behind.
+pub(super) async fn discard(
+    projection: &dyn Projection,
+    transaction: &mut PgConnection,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!("select drop_shadow_tables($1, $2)", projection.name(), projection.version())
+        .fetch_one(transaction)
+        .await?;
     Ok(())
 }
 

@@ -221,6 +221,31 @@ async fn parts_of_a_stopped_rebuild_that_are_at_work_are_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_left_of_a_rebuild_and_does_not_end_is_said() {
+    let (service, admin) = filled(50).await;
+    drop(Rebuild::begin(&Customers, &service.pools.rebuild).await.unwrap());
+    // As a transaction does that works for a process that was killed.
+    let mut left = PgConnection::connect(service.database_url()).await.unwrap();
+    let mut kept = left.begin().await.unwrap();
+    kept.execute("select from rebuilds for share").await.unwrap();
+    let path = "/projections/customers/rebuild";
+    let refused = send(service.post(path).login(&admin)).await;
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{refused:?}");
+    assert_eq!(refused.body["type"], "/problems/unavailable");
+    let rolled_back = rollback(&Customers, &service.pools.rebuild).await.unwrap_err();
+    assert!(rolled_back.to_string().contains("try again in a moment"), "{rolled_back}");
+    kept.commit().await.unwrap();
+    assert_eq!(send(service.post(path).login(&admin)).await.status, 202);
+    until("the rebuild is through", async || {
+        let status = status::of(&Customers, &service.pools.read).await.unwrap();
+        status.state == State::Following
+    })
+    .await;
+    all_is_right(&service).await;
+    nothing_is_left(&service).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_reader_delays_the_swap_and_nothing_else() {
     let (service, admin) = filled(200).await;
     let mut reader = PgConnection::connect(service.database_url()).await.unwrap();
