@@ -246,6 +246,30 @@ async fn what_is_left_of_a_rebuild_and_does_not_end_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_that_was_asked_for_goes_on_when_the_client_has_gone() {
+    let (service, admin) = filled(50).await;
+    drop(Rebuild::begin(&Customers, &service.pools.rebuild).await.unwrap());
+    let mut left = PgConnection::connect(service.database_url()).await.unwrap();
+    let mut kept = left.begin().await.unwrap();
+    kept.execute("select from rebuilds for share").await.unwrap();
+    let request = service.post("/projections/customers/rebuild").login(&admin);
+    let asked = tokio::spawn(request.send());
+    let waits = "select count(*) from pg_stat_activity
+                 where datname = current_database() and wait_event_type = 'Lock'";
+    until("it waits for what is left", async || number(&service, waits).await == 1).await;
+    asked.abort();
+    assert!(asked.await.unwrap_err().is_cancelled());
+    kept.commit().await.unwrap();
+    until("the rebuild is through", async || {
+        let status = status::of(&Customers, &service.pools.read).await.unwrap();
+        status.state == State::Following
+    })
+    .await;
+    all_is_right(&service).await;
+    nothing_is_left(&service).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_reader_delays_the_swap_and_nothing_else() {
     let (service, admin) = filled(200).await;
     let mut reader = PgConnection::connect(service.database_url()).await.unwrap();
