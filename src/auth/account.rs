@@ -6,7 +6,7 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::clock;
 use crate::events::account::{ACCOUNT, AccountEvent};
-use crate::events::log::{Append, AppendError, Appender, NewEvent, Outcome, StoredEvent, append};
+use crate::events::log::{Append, AppendError, Appender, NewEvent, Outcome, append};
 use crate::events::metadata::Metadata;
 use crate::events::values::{Role, Username, ValueError};
 use crate::transaction;
@@ -75,6 +75,11 @@ impl Accounts {
     #[must_use]
     pub fn new(pool: PgPool, appender: Appender) -> Self {
         Self { pool, appender }
+    }
+
+    /// For reading the log that accounts are in.
+    pub(super) fn pool(&self) -> &PgPool {
+        &self.pool
     }
 
     /// # Errors
@@ -239,42 +244,6 @@ impl Accounts {
         .execute(&self.pool)
         .await
         .map(|done| done.rows_affected() == 1)
-    }
-
-    /// The last position of the log `seconds` ago; 0 if it was empty.
-    pub(super) async fn position_before(&self, seconds: i64) -> Result<i64, sqlx::Error> {
-        sqlx::query_scalar!(
-            r#"select coalesce(position_at(clock_timestamp() - $1::bigint * interval '1 second'), 0)
-                   as "position!""#,
-            seconds
-        )
-        .fetch_one(&self.pool)
-        .await
-    }
-
-    /// Up to `limit` events behind a position that Redis has to know of, in their order.
-    pub(super) async fn of_sessions(
-        &self,
-        after: i64,
-        limit: i64,
-    ) -> Result<Vec<StoredEvent>, sqlx::Error> {
-        // Word for word the condition of the index events_of_sessions.
-        sqlx::query_as!(
-            StoredEvent,
-            r#"select position, aggregate_type, aggregate_id, sequence, event_type, event_version,
-                      payload::text as "payload!", metadata::text as "metadata!", recorded_at
-               from events
-               where aggregate_type = 'account' and event_type in (
-                   'SessionBound', 'SessionClosed', 'TokenReplayDetected',
-                   'PasswordChanged', 'RoleChanged', 'AccountDisabled'
-               ) and position > $1
-               order by position
-               limit $2"#,
-            after,
-            limit
-        )
-        .fetch_all(&self.pool)
-        .await
     }
 
     /// Appends what happened to the account's sessions.

@@ -17,7 +17,7 @@ use super::token::{LEEWAY_SECONDS, LIFETIME_MAX_SECONDS};
 use super::{AuthError, Inner};
 use crate::clock;
 use crate::events::account::{AccountEvent, CloseCause};
-use crate::events::log::StoredEvent;
+use crate::events::log::{StoredEvent, read};
 use crate::events::metadata::Metadata;
 use crate::events::values::Username;
 
@@ -160,7 +160,7 @@ impl Inner {
             // Nor is anything left out that this process has not done on other nodes.
             Some(position) if done > 0 => position.min(done),
             Some(position) => position,
-            None => self.accounts.position_before(KEPT_SECONDS).await?,
+            None => read::position_before(self.accounts.pool(), KEPT_SECONDS).await?,
         })
     }
 
@@ -231,10 +231,10 @@ impl Inner {
     /// Does what the events behind a position say in these runs, page by page to the end of the log: one
     /// that fails, for a node that is away, is in the way of no other. The position stays in front of it.
     async fn catch_up(&self, position: &mut i64, runs: &str) -> Result<(), AuthError> {
-        let mut read = *position;
+        let mut read_to = *position;
         let mut failure = None;
         loop {
-            let page = self.accounts.of_sessions(read, PAGE).await?;
+            let page = read::of_sessions(self.accounts.pool(), read_to, PAGE).await?;
             let Some(last) = page.last().map(|event| event.position) else { break };
             // Each of them leads to the same in any order and however often it is done.
             let mut doing =
@@ -249,9 +249,9 @@ impl Inner {
                     Err(error) => failure = failure.or(Some(error)),
                 }
             }
-            read = last;
+            read_to = last;
             if failure.is_none() {
-                *position = read;
+                *position = read_to;
             }
         }
         failure.map_or(Ok(()), Err)

@@ -2,19 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use customers::config::Config;
-use customers::dev::{Options, Servers};
 use customers::events::values::Role;
 use reqwest::RequestBuilder;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use crate::harness::{
-    Login, PASSWORD, Service, With as _, config, config_on, database, folder, send, unique_name,
-    until, urls,
+    Login, PASSWORD, Service, With as _, config_on, database, send, unique_name, until, urls,
 };
+use crate::own_redis::Redis;
+use crate::redis_trouble::service_on;
 use crate::sessions::verdict;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -173,62 +172,30 @@ async fn redis_is_missed(service: &Service, login: &Login) {
     assert_eq!(ready(service).await, (503, json!("ok"), json!("unavailable")));
 }
 
-/// A service whose Redis is nobody else's.
-async fn with_own_redis() -> (Servers, Service) {
-    let secret = customers::clock::random_bytes();
-    let (folder, quick) = (folder("own_redis"), true);
-    let servers = Servers::start(Options {
-        folder,
-        postgres: false,
-        redis: true,
-        secret,
-        settings: vec![],
-        quick,
-    });
-    let servers = servers.await.unwrap();
-    let redis_url = Some(servers.redis_url().unwrap().to_owned().into());
-    (servers, Service::with(Config { redis_url, ..config().await }).await)
-}
-
-async fn connect(redis_url: &str) -> redis::aio::MultiplexedConnection {
-    redis::Client::open(redis_url).unwrap().get_multiplexed_async_connection().await.unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_redis_nobody_gets_in_and_everybody_is_told_so_at_once() {
-    let (servers, service) = with_own_redis().await;
-    let url = servers.redis_url().unwrap().to_owned();
+    let mut redis = Redis::start(&[]).await;
+    let service = service_on(redis.url()).await;
     let login = service.log_in_as(Role::Editor).await;
 
     // Frozen: it takes bytes and answers nothing. It goes on by itself, and so do the sessions.
-    let redis = process_of(&url).await;
-    kill_process(redis, Signal::STOP).unwrap();
+    redis.signal(Signal::STOP);
     redis_is_missed(&service, &login).await;
-    kill_process(redis, Signal::CONT).unwrap();
+    redis.signal(Signal::CONT);
     until("redis is back", async || ready(&service).await.0 == 200).await;
     assert_eq!(verdict(service.get("/customers?numbers=1").login(&login)).await, "200");
     assert_eq!(ready(&service).await, (200, json!("ok"), json!("ok")));
 
     // Gone.
-    servers.stop().await;
+    redis.kill().await;
     redis_is_missed(&service, &login).await;
-}
-
-/// The server behind the URL, which is one that this test started.
-async fn process_of(redis_url: &str) -> Pid {
-    let mut connection = connect(redis_url).await;
-    let info: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await.unwrap();
-    let pid = info.lines().find_map(|line| line.strip_prefix("process_id:")).unwrap();
-    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
-    assert!(["redis-server", "valkey-server"].contains(&name.trim()), "{name}");
-    Pid::from_raw(pid.trim().parse().unwrap()).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_takes_no_writes_lets_nobody_in() {
-    let (servers, service) = with_own_redis().await;
+    let redis = Redis::start(&[]).await;
+    let service = service_on(redis.url()).await;
     let login = service.log_in_as(Role::Editor).await;
-    let mut redis = connect(servers.redis_url().unwrap()).await;
     let attempt = |password: &str| {
         service.post("/login").json(&json!({"username": "editor", "password": password}))
     };
@@ -236,21 +203,16 @@ async fn a_redis_that_takes_no_writes_lets_nobody_in() {
         ("full", "config set maxmemory 1", "config set maxmemory 0"),
         ("read-only", "replicaof 127.0.0.1 1", "replicaof no one"),
     ] {
-        let command = |line: &str| {
-            let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
-            redis::cmd(&words[0]).arg(&words[1..]).clone()
-        };
-        command(broken).exec_async(&mut redis).await.unwrap();
+        redis.ask(broken).await;
         for password in [PASSWORD, "wrong password"] {
             unavailable(attempt(password), Duration::from_secs(2)).await;
         }
         let verdict_now = verdict(service.get("/customers?numbers=0").token(&login)).await;
         assert!(["200", "503 unavailable"].contains(&verdict_now.as_str()), "{what} {verdict_now}");
-        command(mended).exec_async(&mut redis).await.unwrap();
+        redis.ask(mended).await;
         until("redis takes writes", async || verdict(attempt(PASSWORD)).await == "200").await;
         assert_eq!(verdict(service.get("/customers?numbers=0").token(&login)).await, "200");
     }
-    servers.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

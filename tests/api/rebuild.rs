@@ -1,6 +1,6 @@
 //! A rebuild while everything goes on: killed, taken up again, swapped in, gone back from.
 
-use std::fmt::Write as _;
+use std::fmt::{Debug, Write as _};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,7 +16,8 @@ use customers::projections::verify::verify;
 use customers::projections::{ALL, Projection};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use sqlx::{Connection as _, Executor as _, PgConnection};
+use sqlx::{Connection as _, Executor as _, PgConnection, Postgres, Transaction};
+use tokio::task::JoinHandle;
 
 use crate::harness::{Login, Service, With as _, folder, send, until, variables};
 use crate::process::command;
@@ -158,21 +159,48 @@ async fn a_rebuild_says_how_many_rows_it_changed_and_there_is_a_way_back() {
     nothing_is_left(&service).await;
 }
 
+/// So many connections wait for a lock.
+async fn waiting(service: &Service, what: &str, expected: i64) {
+    let waits = "select count(*) from pg_stat_activity
+                 where datname = current_database() and wait_event_type = 'Lock'";
+    until(what, async || number(service, waits).await == expected).await;
+}
+
+/// A rebuild that is asked for is through, and left nothing.
+async fn is_through(service: &Service) {
+    until("the rebuild is through", async || {
+        let status = status::of(&Customers, &service.pools.read).await.unwrap();
+        status.state == State::Following
+    })
+    .await;
+    all_is_right(service).await;
+    nothing_is_left(service).await;
+}
+
+async fn stop(running: JoinHandle<impl Debug>) {
+    running.abort();
+    assert!(running.await.unwrap_err().is_cancelled());
+}
+
+/// A rebuild that was cut off, and a transaction that is still at work for it, as after a kill.
+async fn cut_off(service: &Service) -> Transaction<'static, Postgres> {
+    drop(Rebuild::begin(&Customers, &service.pools.rebuild).await.unwrap());
+    let mut left = service.pools.bulk.begin().await.unwrap();
+    left.execute("select from rebuilds for share").await.unwrap();
+    left
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_left_of_a_rebuild_that_was_stopped_changes_nothing_in_the_next() {
     let (service, admin) = filled(50).await;
     let pool = &service.pools.rebuild;
-    let mut other = PgConnection::connect(service.database_url()).await.unwrap();
     // It is stopped where its only part is about to begin.
-    let mut kept = other.begin().await.unwrap();
+    let mut kept = service.pools.bulk.begin().await.unwrap();
     let begun = Rebuild::begin(&Customers, pool).await.unwrap();
     kept.execute("select from rebuilds for update").await.unwrap();
     let running = tokio::spawn(begun.run());
-    let waits = "select count(*) from pg_stat_activity
-                 where datname = current_database() and wait_event_type = 'Lock'";
-    until("the part is about to begin", async || number(&service, waits).await == 1).await;
-    running.abort();
-    assert!(running.await.unwrap_err().is_cancelled());
+    waiting(&service, "the part is about to begin", 1).await;
+    stop(running).await;
     // Meanwhile another has taken it up: this is what it changes.
     kept.execute("update rebuilds set resumed_at = clock_timestamp()").await.unwrap();
     kept.commit().await.unwrap();
@@ -199,19 +227,15 @@ async fn what_is_left_of_a_rebuild_that_was_stopped_changes_nothing_in_the_next(
 async fn parts_of_a_stopped_rebuild_that_are_at_work_are_waited_for() {
     let (service, _) = filled(50).await;
     let pool = &service.pools.rebuild;
-    let mut other = PgConnection::connect(service.database_url()).await.unwrap();
     let begun = Rebuild::begin(&Customers, pool).await.unwrap();
-    let mut kept = other.begin().await.unwrap();
+    let mut kept = service.pools.bulk.begin().await.unwrap();
     kept.execute("lock table shadow.customers in share mode").await.unwrap();
     let running = tokio::spawn(begun.run());
-    let waits = "select count(*) from pg_stat_activity
-                 where datname = current_database() and wait_event_type = 'Lock'";
-    until("the part is at work", async || number(&service, waits).await == 1).await;
-    running.abort();
-    assert!(running.await.unwrap_err().is_cancelled());
+    waiting(&service, "the part is at work", 1).await;
+    stop(running).await;
     let next = rebuild(&Customers, pool);
     let free = async {
-        until("the next waits", async || number(&service, waits).await == 2).await;
+        waiting(&service, "the next waits", 2).await;
         kept.commit().await.unwrap();
     };
     let (next, ()) = tokio::join!(next, free);
@@ -223,50 +247,28 @@ async fn parts_of_a_stopped_rebuild_that_are_at_work_are_waited_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_left_of_a_rebuild_and_does_not_end_is_said() {
     let (service, admin) = filled(50).await;
-    drop(Rebuild::begin(&Customers, &service.pools.rebuild).await.unwrap());
-    // As a transaction does that works for a process that was killed.
-    let mut left = PgConnection::connect(service.database_url()).await.unwrap();
-    let mut kept = left.begin().await.unwrap();
-    kept.execute("select from rebuilds for share").await.unwrap();
+    let left = cut_off(&service).await;
     let path = "/projections/customers/rebuild";
     let refused = send(service.post(path).login(&admin)).await;
     assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{refused:?}");
     assert_eq!(refused.body["type"], "/problems/unavailable");
     let rolled_back = rollback(&Customers, &service.pools.rebuild).await.unwrap_err();
     assert!(rolled_back.to_string().contains("try again in a moment"), "{rolled_back}");
-    kept.commit().await.unwrap();
+    left.commit().await.unwrap();
     assert_eq!(send(service.post(path).login(&admin)).await.status, 202);
-    until("the rebuild is through", async || {
-        let status = status::of(&Customers, &service.pools.read).await.unwrap();
-        status.state == State::Following
-    })
-    .await;
-    all_is_right(&service).await;
-    nothing_is_left(&service).await;
+    is_through(&service).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rebuild_that_was_asked_for_goes_on_when_the_client_has_gone() {
     let (service, admin) = filled(50).await;
-    drop(Rebuild::begin(&Customers, &service.pools.rebuild).await.unwrap());
-    let mut left = PgConnection::connect(service.database_url()).await.unwrap();
-    let mut kept = left.begin().await.unwrap();
-    kept.execute("select from rebuilds for share").await.unwrap();
+    let left = cut_off(&service).await;
     let request = service.post("/projections/customers/rebuild").login(&admin);
     let asked = tokio::spawn(request.send());
-    let waits = "select count(*) from pg_stat_activity
-                 where datname = current_database() and wait_event_type = 'Lock'";
-    until("it waits for what is left", async || number(&service, waits).await == 1).await;
-    asked.abort();
-    assert!(asked.await.unwrap_err().is_cancelled());
-    kept.commit().await.unwrap();
-    until("the rebuild is through", async || {
-        let status = status::of(&Customers, &service.pools.read).await.unwrap();
-        status.state == State::Following
-    })
-    .await;
-    all_is_right(&service).await;
-    nothing_is_left(&service).await;
+    waiting(&service, "it waits for what is left", 1).await;
+    stop(asked).await;
+    left.commit().await.unwrap();
+    is_through(&service).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

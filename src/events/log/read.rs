@@ -176,6 +176,51 @@ pub async fn page(
     .await
 }
 
+/// Up to `limit` events behind `after` that end or bind sessions, in the order of their positions.
+///
+/// # Errors
+/// When PostgreSQL cannot be asked.
+pub async fn of_sessions(
+    executor: impl PgExecutor<'_>,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<StoredEvent>, sqlx::Error> {
+    // Word for word the condition of the index events_of_sessions.
+    sqlx::query_as!(
+        StoredEvent,
+        r#"select position, aggregate_type, aggregate_id, sequence, event_type, event_version,
+                  payload::text as "payload!", metadata::text as "metadata!", recorded_at
+           from events
+           where aggregate_type = 'account' and event_type in (
+               'SessionBound', 'SessionClosed', 'TokenReplayDetected',
+               'PasswordChanged', 'RoleChanged', 'AccountDisabled'
+           ) and position > $1
+           order by position
+           limit $2"#,
+        after,
+        limit
+    )
+    .fetch_all(executor)
+    .await
+}
+
+/// The last position of the log `seconds` ago; 0 if it was empty.
+///
+/// # Errors
+/// When PostgreSQL cannot be asked.
+pub async fn position_before(
+    executor: impl PgExecutor<'_>,
+    seconds: i64,
+) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"select coalesce(position_at(clock_timestamp() - $1::bigint * interval '1 second'), 0)
+               as "position!""#,
+        seconds
+    )
+    .fetch_one(executor)
+    .await
+}
+
 /// Up to `limit` events of customers, stream by stream: behind the event of that aggregate and
 /// sequence, of aggregates before `to`, not behind `position`.
 ///
