@@ -20,8 +20,8 @@ use crate::clock::Clock;
 use crate::commands::import::Imports;
 use crate::commands::{Bus, idempotency};
 use crate::config::{Config, ConfigError};
-use crate::events::log::growth::Growth;
 use crate::events::log::import;
+use crate::events::log::notify::Subscription;
 use crate::events::log::tail::Tail;
 use crate::pools::{self, Pools};
 use crate::projections::customer_history::CustomerHistory;
@@ -134,10 +134,10 @@ impl App {
         auth.follow(&shutdown);
         let bus = Bus::new(pools.appender.clone(), pools.read.clone());
         tokio::spawn(shutdown.clone().run_until_cancelled_owned(purge(pools.read.clone())));
-        let growth = Growth::start(&pools.appender, pools.growth.clone(), &shutdown);
+        let appends = Subscription::start(&pools.appender, pools.notify.clone(), &shutdown);
         let follow = |projection: &'static dyn Projection| {
-            let growth = growth.clone();
-            Projector::start(projection, pools.projector.clone(), growth, shutdown.clone())
+            let appends = appends.clone();
+            Projector::start(projection, pools.projector.clone(), appends, shutdown.clone())
         };
         let (projector, history) = (follow(&Customers), follow(&CustomerHistory));
         let served = [Customers.name(), CustomerHistory.name()];
@@ -145,7 +145,7 @@ impl App {
             let _ = follow(other);
         }
         let frame = api::stream::frame;
-        let tail = Tail::start(pools.read.clone(), growth.clone(), frame, &shutdown);
+        let tail = Tail::start(pools.read.clone(), appends.clone(), frame, &shutdown);
         let stopping = CancellationToken::new();
         let replica = config.read_database_url.as_ref().map(pools::replica).transpose()?;
         let api = Api::new(api::Parts {

@@ -9,7 +9,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 use crate::config::ConfigError;
 use crate::events::log::Appender;
-use crate::events::log::growth;
+use crate::events::log::notify;
 use crate::projections::{self, others};
 
 /// Connections that change accounts.
@@ -54,7 +54,7 @@ pub struct Pools {
     pub rebuild: PgPool,
     pub import: PgPool,
     /// Says and hears that the log has grown.
-    pub growth: PgPool,
+    pub notify: PgPool,
 }
 
 impl Pools {
@@ -120,9 +120,9 @@ impl Pools {
                 &[("lock_timeout", "10s"), ("statement_timeout", "15s")],
             ),
             // What it says need not survive a crash.
-            growth: pool(
+            notify: pool(
                 "customers growth",
-                growth::CONNECTIONS,
+                notify::CONNECTIONS,
                 ACQUIRE_LIMIT,
                 &[("statement_timeout", "5s"), ("synchronous_commit", "off")],
             ),
@@ -151,7 +151,7 @@ impl Pools {
             self.projector.close(),
             self.rebuild.close(),
             self.import.close(),
-            self.growth.close()
+            self.notify.close()
         );
     }
 }

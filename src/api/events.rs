@@ -12,7 +12,7 @@ use super::guard::{Allowed, Auditor};
 use crate::events::account::AccountEvent;
 use crate::events::customer::CustomerEvent;
 use crate::events::log::feed::{self, FeedEvent, Filter};
-use crate::events::log::{DecodeError, read, rendering};
+use crate::events::log::{DecodeError, event_format, read};
 use crate::events::values::CustomerId;
 
 /// Where to go on, and the last position, where the body has no room for them.
@@ -149,8 +149,8 @@ fn written(
     source: &str,
 ) -> Result<String, DecodeError> {
     let one = |event| match format {
-        Format::Json | Format::Ndjson => rendering::json(event),
-        Format::CloudEvents => rendering::cloud_event(event, source),
+        Format::Json | Format::Ndjson => event_format::json(event),
+        Format::CloudEvents => event_format::cloud_event(event, source),
     };
     let (open, between, close) = match format {
         Format::Json => ("{\"events\":[", ",", format!("],\"next\":{next},\"head\":{head}}}")),

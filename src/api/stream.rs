@@ -18,7 +18,7 @@ use super::guard::{Allowed, Auditor, Needs as _};
 use crate::auth::Session;
 use crate::events::log::feed::FeedEvent;
 use crate::events::log::tail::Follower;
-use crate::events::log::{DecodeError, read, rendering};
+use crate::events::log::{DecodeError, event_format, read};
 
 /// How many streams one process serves.
 pub const STREAMS_MAX: usize = 1000;
@@ -95,7 +95,7 @@ pub(super) async fn stream(
 /// When what is stored is no JSON object.
 pub fn frame(event: &FeedEvent) -> Result<String, DecodeError> {
     // JSON as it is written has no line feed: one line of data is enough.
-    Ok(format!("id: {}\ndata: {}\n\n", event.position, rendering::json(event)?))
+    Ok(format!("id: {}\ndata: {}\n\n", event.position, event_format::json(event)?))
 }
 
 /// What one stream needs as long as it lasts.

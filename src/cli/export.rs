@@ -9,8 +9,8 @@ use super::demo::progress_bar;
 use super::serve::pools;
 use crate::config::Config;
 use crate::events::log::feed::{self, Filter};
-use crate::events::log::transfer::Summary;
-use crate::events::log::{read, rendering};
+use crate::events::log::log_copy::Summary;
+use crate::events::log::{event_format, read};
 
 /// How many events are read at a time.
 const PAGE: i64 = 1000;
@@ -44,7 +44,7 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     let source = format!("{}/events", config.public_url());
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     if arguments.format == Format::Csv {
-        write_record(&mut out, &rendering::CSV_COLUMNS)?;
+        write_record(&mut out, &event_format::CSV_COLUMNS)?;
     }
     let bar = progress_bar(last.unsigned_abs());
     let mut summary = Summary { events: 0, last_position: 0 };
@@ -53,11 +53,11 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
         let page = feed::page(&pools.read, after, last, PAGE, &Filter::default()).await?;
         for event in &page.events {
             match arguments.format {
-                Format::Ndjson => writeln!(out, "{}", rendering::json(event)?)?,
+                Format::Ndjson => writeln!(out, "{}", event_format::json(event)?)?,
                 Format::CloudEvents => {
-                    writeln!(out, "{}", rendering::cloud_event(event, &source)?)?;
+                    writeln!(out, "{}", event_format::cloud_event(event, &source)?)?;
                 }
-                Format::Csv => write_record(&mut out, &rendering::csv_record(event)?)?,
+                Format::Csv => write_record(&mut out, &event_format::csv_record(event)?)?,
             }
             summary.events += 1;
         }

@@ -22,8 +22,8 @@ use crate::clock::Clock;
 use crate::commands::import::lines::{FileError, Format, Line, Lines};
 use crate::commands::import::{Fingerprint, Imports, Order, Refused};
 use crate::config::Config;
-use crate::events::log::growth::Growth;
-use crate::events::log::transfer;
+use crate::events::log::log_copy;
+use crate::events::log::notify::Subscription;
 use crate::events::metadata::Metadata;
 
 /// Who the history says it was.
@@ -101,7 +101,7 @@ async fn import(
 ) -> anyhow::Result<()> {
     let pools = pools(config).await?;
     let shutdown = CancellationToken::new();
-    let _told = Growth::start(&pools.appender, pools.growth.clone(), &shutdown);
+    let _notifying = Subscription::start(&pools.appender, pools.notify.clone(), &shutdown);
     let stop = stop_signal()?;
     let imports = Imports::new(pools.import.clone(), pools.appender.clone());
     let (sender, mut refused) = mpsc::channel::<Refused>(128);
@@ -207,7 +207,7 @@ async fn take_over(config: &Config, file: File) -> anyhow::Result<()> {
     let mut connection = PgConnection::connect(url.expose_secret()).await?;
     let bar = progress_bar(file.metadata()?.len());
     let lines = BufReader::new(bar.wrap_read(file)).lines();
-    let summary = transfer::take_over(&mut connection, lines).await?;
+    let summary = log_copy::restore(&mut connection, lines).await?;
     connection.close().await?;
     bar.finish_and_clear();
     say!("{}", json!({"summary": summary}));

@@ -15,9 +15,9 @@ use super::refusal::Refusal;
 use super::turns::Turns;
 use crate::clock;
 use crate::events::customer::CUSTOMER;
-use crate::events::log::ids::IdLease;
+use crate::events::log::id_lease::IdLease;
 use crate::events::log::read::{self, ReadError};
-use crate::events::log::{Append, AppendError, Appender, KeyedAppend, NewEvent, Outcome};
+use crate::events::log::{Append, AppendError, Appender, IdempotencyKey, NewEvent, Outcome};
 use crate::events::metadata::Metadata;
 use crate::events::values::{CustomerId, DateOfBirth, Name};
 
@@ -165,12 +165,12 @@ struct Asked {
     id: Option<CustomerId>,
     command: CustomerCommand,
     metadata: Metadata,
-    key: Option<KeyedAppend>,
+    key: Option<IdempotencyKey>,
 }
 
 impl Inner {
     /// A command with a key: done if it was not done before, answered again if it was.
-    async fn once(&self, key: &KeyedAppend, asked: &Asked) -> Result<Written, BusError> {
+    async fn once(&self, key: &IdempotencyKey, asked: &Asked) -> Result<Written, BusError> {
         let _turn = in_time(self.key_turns.of((&key.account, &key.key))).await?;
         if let Some(known) = idempotency::find(&self.read, key).await? {
             return self.again(key, &known.fingerprint, known.position).await;
@@ -188,7 +188,7 @@ impl Inner {
     /// The answer that the command had when it was done.
     async fn again(
         &self,
-        key: &KeyedAppend,
+        key: &IdempotencyKey,
         fingerprint: &[u8],
         position: i64,
     ) -> Result<Written, BusError> {
@@ -271,12 +271,12 @@ impl Inner {
                 self.customers.keep(id, known);
                 Ok(Some(written))
             }
-            Outcome::Remembered => Ok(known.map(|known| written(id, &known))),
+            Outcome::Unchanged => Ok(known.map(|known| written(id, &known))),
             Outcome::Conflict { .. } => {
                 self.customers.forget(id);
                 Ok(None)
             }
-            Outcome::Known { fingerprint, position } => match &asked.key {
+            Outcome::Duplicate { fingerprint, position } => match &asked.key {
                 Some(key) => self.again(key, &fingerprint, position).await.map(Some),
                 None => Ok(None),
             },

@@ -7,7 +7,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use sqlx::PgPool;
 
 use super::command::{CustomerCommand, IfMatch};
-use crate::events::log::KeyedAppend;
+use crate::events::log::IdempotencyKey;
 use crate::events::values::CustomerId;
 
 /// How many keys one step of the purge takes: a few milliseconds, so that nobody waits for it.
@@ -27,8 +27,8 @@ pub fn keyed(
     key: String,
     id: Option<CustomerId>,
     command: &CustomerCommand,
-) -> KeyedAppend {
-    KeyedAppend { account, key, fingerprint: fingerprint(id, command), known_position: 0 }
+) -> IdempotencyKey {
+    IdempotencyKey { account, key, fingerprint: fingerprint(id, command), known_position: 0 }
 }
 
 /// SHA-256 of what is asked for: the same for both spellings of a route, and whatever the order and
@@ -57,7 +57,7 @@ fn fingerprint(id: Option<CustomerId>, command: &CustomerCommand) -> Vec<u8> {
 ///
 /// # Errors
 /// When PostgreSQL cannot be asked.
-pub async fn find(pool: &PgPool, key: &KeyedAppend) -> Result<Option<Remembered>, sqlx::Error> {
+pub async fn find(pool: &PgPool, key: &IdempotencyKey) -> Result<Option<Remembered>, sqlx::Error> {
     sqlx::query_as!(
         Remembered,
         "select fingerprint, position from idempotency_keys where account = $1 and key = $2",

@@ -12,7 +12,7 @@ use super::checkpoint::set_checkpoint;
 use super::parked::{self, How};
 use super::status::metric;
 use super::{Place, Projection, ProjectionError};
-use crate::events::log::growth::Growth;
+use crate::events::log::notify::Subscription;
 use crate::events::log::read;
 use crate::transaction;
 
@@ -51,12 +51,12 @@ impl Projector {
     pub fn start(
         projection: &'static dyn Projection,
         pool: PgPool,
-        mut growth: Growth,
+        mut appends: Subscription,
         shutdown: CancellationToken,
     ) -> Self {
         let (sender, reached) = watch::channel(Reached::default());
         tokio::spawn(async move {
-            let follow = follow(projection, &pool, &mut growth, &sender);
+            let follow = follow(projection, &pool, &mut appends, &sender);
             shutdown.run_until_cancelled(follow).await;
         });
         Self { projection, reached }
@@ -88,12 +88,12 @@ impl Projector {
 async fn follow(
     projection: &dyn Projection,
     pool: &PgPool,
-    growth: &mut Growth,
+    appends: &mut Subscription,
     reached: &watch::Sender<Reached>,
 ) {
     let mut how = Care::Plain;
     loop {
-        growth.mark();
+        appends.mark_seen();
         let pause = match take_page(projection, pool, how).await {
             Ok(page) => {
                 how = Care::Plain;
@@ -124,7 +124,7 @@ async fn follow(
         if pause == BUSY_PAUSE {
             tokio::time::sleep(BUSY_PAUSE).await;
         } else {
-            growth.more(pause).await;
+            appends.wait(pause).await;
         }
     }
 }

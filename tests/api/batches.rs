@@ -1,6 +1,6 @@
 //! Law: commands that are appended together have the outcomes that they have one by one.
 
-use customers::events::log::{Append, AppendError, Appender, KeyedAppend, NewEvent, Outcome};
+use customers::events::log::{Append, AppendError, Appender, IdempotencyKey, NewEvent, Outcome};
 use customers::events::metadata::Metadata;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
@@ -50,7 +50,7 @@ impl Asked {
             expected: self.expected,
             events: (0..self.events).map(event).collect(),
             metadata: Metadata::default(),
-            key: self.key.map(|(key, fingerprint)| KeyedAppend {
+            key: self.key.map(|(key, fingerprint)| IdempotencyKey {
                 account: world.to_owned(),
                 key: key.to_string(),
                 fingerprint: vec![fingerprint],
@@ -65,8 +65,8 @@ fn shapes(outcomes: Vec<Result<Outcome, AppendError>>) -> Vec<String> {
     let shape = |outcome| match outcome {
         Ok(Outcome::Appended(at)) => format!("appended, sequence {}", at.sequence),
         Ok(Outcome::Conflict { sequence }) => format!("conflict at {sequence}"),
-        Ok(Outcome::Remembered) => "remembered".to_owned(),
-        Ok(Outcome::Known { fingerprint, .. }) => format!("known, {fingerprint:?}"),
+        Ok(Outcome::Unchanged) => "remembered".to_owned(),
+        Ok(Outcome::Duplicate { fingerprint, .. }) => format!("known, {fingerprint:?}"),
         Err(AppendError::Refused(_)) => "refused".to_owned(),
         Err(error) => format!("{error}"),
     };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use customers::commands::Bus;
 use customers::dev::demo;
-use customers::events::log::growth::{CHANNEL, Growth};
+use customers::events::log::notify::{CHANNEL, Subscription};
 use customers::events::log::read;
 use customers::events::metadata::Metadata;
 use customers::events::values::Role;
@@ -171,28 +171,30 @@ async fn another_process_says_that_the_log_has_grown() {
     let service = Service::start().await;
     let one = Pools::new(service.config.database_url.as_ref().unwrap()).unwrap();
     let shutdown = CancellationToken::new();
-    let mut growth = Growth::start(&one.appender, one.growth.clone(), &shutdown);
+    let mut appends = Subscription::start(&one.appender, one.notify.clone(), &shutdown);
     // Both sides have to listen first; until then nothing is said.
     until("it listens", async || {
-        growth.mark();
+        appends.mark_seen();
         let mut other = PgConnection::connect(service.database_url()).await.unwrap();
         other.execute(format!("notify {CHANNEL}").as_str()).await.unwrap();
-        tokio::time::timeout(Duration::from_millis(200), growth.more(PATIENCE)).await.is_ok()
+        tokio::time::timeout(Duration::from_millis(200), appends.wait(PATIENCE)).await.is_ok()
     })
     .await;
-    growth.mark();
+    appends.mark_seen();
     // The service's own appender tells everybody.
-    let woken = async { tokio::time::timeout(PATIENCE, growth.more(PATIENCE * 2)).await };
+    let woken = async { tokio::time::timeout(PATIENCE, appends.wait(PATIENCE * 2)).await };
     let (woken, ()) = tokio::join!(woken, append(&service.pools, 1));
     woken.expect("nobody said it");
 
     // A connection that is lost comes back by itself, and what was said meanwhile is not missed.
-    growth.mark();
+    appends.mark_seen();
     let mut admin = PgConnection::connect(service.database_url()).await.unwrap();
     let listeners = "select pg_terminate_backend(pid) from pg_stat_activity
                      where datname = current_database() and query ilike 'listen%'";
     admin.execute(listeners).await.unwrap();
-    tokio::time::timeout(PATIENCE, growth.more(PATIENCE * 2)).await.expect("it does not come back");
+    tokio::time::timeout(PATIENCE, appends.wait(PATIENCE * 2))
+        .await
+        .expect("it does not come back");
     shutdown.cancel();
     service.stop().await;
 }

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use customers::events::customer::CustomerEvent;
 use customers::events::log::StoredEvent;
-use customers::events::log::growth::Growth;
+use customers::events::log::notify::Subscription;
 use customers::events::values::{CustomerId, Role};
 use customers::pools::Pools;
 use customers::projections::projector::Projector;
@@ -159,8 +159,8 @@ async fn a_new_version_is_built_beside_the_old_one_and_both_answer_rightly() {
     let pools = Pools::new(&SecretString::from(url)).unwrap();
     rebuild(&CustomersTwo, &pools.rebuild).await.unwrap();
     let shutdown = CancellationToken::new();
-    let growth = Growth::start(&pools.appender, pools.growth.clone(), &shutdown);
-    let new = Projector::start(&CustomersTwo, pools.projector.clone(), growth, shutdown.clone());
+    let appends = Subscription::start(&pools.appender, pools.notify.clone(), &shutdown);
+    let new = Projector::start(&CustomersTwo, pools.projector.clone(), appends, shutdown.clone());
     for n in 1..=20 {
         let path = format!("/customers/{n}");
         let name = format!("Changed {n}");

@@ -18,7 +18,7 @@ use self::lines::{Format, Line, LineError, Lines};
 use crate::clock;
 use crate::events::customer::CustomerEvent;
 use crate::events::log::import::{self, ChunkError, ImportKey, Progress};
-use crate::events::log::{Appender, NewEvent, ids};
+use crate::events::log::{Appender, NewEvent, id_lease};
 use crate::events::metadata::Metadata;
 use crate::events::values::CustomerId;
 
@@ -228,7 +228,7 @@ impl Run<'_> {
                 // Another run under the same name may have come further: then there is a rest.
                 Ok(progress) => {
                     self.progress = progress;
-                    self.imports.appender.grown();
+                    self.imports.appender.notify_appended();
                     let share = i64::try_from(rest.len()).unwrap_or(i64::MAX);
                     if (1..share).contains(&progress.others) {
                         tokio::time::sleep(began.elapsed().min(PAUSE_MAX)).await;
@@ -253,7 +253,7 @@ impl Run<'_> {
         let missing = rest.len().saturating_sub(self.ids.len());
         if missing > 0 {
             // Handed out from the end, the smallest first.
-            let mut leased = ids::lease(&self.imports.pool, missing).await?;
+            let mut leased = id_lease::lease(&self.imports.pool, missing).await?;
             leased.reverse();
             leased.append(&mut self.ids);
             self.ids = leased;

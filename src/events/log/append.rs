@@ -20,12 +20,12 @@ pub struct Append {
     /// None only of a command with a key that changes nothing.
     pub events: Vec<NewEvent>,
     pub metadata: Metadata,
-    pub key: Option<KeyedAppend>,
+    pub key: Option<IdempotencyKey>,
 }
 
 /// A command that is to be done once, however often it is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyedAppend {
+pub struct IdempotencyKey {
     pub account: String,
     pub key: String,
     /// Of what was asked for.
@@ -41,10 +41,10 @@ pub enum Outcome {
     Appended(Appended),
     /// The aggregate was at another sequence than expected; nothing was appended.
     Conflict { sequence: i64 },
-    /// Its key is remembered now; there was nothing to append.
-    Remembered,
-    /// Its key was known already; nothing was appended.
-    Known { fingerprint: Vec<u8>, position: i64 },
+    /// The command changes nothing; its idempotency key is stored.
+    Unchanged,
+    /// The idempotency key was stored before; nothing was appended.
+    Duplicate { fingerprint: Vec<u8>, position: i64 },
 }
 
 /// Where and when an event was recorded.
@@ -148,12 +148,12 @@ fn outcome(
     (position, sequence, recorded_at): (Option<i64>, i64, Option<DateTime<Utc>>),
 ) -> Outcome {
     match (key_fingerprint, position, recorded_at) {
-        (Some(fingerprint), Some(position), _) => Outcome::Known { fingerprint, position },
+        (Some(fingerprint), Some(position), _) => Outcome::Duplicate { fingerprint, position },
         (None, Some(position), Some(recorded_at)) => {
             Outcome::Appended(Appended { position, sequence, recorded_at })
         }
         _ if changes => Outcome::Conflict { sequence },
-        _ => Outcome::Remembered,
+        _ => Outcome::Unchanged,
     }
 }
 

@@ -12,20 +12,20 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::append::{Append, Outcome, append};
-use super::uncertain::{self, Connection};
+use super::append_recovery::{self, Connection};
 
 /// How many commands may wait. At 20,000 a second the last of them waits 100 ms.
-const QUEUE: usize = 2048;
+const QUEUE_MAX: usize = 2048;
 
 /// The most commands in one batch: enough to share one commit, few enough that it takes milliseconds.
-const BATCH_COMMANDS: usize = 256;
+const BATCH_COMMANDS_MAX: usize = 256;
 
 /// The most payload in one batch, in bytes.
-const BATCH_BYTES: usize = 1024 * 1024;
+const BATCH_BYTES_MAX: usize = 1024 * 1024;
 
 /// How long a batch is tried again after a lost connection before its commands are told that their
 /// outcome is unknown. PostgreSQL needs a few seconds to come back from a crash.
-const UNCERTAIN_FOR: Duration = Duration::from_secs(5);
+const RECOVERY_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a call may take: longer than PostgreSQL's own limits, which do not count while its
 /// processes stand still.
@@ -39,7 +39,7 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Appender {
     queue: mpsc::Sender<Job>,
     /// Says that something was appended.
-    grown: watch::Sender<()>,
+    appended: watch::Sender<()>,
     /// Cancelled to take nothing in any more.
     stopping: CancellationToken,
     /// Cancelled when everything that waited has its answer.
@@ -81,16 +81,16 @@ impl Appender {
     /// to it is dropped and everything that waited has its answer.
     #[must_use]
     pub fn start(options: PgConnectOptions) -> Self {
-        let (sender, queue) = mpsc::channel(QUEUE);
+        let (sender, queue) = mpsc::channel(QUEUE_MAX);
         let (stopping, stopped) = (CancellationToken::new(), CancellationToken::new());
         let done = stopped.clone().drop_guard();
-        let grown = watch::Sender::new(());
-        let run = run(Connection::new(options), queue, stopping.clone(), grown.clone());
+        let appended = watch::Sender::new(());
+        let run = run(Connection::new(options), queue, stopping.clone(), appended.clone());
         tokio::spawn(async move {
             run.await;
             drop(done);
         });
-        Self { queue: sender, grown, stopping, stopped }
+        Self { queue: sender, appended, stopping, stopped }
     }
 
     /// Takes nothing in any more and waits until everything that was taken in has its answer.
@@ -100,13 +100,13 @@ impl Appender {
     }
 
     /// Changes whenever a batch is through.
-    pub(super) fn appended(&self) -> watch::Receiver<()> {
-        self.grown.subscribe()
+    pub(super) fn subscribe(&self) -> watch::Receiver<()> {
+        self.appended.subscribe()
     }
 
     /// Says that this process has appended something by another way.
-    pub fn grown(&self) {
-        self.grown.send_replace(());
+    pub fn notify_appended(&self) {
+        self.appended.send_replace(());
     }
 
     /// Appends one command's events together with whatever else waits.
@@ -127,24 +127,25 @@ async fn run(
     mut connection: Connection,
     mut queue: mpsc::Receiver<Job>,
     stopping: CancellationToken,
-    grown: watch::Sender<()>,
+    appended: watch::Sender<()>,
 ) {
     // Commands that had to wait because another of their aggregate or key was in the batch.
-    let mut later = VecDeque::new();
+    let mut deferred = VecDeque::new();
     loop {
-        let first = match later.pop_front() {
+        let first = match deferred.pop_front() {
             Some(job) => job,
             None => match next(&mut queue, &stopping).await {
                 Some(job) => job,
                 None => return,
             },
         };
-        let batch = take_batch(first, &mut later, &mut queue);
-        metrics::gauge!("customers_append_queue_depth").set(as_metric(queue.len() + later.len()));
+        let batch = take_batch(first, &mut deferred, &mut queue);
+        metrics::gauge!("customers_append_queue_depth")
+            .set(as_metric(queue.len() + deferred.len()));
         metrics::histogram!("customers_append_batch_commands").record(as_metric(batch.len()));
         let began = Instant::now();
-        settle(&mut connection, batch).await;
-        grown.send_replace(());
+        append_batch(&mut connection, batch).await;
+        appended.send_replace(());
         metrics::histogram!("customers_append_seconds").record(began.elapsed().as_secs_f64());
     }
 }
@@ -160,13 +161,17 @@ async fn next(queue: &mut mpsc::Receiver<Job>, stopping: &CancellationToken) -> 
 }
 
 /// What waits, in its order, up to the caps; no aggregate and no key twice.
-fn take_batch(first: Job, later: &mut VecDeque<Job>, queue: &mut mpsc::Receiver<Job>) -> Vec<Job> {
+fn take_batch(
+    first: Job,
+    deferred: &mut VecDeque<Job>,
+    queue: &mut mpsc::Receiver<Job>,
+) -> Vec<Job> {
     let mut seen = HashSet::new();
     let mut bytes = 0;
     let mut batch: Vec<Job> = vec![];
-    let mut waiting = std::mem::take(later);
+    let mut waiting = std::mem::take(deferred);
     waiting.push_front(first);
-    while batch.len() < BATCH_COMMANDS && bytes < BATCH_BYTES {
+    while batch.len() < BATCH_COMMANDS_MAX && bytes < BATCH_BYTES_MAX {
         let Some(job) = waiting.pop_front().or_else(|| queue.try_recv().ok()) else { break };
         let command = &job.append;
         let aggregate = (command.aggregate_type.to_owned(), command.aggregate_id.clone());
@@ -179,38 +184,38 @@ fn take_batch(first: Job, later: &mut VecDeque<Job>, queue: &mut mpsc::Receiver<
             batch.push(job);
         } else {
             // Behind it nothing of the same aggregate may pass it: `seen` keeps that too.
-            later.push_back(job);
-            if later.len() >= BATCH_COMMANDS {
+            deferred.push_back(job);
+            if deferred.len() >= BATCH_COMMANDS_MAX {
                 break;
             }
         }
     }
-    later.append(&mut waiting);
+    deferred.append(&mut waiting);
     batch
 }
 
 /// Appends the batch and answers each of its commands.
-async fn settle(connection: &mut Connection, batch: Vec<Job>) {
-    let deadline = Instant::now() + UNCERTAIN_FOR;
+async fn append_batch(connection: &mut Connection, batch: Vec<Job>) {
+    let deadline = Instant::now() + RECOVERY_LIMIT;
     // Halves of a batch that holds a value that PostgreSQL refuses.
-    let mut parts = vec![batch];
-    while let Some(mut part) = parts.pop() {
-        match attempt(connection, &part).await {
-            Ok(outcomes) => answer(part, outcomes),
-            Err(Failure::Data(error)) if part.len() == 1 => {
-                fail(part, &AppendError::Refused(Arc::new(error)));
+    let mut pending = vec![batch];
+    while let Some(mut jobs) = pending.pop() {
+        match call_append(connection, &jobs).await {
+            Ok(outcomes) => answer(jobs, outcomes),
+            Err(Failure::Data(error)) if jobs.len() == 1 => {
+                fail(jobs, &AppendError::Refused(Arc::new(error)));
             }
             Err(Failure::Data(_)) => {
-                let second = part.split_off(part.len() / 2);
-                parts.push(second);
-                parts.push(part);
+                let second = jobs.split_off(jobs.len() / 2);
+                pending.push(second);
+                pending.push(jobs);
             }
-            Err(Failure::Definite(error)) => {
-                fail(part, &AppendError::Unavailable(Arc::new(error)));
+            Err(Failure::Rejected(error)) => {
+                fail(jobs, &AppendError::Unavailable(Arc::new(error)));
             }
             Err(Failure::Unknown(error)) => {
-                if let Some(rest) = recover(connection, part, error, deadline).await {
-                    parts.push(rest);
+                if let Some(rest) = recover(connection, jobs, error, deadline).await {
+                    pending.push(rest);
                 }
             }
         }
@@ -222,7 +227,7 @@ enum Failure {
     /// A value is refused (SQLSTATE 22, 23): whose, is found by halving.
     Data(sqlx::Error),
     /// PostgreSQL said no; nothing was appended.
-    Definite(sqlx::Error),
+    Rejected(sqlx::Error),
     /// The connection was lost: the call may have committed.
     Unknown(sqlx::Error),
 }
@@ -234,21 +239,21 @@ impl From<sqlx::Error> for Failure {
             Some(code) if code.starts_with("22") || code.starts_with("23") => Self::Data(error),
             // The server is ending the connection, perhaps behind the commit.
             Some(code) if code.starts_with("57P") || code.starts_with("08") => Self::Unknown(error),
-            Some(_) => Self::Definite(error),
+            Some(_) => Self::Rejected(error),
             None => Self::Unknown(error),
         }
     }
 }
 
-async fn attempt(connection: &mut Connection, part: &[Job]) -> Result<Vec<Outcome>, Failure> {
+async fn call_append(connection: &mut Connection, jobs: &[Job]) -> Result<Vec<Outcome>, Failure> {
     // Nothing was sent before there is a connection.
-    let open = connection.open().await.map_err(Failure::Definite)?;
-    let call = append(open, part.iter().map(|job| &job.append));
+    let open = connection.open().await.map_err(Failure::Rejected)?;
+    let call = append(open, jobs.iter().map(|job| &job.append));
     let answered = tokio::time::timeout(CALL_LIMIT, call).await;
     answered.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(|error| {
         let failure = Failure::from(error);
         if matches!(failure, Failure::Unknown(_)) {
-            connection.lose();
+            connection.discard();
         }
         failure
     })
@@ -258,15 +263,15 @@ async fn attempt(connection: &mut Connection, part: &[Job]) -> Result<Vec<Outcom
 /// answer; the rest is to be tried again. `None` when the time is over.
 async fn recover(
     connection: &mut Connection,
-    part: Vec<Job>,
+    jobs: Vec<Job>,
     mut error: sqlx::Error,
     deadline: Instant,
 ) -> Option<Vec<Job>> {
     while Instant::now() < deadline {
-        match uncertain::look_up(connection, part.iter().map(|job| &job.append)).await {
+        match append_recovery::find_outcomes(connection, jobs.iter().map(|job| &job.append)).await {
             Ok(found) => {
                 let mut rest = vec![];
-                for (job, outcome) in part.into_iter().zip(found) {
+                for (job, outcome) in jobs.into_iter().zip(found) {
                     match outcome {
                         Some(outcome) => drop(job.answer.send(Ok(outcome))),
                         None => rest.push(job),
@@ -281,19 +286,19 @@ async fn recover(
             }
         }
     }
-    fail(part, &AppendError::Unavailable(Arc::new(error)));
+    fail(jobs, &AppendError::Unavailable(Arc::new(error)));
     None
 }
 
-fn answer(part: Vec<Job>, outcomes: Vec<Outcome>) {
-    for (job, outcome) in part.into_iter().zip(outcomes) {
+fn answer(jobs: Vec<Job>, outcomes: Vec<Outcome>) {
+    for (job, outcome) in jobs.into_iter().zip(outcomes) {
         // Nobody may wait any more: the command ran to its end all the same.
         let _ = job.answer.send(Ok(outcome));
     }
 }
 
-fn fail(part: Vec<Job>, error: &AppendError) {
-    for job in part {
+fn fail(jobs: Vec<Job>, error: &AppendError) {
+    for job in jobs {
         let _ = job.answer.send(Err(error.clone()));
     }
 }

@@ -13,7 +13,7 @@ use crate::events::values::CustomerId;
 
 /// How many positions a filtered call looks at, so that a filter that nothing meets costs
 /// milliseconds; whoever reads on comes to the end all the same.
-const STRETCH: i64 = 10_000;
+const SCAN_LIMIT: i64 = 10_000;
 
 /// An event in today's version, and what stands beside it.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    fn is_none(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.event_type.is_none() && self.customer.is_none() && self.actor.is_none()
     }
 }
@@ -63,13 +63,13 @@ pub async fn page(
     filter: &Filter,
 ) -> Result<Page, sqlx::Error> {
     // A customer's stream is short and has an index of its own.
-    let bounded = !filter.is_none() && filter.customer.is_none();
-    let end = if bounded { head.min(after.saturating_add(STRETCH)) } else { head };
+    let bounded = !filter.is_empty() && filter.customer.is_none();
+    let end = if bounded { head.min(after.saturating_add(SCAN_LIMIT)) } else { head };
     let events = match filter.customer {
-        Some(customer) => of_customer(executor, customer, (after, end), limit, filter).await?,
-        None => of_all(executor, (after, end), limit, filter).await?,
+        Some(customer) => read_customer(executor, customer, (after, end), limit, filter).await?,
+        None => read_all(executor, (after, end), limit, filter).await?,
     };
-    let events: Vec<_> = events.into_iter().map(today).collect();
+    let events: Vec<_> = events.into_iter().map(upcast_event).collect();
     let full = i64::try_from(events.len()).is_ok_and(|length| length >= limit);
     let next = events.last().filter(|_| full).map_or(end, |last| last.position);
     Ok(Page { events, next })
@@ -77,7 +77,7 @@ pub async fn page(
 
 /// THE place where a stored event becomes one to show. What this program cannot read is passed on as
 /// it stands, with the version that it was written in: a newer program's reader may know it.
-fn today(mut event: FeedEvent) -> FeedEvent {
+fn upcast_event(mut event: FeedEvent) -> FeedEvent {
     let payload = payload::current(&event.event_type, &event.event_version, &event.payload);
     if let Ok(Cow::Owned(payload)) = payload {
         event.payload = payload;
@@ -86,7 +86,7 @@ fn today(mut event: FeedEvent) -> FeedEvent {
     event
 }
 
-async fn of_all(
+async fn read_all(
     executor: impl PgExecutor<'_>,
     (after, end): (i64, i64),
     limit: i64,
@@ -113,7 +113,7 @@ async fn of_all(
 }
 
 /// By its stream: in one stream the order of sequences is the order of positions.
-async fn of_customer(
+async fn read_customer(
     executor: impl PgExecutor<'_>,
     customer: CustomerId,
     (after, end): (i64, i64),

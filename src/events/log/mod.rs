@@ -7,7 +7,7 @@ pub mod append;
 pub mod appender;
 
 /// A connection that was lost between a call and its answer.
-mod uncertain;
+mod append_recovery;
 
 /// Ways to read it back.
 pub mod read;
@@ -16,13 +16,13 @@ pub mod read;
 pub mod feed;
 
 /// Says that it has grown.
-pub mod growth;
+pub mod notify;
 
 /// Its end, for everybody who follows it.
 pub mod tail;
 
 /// An event as other programs are shown it.
-pub mod rendering;
+pub mod event_format;
 
 /// The one place where a payload is written and the one where it is read.
 pub mod payload;
@@ -31,12 +31,12 @@ pub mod payload;
 pub mod import;
 
 /// A whole log from one installation into another.
-pub mod transfer;
+pub mod log_copy;
 
 /// Blocks of customer ids.
-pub mod ids;
+pub mod id_lease;
 
-pub use append::{Append, Appended, KeyedAppend, Outcome, append};
+pub use append::{Append, Appended, IdempotencyKey, Outcome, append};
 pub use appender::{AppendError, Appender};
 pub use payload::{DecodeError, NewEvent};
 pub use read::StoredEvent;

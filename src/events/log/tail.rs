@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::DecodeError;
 use super::feed::{self, FeedEvent, Filter};
-use super::growth::Growth;
+use super::notify::Subscription;
 use super::read::{self, ReadError};
 
 /// How many events the tail reads at a time.
@@ -24,7 +24,7 @@ const PAGE: i64 = 500;
 const CATCH_UP_PAGE: i64 = 50;
 
 /// How many of them read at the same time; the others wait.
-const CATCHING_UP: usize = 4;
+const CATCH_UP_MAX: usize = 4;
 
 /// About how many bytes are handed on at a time: what is in the ring is shared by all.
 const CHUNK: usize = 16 * 1024;
@@ -74,7 +74,7 @@ struct Chunk {
 
 impl Chunk {
     /// What of it stands behind `position`; positions have no gaps.
-    fn behind(&self, position: i64) -> Option<Bytes> {
+    fn after(&self, position: i64) -> Option<Bytes> {
         if position >= self.last {
             return None;
         }
@@ -86,11 +86,16 @@ impl Chunk {
 impl Tail {
     /// Starts to read, whenever somebody follows; ends with `shutdown`.
     #[must_use]
-    pub fn start(pool: PgPool, growth: Growth, frame: Frame, shutdown: &CancellationToken) -> Self {
+    pub fn start(
+        pool: PgPool,
+        appends: Subscription,
+        frame: Frame,
+        shutdown: &CancellationToken,
+    ) -> Self {
         let live = Mutex::new(Live { position: 0, ring: broadcast::Sender::new(RING) });
-        let (joined, catching_up) = (Notify::new(), Semaphore::new(CATCHING_UP));
+        let (joined, catching_up) = (Notify::new(), Semaphore::new(CATCH_UP_MAX));
         let tail = Self(Arc::new(Inner { pool, frame, live, joined, catching_up }));
-        tokio::spawn(shutdown.clone().run_until_cancelled_owned(read_on(tail.clone(), growth)));
+        tokio::spawn(shutdown.clone().run_until_cancelled_owned(run(tail.clone(), appends)));
         tail
     }
 
@@ -117,13 +122,13 @@ impl Tail {
     }
 
     /// The position from which to read on, if anybody follows.
-    fn wanted(&self) -> Option<i64> {
+    fn read_position(&self) -> Option<i64> {
         let live = self.live();
         (live.ring.receiver_count() > 0).then_some(live.position)
     }
 
     /// Hands on what was read behind `from`, unless the first to follow has moved the tail.
-    fn hand_on(&self, from: i64, chunks: Vec<Chunk>) {
+    fn publish(&self, from: i64, chunks: Vec<Chunk>) {
         let mut live = self.live();
         if live.position == from {
             for chunk in chunks {
@@ -148,11 +153,15 @@ impl Tail {
         bytes: usize,
     ) -> Result<Vec<Chunk>, ReadError> {
         let page = feed::page(&self.0.pool, after, head, limit, &Filter::default()).await?;
-        Ok(written(&page.events, self.0.frame, bytes)?)
+        Ok(encode_chunks(&page.events, self.0.frame, bytes)?)
     }
 }
 
-fn written(events: &[FeedEvent], frame: Frame, bytes: usize) -> Result<Vec<Chunk>, DecodeError> {
+fn encode_chunks(
+    events: &[FeedEvent],
+    frame: Frame,
+    bytes: usize,
+) -> Result<Vec<Chunk>, DecodeError> {
     let (mut chunks, mut frames, mut starts) = (vec![], String::new(), vec![]);
     for (number, event) in events.iter().enumerate() {
         starts.push(frames.len());
@@ -170,10 +179,10 @@ fn written(events: &[FeedEvent], frame: Frame, bytes: usize) -> Result<Vec<Chunk
     Ok(chunks)
 }
 
-async fn read_on(tail: Tail, mut growth: Growth) {
+async fn run(tail: Tail, mut appends: Subscription) {
     loop {
-        growth.mark();
-        let pause = match step(&tail).await {
+        appends.mark_seen();
+        let pause = match read_page(&tail).await {
             Ok(true) => continue,
             Ok(false) => POLL,
             Err(error) => {
@@ -183,15 +192,15 @@ async fn read_on(tail: Tail, mut growth: Growth) {
             }
         };
         tokio::select! {
-            () = growth.more(pause) => {}
+            () = appends.wait(pause) => {}
             () = tail.0.joined.notified() => {}
         }
     }
 }
 
 /// Whether there may be more.
-async fn step(tail: &Tail) -> Result<bool, ReadError> {
-    let Some(from) = tail.wanted() else { return Ok(false) };
+async fn read_page(tail: &Tail) -> Result<bool, ReadError> {
+    let Some(from) = tail.read_position() else { return Ok(false) };
     let chunks = tail.load(from, from.saturating_add(PAGE), PAGE, CHUNK).await?;
     if chunks.is_empty() {
         let head = read::head(&tail.0.pool).await?;
@@ -200,7 +209,7 @@ async fn step(tail: &Tail) -> Result<bool, ReadError> {
         }
         return Ok(head > from);
     }
-    tail.hand_on(from, chunks);
+    tail.publish(from, chunks);
     Ok(true)
 }
 
@@ -241,7 +250,7 @@ impl Follower {
             }
             match live.recv().await {
                 Ok(chunk) => {
-                    if let Some(frames) = chunk.behind(self.position) {
+                    if let Some(frames) = chunk.after(self.position) {
                         self.position = chunk.last;
                         return Ok(Some(frames));
                     }

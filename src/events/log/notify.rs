@@ -1,4 +1,4 @@
-//! Says that the log has grown, whichever process wrote. What this process appends is known at once;
+//! Says that the log has appended, whichever process wrote. What this process appends is known at once;
 //! other processes are told by `NOTIFY`, after the commit and on a connection of its own: inside the
 //! transaction it would serialise every commit of the server.
 //!
@@ -21,39 +21,39 @@ pub const CHANNEL: &str = "customers_events";
 pub const CONNECTIONS: u32 = 2;
 
 /// The pause behind a `NOTIFY`: whatever grows in it is told at once behind it.
-const TELL_PAUSE: Duration = Duration::from_millis(10);
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How long to wait after a failure.
 const FAILURE_PAUSE: Duration = Duration::from_millis(500);
 
 /// One who waits for the log to grow. Each clone waits for itself.
 #[derive(Clone)]
-pub struct Growth(watch::Receiver<()>);
+pub struct Subscription(watch::Receiver<()>);
 
-impl Growth {
+impl Subscription {
     /// Starts to tell others what `appender` appends and to be told; ends with `shutdown`.
     #[must_use]
     pub fn start(appender: &Appender, pool: PgPool, shutdown: &CancellationToken) -> Self {
-        let (grown, growth) = watch::channel(());
-        let batches = appender.appended();
+        let (appended, subscription) = watch::channel(());
+        let batches = appender.subscribe();
         let work = async move {
             tokio::join!(
-                pass_on(batches.clone(), &grown),
-                tell(batches, &pool),
-                be_told(&pool, &grown)
+                forward(batches.clone(), &appended),
+                publish(batches, &pool),
+                listen(&pool, &appended)
             );
         };
         tokio::spawn(shutdown.clone().run_until_cancelled_owned(work));
-        Self(growth)
+        Self(subscription)
     }
 
     /// From here on growth counts: called before the log is read.
-    pub fn mark(&mut self) {
+    pub fn mark_seen(&mut self) {
         self.0.mark_unchanged();
     }
 
-    /// Waits until the log has grown since the mark, at most for `limit`.
-    pub async fn more(&mut self, limit: Duration) {
+    /// Waits until the log has appended since the mark, at most for `limit`.
+    pub async fn wait(&mut self, limit: Duration) {
         if let Ok(Err(_)) = tokio::time::timeout(limit, self.0.changed()).await {
             // The process is stopping: nobody says anything any more.
             tokio::time::sleep(limit).await;
@@ -61,32 +61,32 @@ impl Growth {
     }
 }
 
-async fn pass_on(mut batches: watch::Receiver<()>, grown: &watch::Sender<()>) {
+async fn forward(mut batches: watch::Receiver<()>, appended: &watch::Sender<()>) {
     while batches.changed().await.is_ok() {
-        grown.send_replace(());
+        appended.send_replace(());
     }
 }
 
 /// Tells other processes, at most once in a while.
-async fn tell(mut batches: watch::Receiver<()>, pool: &PgPool) {
+async fn publish(mut batches: watch::Receiver<()>, pool: &PgPool) {
     while batches.changed().await.is_ok() {
-        let told = sqlx::query!("select pg_notify($1, '')", CHANNEL).execute(pool).await;
-        if let Err(error) = told {
-            tracing::warn!(%error, "other processes cannot be told that the log has grown");
+        let published = sqlx::query!("select pg_notify($1, '')", CHANNEL).execute(pool).await;
+        if let Err(error) = published {
+            tracing::warn!(%error, "other processes cannot be told that the log has appended");
         }
-        tokio::time::sleep(TELL_PAUSE).await;
+        tokio::time::sleep(PUBLISH_INTERVAL).await;
     }
 }
 
 /// Passes on what other processes tell, and connects again whenever the connection is lost.
-async fn be_told(pool: &PgPool, grown: &watch::Sender<()>) {
+async fn listen(pool: &PgPool, appended: &watch::Sender<()>) {
     loop {
-        if let Err(error) = listen(pool, grown).await {
+        if let Err(error) = listen_once(pool, appended).await {
             if matches!(error, sqlx::Error::PoolClosed) {
                 return;
             }
             // Who waits looks now: the server may have crashed, and come back with less.
-            grown.send_replace(());
+            appended.send_replace(());
             tracing::warn!(%error, "cannot be told when the log grows; it is looked at every second");
             tokio::time::sleep(FAILURE_PAUSE).await;
         }
@@ -94,12 +94,12 @@ async fn be_told(pool: &PgPool, grown: &watch::Sender<()>) {
 }
 
 /// Until the connection is lost.
-async fn listen(pool: &PgPool, grown: &watch::Sender<()>) -> Result<(), sqlx::Error> {
+async fn listen_once(pool: &PgPool, appended: &watch::Sender<()>) -> Result<(), sqlx::Error> {
     let mut listener = PgListener::connect_with(pool).await?;
     listener.listen(CHANNEL).await?;
     loop {
         // The first time for what was told while nobody listened.
-        grown.send_replace(());
+        appended.send_replace(());
         if listener.try_recv().await?.is_none() {
             return Ok(());
         }

@@ -23,15 +23,15 @@ pub struct Summary {
 
 /// Why a log was not taken over. Nothing of it is there then.
 #[derive(Debug, thiserror::Error)]
-pub enum TransferError {
+pub enum LogCopyError {
     #[error("the log is not empty: only an empty installation can take another's log")]
     NotEmpty,
     #[error("line {0}: {1}")]
     Line(i64, String),
     #[error("the file is cut off: its last line is no summary")]
-    CutOff,
+    Truncated,
     #[error("the sequences of {0} {1} have a gap")]
-    Gap(String, String),
+    SequenceGap(String, String),
     #[error("the file cannot be read: {0}")]
     Read(#[from] std::io::Error),
     #[error("PostgreSQL: {0}")]
@@ -41,25 +41,25 @@ pub enum TransferError {
 /// Takes a whole log over, in one transaction, as the owner of its tables.
 ///
 /// # Errors
-/// See [`TransferError`].
-pub async fn take_over(
+/// See [`LogCopyError`].
+pub async fn restore(
     connection: &mut PgConnection,
     lines: impl Iterator<Item = std::io::Result<String>>,
-) -> Result<Summary, TransferError> {
+) -> Result<Summary, LogCopyError> {
     let mut transaction = connection.begin().await?;
     // The lock of append_events: nobody appends meanwhile.
     sqlx::query!("select pg_advisory_xact_lock(7166761325952853362)")
         .execute(&mut *transaction)
         .await?;
     if super::read::head(&mut *transaction).await? > 0 {
-        return Err(TransferError::NotEmpty);
+        return Err(LogCopyError::NotEmpty);
     }
     let copy = "copy events (position, aggregate_type, aggregate_id, sequence, event_type,
         event_version, payload, metadata, command_id, recorded_at) from stdin";
     let mut sink = transaction.copy_in_raw(copy).await?;
     let mut rows = Rows::default();
     for line in lines {
-        if let Err(error) = line.map_err(TransferError::Read).and_then(|line| rows.push(&line)) {
+        if let Err(error) = line.map_err(LogCopyError::Read).and_then(|line| rows.push(&line)) {
             sink.abort("the file was refused").await?;
             return Err(error);
         }
@@ -70,7 +70,7 @@ pub async fn take_over(
     }
     let Some(summary) = rows.summary else {
         sink.abort("the file is cut off").await?;
-        return Err(TransferError::CutOff);
+        return Err(LogCopyError::Truncated);
     };
     sink.send(rows.text.as_bytes()).await?;
     sink.finish().await?;
@@ -87,7 +87,7 @@ pub async fn take_over(
     Ok(summary)
 }
 
-async fn check_sequences(connection: &mut PgConnection) -> Result<(), TransferError> {
+async fn check_sequences(connection: &mut PgConnection) -> Result<(), LogCopyError> {
     let gap = sqlx::query!(
         "select aggregate_type, aggregate_id from (
              select aggregate_type, aggregate_id, sequence,
@@ -98,7 +98,7 @@ async fn check_sequences(connection: &mut PgConnection) -> Result<(), TransferEr
     )
     .fetch_optional(connection)
     .await?;
-    gap.map_or(Ok(()), |gap| Err(TransferError::Gap(gap.aggregate_type, gap.aggregate_id)))
+    gap.map_or(Ok(()), |gap| Err(LogCopyError::SequenceGap(gap.aggregate_type, gap.aggregate_id)))
 }
 
 /// What was read so far: rows as COPY wants them.
@@ -128,9 +128,9 @@ struct Exported<'a> {
 }
 
 impl Rows {
-    fn push(&mut self, text: &str) -> Result<(), TransferError> {
+    fn push(&mut self, text: &str) -> Result<(), LogCopyError> {
         self.line += 1;
-        self.read(text).map_err(|problem| TransferError::Line(self.line, problem))
+        self.read(text).map_err(|problem| LogCopyError::Line(self.line, problem))
     }
 
     /// In words what is wrong with the line.

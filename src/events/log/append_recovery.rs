@@ -51,7 +51,7 @@ impl Connection {
     }
 
     /// Gives the connection up; its backend is remembered.
-    pub(super) fn lose(&mut self) {
+    pub(super) fn discard(&mut self) {
         self.open = None;
     }
 
@@ -79,18 +79,18 @@ impl Connection {
 
 /// What became of each command: its outcome if it was appended, `None` if it was not and never will
 /// be by the lost call.
-pub(super) async fn look_up<'a>(
+pub(super) async fn find_outcomes<'a>(
     connection: &mut Connection,
     commands: impl Iterator<Item = &'a Append>,
 ) -> Result<Vec<Option<Outcome>>, sqlx::Error> {
-    let found = look_up_on(connection.open().await?, commands).await;
+    let found = find_outcomes_on(connection.open().await?, commands).await;
     if found.is_err() {
-        connection.lose();
+        connection.discard();
     }
     found
 }
 
-async fn look_up_on<'a>(
+async fn find_outcomes_on<'a>(
     connection: &mut PgConnection,
     commands: impl Iterator<Item = &'a Append>,
 ) -> Result<Vec<Option<Outcome>>, sqlx::Error> {
