@@ -232,7 +232,7 @@ impl From<BusError> for ApiError {
     fn from(error: BusError) -> Self {
         match error {
             BusError::Refused(refusal) => refusal.into(),
-            BusError::KeyOfAnother => Self::IdempotencyMismatch,
+            BusError::IdempotencyKeyReused => Self::IdempotencyMismatch,
             BusError::Contended => Self::Overloaded,
             BusError::Log(error) => error.into(),
             BusError::Append(error) => error.into(),

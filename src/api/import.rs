@@ -23,7 +23,7 @@ use super::limits::Limits;
 use super::list::full;
 use crate::commands::BusError;
 use crate::commands::import::lines::{FileError, Format, LineError, Lines};
-use crate::commands::import::{Fingerprint, ImportError, Order, Summary};
+use crate::commands::import::{Fingerprint, ImportError, ImportRequest, Summary};
 
 /// What stands before the handler: files are large and take their time to arrive.
 pub const LIMITS: Limits = Limits { body: 1024 * 1024 * 1024, answer: Duration::from_hours(1) };
@@ -64,15 +64,15 @@ pub(super) async fn import(
         FileError::Read(error) => full(&error),
     })?;
     let account = allowed.session.username.to_string();
-    let order = Order { account, id, fingerprint: fingerprint.finish(), metadata };
-    api.imports().check(&order).await?;
+    let request = ImportRequest { account, id, fingerprint: fingerprint.finish(), metadata };
+    api.imports().check(&request).await?;
 
     let (sender, answer) = mpsc::channel(4);
     let answering = Answer { sender, waiting: vec![] };
     tokio::spawn(async move {
         let _place = place;
         // To its end, whether or not the client still waits.
-        take_in(api, lines, order, answering, &allowed.caller.request_id).await;
+        take_in(api, lines, request, answering, &allowed.caller.request_id).await;
     });
     let body = stream::unfold(answer, async |mut answer: mpsc::Receiver<Bytes>| {
         answer.recv().await.map(|piece| (Ok::<_, std::convert::Infallible>(piece), answer))
@@ -114,7 +114,13 @@ async fn spooled(mut body: BodyDataStream, hash: &mut Fingerprint) -> Result<Fil
 }
 
 /// Runs the import and tells of it.
-async fn take_in(api: Api, lines: Lines, order: Order, mut answer: Answer, request_id: &str) {
+async fn take_in(
+    api: Api,
+    lines: Lines,
+    request: ImportRequest,
+    mut answer: Answer,
+    request_id: &str,
+) {
     #[derive(Serialize)]
     struct Last {
         summary: Summary,
@@ -125,7 +131,7 @@ async fn take_in(api: Api, lines: Lines, order: Order, mut answer: Answer, reque
             answer.line(&line).await;
         }
     };
-    let importing = api.imports().run(lines, &order, api.stopping(), sender);
+    let importing = api.imports().run(lines, &request, api.stopping(), sender);
     let (outcome, ()) = tokio::join!(importing, telling);
     match outcome {
         Ok(summary) => {
@@ -171,7 +177,7 @@ fn fields(errors: Vec<LineError>) -> Vec<FieldError> {
 impl From<ImportError> for ApiError {
     fn from(error: ImportError) -> Self {
         match error {
-            ImportError::IdOfAnother => Self::IdempotencyMismatch,
+            ImportError::ImportIdReused => Self::IdempotencyMismatch,
             ImportError::Unavailable(_) | ImportError::Stopped | ImportError::Read(_) => {
                 Self::Unavailable(error.to_string())
             }

@@ -20,7 +20,7 @@ use super::stop_signal;
 use crate::app::database_url;
 use crate::clock::Clock;
 use crate::commands::import::lines::{FileError, Format, Line, Lines};
-use crate::commands::import::{Fingerprint, Imports, Order, Refused};
+use crate::commands::import::{Fingerprint, ImportRequest, Imports, RejectedLine};
 use crate::config::Config;
 use crate::events::log::log_copy;
 use crate::events::log::notify::Subscription;
@@ -88,15 +88,16 @@ pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<ExitCo
         lines => lines?,
     };
     let metadata = Metadata { reason: arguments.reason, ..Metadata::of_program(ACTOR) };
-    let order = Order { account: ACTOR.to_owned(), id: arguments.import_id, fingerprint, metadata };
-    import(config, lines, &order, &bar).await?;
+    let request =
+        ImportRequest { account: ACTOR.to_owned(), id: arguments.import_id, fingerprint, metadata };
+    import(config, lines, &request, &bar).await?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn import(
     config: &Config,
     lines: Lines,
-    order: &Order,
+    request: &ImportRequest,
     bar: &ProgressBar,
 ) -> anyhow::Result<()> {
     let pools = pools(config).await?;
@@ -104,7 +105,7 @@ async fn import(
     let _notifying = Subscription::start(&pools.appender, pools.notify.clone(), &shutdown);
     let stop = stop_signal()?;
     let imports = Imports::new(pools.import.clone(), pools.appender.clone());
-    let (sender, mut refused) = mpsc::channel::<Refused>(128);
+    let (sender, mut refused) = mpsc::channel::<RejectedLine>(128);
     let telling = async {
         let mut told = Ok(());
         while let Some(line) = refused.recv().await {
@@ -114,9 +115,9 @@ async fn import(
         }
         told
     };
-    let (outcome, told) = tokio::join!(imports.run(lines, order, &stop, sender), telling);
+    let (outcome, told) = tokio::join!(imports.run(lines, request, &stop, sender), telling);
     bar.finish_and_clear();
-    let summary = outcome.with_context(|| match order.id {
+    let summary = outcome.with_context(|| match request.id {
         Some(_) => "what was imported stays; the same command goes on from there",
         None => "what was imported stays; a repeat without --import-id begins anew",
     })?;
@@ -125,7 +126,7 @@ async fn import(
     Ok(())
 }
 
-fn tell(bar: &ProgressBar, line: &Refused) -> anyhow::Result<()> {
+fn tell(bar: &ProgressBar, line: &RejectedLine) -> anyhow::Result<()> {
     let line = serde_json::to_string(line)?;
     bar.suspend(|| -> anyhow::Result<()> {
         say!("{line}");
@@ -151,7 +152,7 @@ fn is_good(lines: Result<Lines, FileError>) -> anyhow::Result<bool> {
         for Line { number, customer } in page {
             if let Err(errors) = customer {
                 bad += 1;
-                say!("{}", serde_json::to_string(&Refused { line: number, errors })?);
+                say!("{}", serde_json::to_string(&RejectedLine { line: number, errors })?);
             }
         }
     }

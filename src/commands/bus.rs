@@ -7,12 +7,12 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 
-use super::cache::{self, Customers, Known};
 use super::command::CustomerCommand;
 use super::customer::State;
+use super::customer_cache::{self, CustomerCache, LoadedCustomer};
 use super::idempotency;
 use super::refusal::Refusal;
-use super::turns::Turns;
+use super::striped_lock::StripedLock;
 use crate::clock;
 use crate::events::customer::CUSTOMER;
 use crate::events::log::id_lease::IdLease;
@@ -24,14 +24,14 @@ use crate::events::values::{CustomerId, DateOfBirth, Name};
 /// How often a command is decided again after another process appended first. Each round lets at
 /// least one command of the customer through, so only a customer under constant fire from many
 /// processes meets it.
-const ROUNDS: u32 = 64;
+const ATTEMPTS_MAX: u32 = 64;
 
 /// The longest pause before another round; half of it on average, so that two processes that met
 /// once do not meet again.
-const PAUSE_MAX: Duration = Duration::from_millis(8);
+const BACKOFF_MAX: Duration = Duration::from_millis(8);
 
 /// How long a command waits for an id or for its turn.
-const WAIT_IN_LINE: Duration = Duration::from_secs(3);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Takes commands to the log. One per process.
 #[derive(Clone)]
@@ -41,9 +41,9 @@ struct Inner {
     appender: Appender,
     read: PgPool,
     ids: IdLease,
-    customers: Customers,
-    customer_turns: Turns,
-    key_turns: Turns,
+    customers: CustomerCache,
+    customer_locks: StripedLock,
+    key_locks: StripedLock,
 }
 
 /// Who asks, and under which `Idempotency-Key` of theirs.
@@ -80,7 +80,7 @@ pub enum BusError {
     #[error(transparent)]
     Refused(#[from] Refusal),
     #[error("the key was used for another request")]
-    KeyOfAnother,
+    IdempotencyKeyReused,
     #[error("other processes kept changing the customer")]
     Contended,
     #[error(transparent)]
@@ -106,9 +106,9 @@ impl Bus {
             appender,
             read,
             ids,
-            customers: Customers::default(),
-            customer_turns: Turns::default(),
-            key_turns: Turns::default(),
+            customers: CustomerCache::default(),
+            customer_locks: StripedLock::default(),
+            key_locks: StripedLock::default(),
         }))
     }
 
@@ -150,10 +150,10 @@ impl Bus {
             let Origin { metadata, key } = origin;
             let account = metadata.actor.clone().unwrap_or_default();
             let key = key.map(|key| idempotency::keyed(account, key, id, &command));
-            let asked = Asked { id, command, metadata, key };
-            match &asked.key {
-                None => bus.settle(&asked).await,
-                Some(key) => bus.once(key, &asked).await,
+            let pending = PendingCommand { id, command, metadata, key };
+            match &pending.key {
+                None => bus.execute(&pending).await,
+                Some(key) => bus.execute_once(key, &pending).await,
             }
         })
         .await?
@@ -161,7 +161,7 @@ impl Bus {
 }
 
 /// A command on its way; a create has no id yet.
-struct Asked {
+struct PendingCommand {
     id: Option<CustomerId>,
     command: CustomerCommand,
     metadata: Metadata,
@@ -170,46 +170,50 @@ struct Asked {
 
 impl Inner {
     /// A command with a key: done if it was not done before, answered again if it was.
-    async fn once(&self, key: &IdempotencyKey, asked: &Asked) -> Result<Written, BusError> {
-        let _turn = in_time(self.key_turns.of((&key.account, &key.key))).await?;
+    async fn execute_once(
+        &self,
+        key: &IdempotencyKey,
+        pending: &PendingCommand,
+    ) -> Result<Written, BusError> {
+        let _guard = with_timeout(self.key_locks.lock((&key.account, &key.key))).await?;
         if let Some(known) = idempotency::find(&self.read, key).await? {
-            return self.again(key, &known.fingerprint, known.position).await;
+            return self.replay(key, &known.fingerprint, known.position).await;
         }
-        let settled = self.settle(asked).await;
-        if let Err(BusError::Refused(_)) = settled
+        let executed = self.execute(pending).await;
+        if let Err(BusError::Refused(_)) = executed
             && let Some(known) = idempotency::find(&self.read, key).await?
         {
             // Another process did it in between: the refusal was about its own effect.
-            return self.again(key, &known.fingerprint, known.position).await;
+            return self.replay(key, &known.fingerprint, known.position).await;
         }
-        settled
+        executed
     }
 
     /// The answer that the command had when it was done.
-    async fn again(
+    async fn replay(
         &self,
         key: &IdempotencyKey,
         fingerprint: &[u8],
         position: i64,
     ) -> Result<Written, BusError> {
         if fingerprint != key.fingerprint {
-            return Err(BusError::KeyOfAnother);
+            return Err(BusError::IdempotencyKeyReused);
         }
         let (id, then) = read::customer_at(&self.read, position).await?;
-        Ok(Written { replayed: true, ..written(id, &Known::from(then)) })
+        Ok(Written { replayed: true, ..written(id, &LoadedCustomer::from(then)) })
     }
 
-    async fn settle(&self, asked: &Asked) -> Result<Written, BusError> {
-        match asked.id {
-            None => self.create(asked).await,
-            Some(id) => self.change(id, asked).await,
+    async fn execute(&self, pending: &PendingCommand) -> Result<Written, BusError> {
+        match pending.id {
+            None => self.create(pending).await,
+            Some(id) => self.change(id, pending).await,
         }
     }
 
-    async fn create(&self, asked: &Asked) -> Result<Written, BusError> {
-        for _ in 0..ROUNDS {
-            let id = in_time(self.ids.next()).await??;
-            match self.attempt(id, None, asked).await? {
+    async fn create(&self, pending: &PendingCommand) -> Result<Written, BusError> {
+        for _ in 0..ATTEMPTS_MAX {
+            let id = with_timeout(self.ids.next()).await??;
+            match self.decide_and_append(id, None, pending).await? {
                 Some(written) => return Ok(written),
                 // The id exists: it came with an import of a log, say.
                 None => self.ids.drop_block().await,
@@ -218,17 +222,17 @@ impl Inner {
         Err(BusError::Contended)
     }
 
-    async fn change(&self, id: CustomerId, asked: &Asked) -> Result<Written, BusError> {
-        let _turn = in_time(self.customer_turns.of(id)).await?;
-        if let Some(recent) = self.customers.recent(id)
-            && !recent.customer.decide(&asked.command).unwrap_or_default().is_empty()
-            && let Some(written) = self.attempt(id, Some(recent), asked).await?
+    async fn change(&self, id: CustomerId, pending: &PendingCommand) -> Result<Written, BusError> {
+        let _guard = with_timeout(self.customer_locks.lock(id)).await?;
+        if let Some(cached) = self.customers.get(id)
+            && !cached.customer.decide(&pending.command).unwrap_or_default().is_empty()
+            && let Some(written) = self.decide_and_append(id, Some(cached), pending).await?
         {
             return Ok(written);
         }
-        for _ in 0..ROUNDS {
-            let last = cache::load(&self.read, id).await?;
-            if let Some(written) = self.attempt(id, last, asked).await? {
+        for _ in 0..ATTEMPTS_MAX {
+            let last = customer_cache::load(&self.read, id).await?;
+            if let Some(written) = self.decide_and_append(id, last, pending).await? {
                 return Ok(written);
             }
             tokio::time::sleep(jitter()).await;
@@ -237,15 +241,15 @@ impl Inner {
     }
 
     /// Decides on what is known and appends. `None` when that was not the customer's last event.
-    async fn attempt(
+    async fn decide_and_append(
         &self,
         id: CustomerId,
-        known: Option<Known>,
-        asked: &Asked,
+        known: Option<LoadedCustomer>,
+        pending: &PendingCommand,
     ) -> Result<Option<Written>, BusError> {
         let mut customer = known.as_ref().map(|known| known.customer.clone()).unwrap_or_default();
-        let events = customer.decide(&asked.command)?;
-        let mut key = asked.key.clone();
+        let events = customer.decide(&pending.command)?;
+        let mut key = pending.key.clone();
         match (&mut key, &known) {
             (None, Some(known)) if events.is_empty() => return Ok(Some(written(id, known))),
             (Some(key), Some(known)) => key.known_position = known.last.position,
@@ -257,7 +261,7 @@ impl Inner {
             aggregate_id: id.to_string(),
             expected: Some(customer.version),
             events: events.iter().map(NewEvent::from).collect(),
-            metadata: asked.metadata.clone(),
+            metadata: pending.metadata.clone(),
             key,
         };
         match self.appender.append(append).await? {
@@ -266,25 +270,25 @@ impl Inner {
                     customer.apply(event);
                 }
                 let created_at = known.map_or(last.recorded_at, |known| known.created_at);
-                let known = Known { customer, last, created_at };
+                let known = LoadedCustomer { customer, last, created_at };
                 let written = written(id, &known);
-                self.customers.keep(id, known);
+                self.customers.insert(id, known);
                 Ok(Some(written))
             }
             Outcome::Unchanged => Ok(known.map(|known| written(id, &known))),
             Outcome::Conflict { .. } => {
-                self.customers.forget(id);
+                self.customers.remove(id);
                 Ok(None)
             }
-            Outcome::Duplicate { fingerprint, position } => match &asked.key {
-                Some(key) => self.again(key, &fingerprint, position).await.map(Some),
+            Outcome::Duplicate { fingerprint, position } => match &pending.key {
+                Some(key) => self.replay(key, &fingerprint, position).await.map(Some),
                 None => Ok(None),
             },
         }
     }
 }
 
-fn written(id: CustomerId, known: &Known) -> Written {
+fn written(id: CustomerId, known: &LoadedCustomer) -> Written {
     Written {
         id,
         current: match &known.customer.state {
@@ -301,10 +305,10 @@ fn written(id: CustomerId, known: &Known) -> Written {
 
 /// Waiting in line must not add up: whoever comes behind many that wait for a database that is away
 /// is told so as soon as they are.
-async fn in_time<T>(waiting: impl Future<Output = T>) -> Result<T, BusError> {
-    tokio::time::timeout(WAIT_IN_LINE, waiting).await.map_err(|_| BusError::Contended)
+async fn with_timeout<T>(waiting: impl Future<Output = T>) -> Result<T, BusError> {
+    tokio::time::timeout(LOCK_TIMEOUT, waiting).await.map_err(|_| BusError::Contended)
 }
 
 fn jitter() -> Duration {
-    PAUSE_MAX * u32::from(clock::random_bytes::<1>()[0]) / 255
+    BACKOFF_MAX * u32::from(clock::random_bytes::<1>()[0]) / 255
 }

@@ -15,7 +15,7 @@ const PURGE_STEP: i64 = 500;
 
 /// What is kept of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Remembered {
+pub struct StoredKey {
     pub fingerprint: Vec<u8>,
     pub position: i64,
 }
@@ -57,9 +57,9 @@ fn fingerprint(id: Option<CustomerId>, command: &CustomerCommand) -> Vec<u8> {
 ///
 /// # Errors
 /// When PostgreSQL cannot be asked.
-pub async fn find(pool: &PgPool, key: &IdempotencyKey) -> Result<Option<Remembered>, sqlx::Error> {
+pub async fn find(pool: &PgPool, key: &IdempotencyKey) -> Result<Option<StoredKey>, sqlx::Error> {
     sqlx::query_as!(
-        Remembered,
+        StoredKey,
         "select fingerprint, position from idempotency_keys where account = $1 and key = $2",
         key.account,
         key.key

@@ -15,13 +15,13 @@ pub mod customer;
 pub mod bus;
 
 /// Recent customers, which only an append may trust.
-mod cache;
+mod customer_cache;
 
 /// Done once, however often it is asked for.
 pub mod idempotency;
 
 /// One at a time.
-mod turns;
+mod striped_lock;
 
 /// Many customers from one file.
 pub mod import;

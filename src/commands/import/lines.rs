@@ -65,7 +65,7 @@ enum Source {
 }
 
 impl Lines {
-    /// Reads the header if there is one. A byte order mark is passed over. Nobody may have been born
+    /// Reads the header if there is one. A byte request mark is passed over. Nobody may have been born
     /// after `today`.
     ///
     /// # Errors
@@ -168,13 +168,13 @@ fn object(text: &[u8], today: NaiveDate) -> Result<(Name, DateOfBirth), Vec<Line
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_),
         ) => Err(ValueError("must be a string")),
     };
-    both(
+    validated(
         text(object.name).and_then(|name| Name::parse(&name)),
         text(object.dob).and_then(|dob| DateOfBirth::parse(&dob, today)),
     )
 }
 
-fn both(
+fn validated(
     name: Result<Name, ValueError>,
     dob: Result<DateOfBirth, ValueError>,
 ) -> Result<(Name, DateOfBirth), Vec<LineError>> {
@@ -191,7 +191,7 @@ fn both(
 /// CSV, by the csv crate. It would read a quote that is never closed to the end of the file: what it
 /// may read for one record is rationed.
 struct Csv {
-    reader: csv::Reader<Rationed>,
+    reader: csv::Reader<LimitedReader>,
     left: Arc<AtomicUsize>,
     record: csv::ByteRecord,
     columns: usize,
@@ -201,14 +201,14 @@ struct Csv {
 }
 
 /// A file of which at most `left` bytes may still be read.
-struct Rationed {
+struct LimitedReader {
     file: BufReader<Box<dyn Read + Send>>,
     left: Arc<AtomicUsize>,
     /// The last byte was a line feed.
     ended: bool,
 }
 
-impl Read for Rationed {
+impl Read for LimitedReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = self.left.load(Ordering::Relaxed);
         if left == 0 {
@@ -235,7 +235,7 @@ impl Csv {
             .flexible(true)
             // A carriage return before it is cut off with the white space around a value.
             .terminator(csv::Terminator::Any(b'\n'))
-            .from_reader(Rationed { file, left: Arc::clone(&left), ended: true });
+            .from_reader(LimitedReader { file, left: Arc::clone(&left), ended: true });
         let record = csv::ByteRecord::new();
         let mut csv = Self { reader, left, record, columns: 0, name: 0, dob: 0, over: false };
         if csv.advance()? == Record::TooLong {
@@ -324,7 +324,7 @@ impl Csv {
             std::str::from_utf8(self.record.get(column).unwrap_or_default())
                 .map_err(|_| ValueError("must be UTF-8"))
         };
-        both(
+        validated(
             text(self.name).and_then(Name::parse),
             text(self.dob).and_then(|dob| DateOfBirth::parse(dob.trim(), today)),
         )

@@ -30,10 +30,10 @@ const CHUNK: usize = 128;
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// How long a chunk is tried again while PostgreSQL is away.
-const PATIENCE: Duration = Duration::from_secs(30);
+const RETRY_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long to wait between two attempts.
-const PAUSE: Duration = Duration::from_millis(200);
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// The way into the log for whole files. Clones share it.
 #[derive(Clone)]
@@ -44,7 +44,7 @@ pub struct Imports {
 
 /// Whose import it is and what its events say of it.
 #[derive(Debug, Clone)]
-pub struct Order {
+pub struct ImportRequest {
     pub account: String,
     /// The caller's name for it. Without one a repeat begins anew.
     pub id: Option<String>,
@@ -66,7 +66,7 @@ pub struct Summary {
 
 /// A bad line.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Refused {
+pub struct RejectedLine {
     pub line: i64,
     pub errors: Vec<LineError>,
 }
@@ -75,7 +75,7 @@ pub struct Refused {
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     #[error("the name was used for another file")]
-    IdOfAnother,
+    ImportIdReused,
     #[error("PostgreSQL: {0}")]
     Unavailable(sqlx::Error),
     #[error("the process is stopping")]
@@ -87,7 +87,7 @@ pub enum ImportError {
 impl From<ChunkError> for ImportError {
     fn from(error: ChunkError) -> Self {
         match error {
-            ChunkError::OtherFile => Self::IdOfAnother,
+            ChunkError::FileMismatch => Self::ImportIdReused,
             ChunkError::IdTaken => Self::Unavailable(sqlx::Error::RowNotFound),
             ChunkError::Database(error) => Self::Unavailable(error),
         }
@@ -118,7 +118,7 @@ impl Fingerprint {
     }
 }
 
-impl Order {
+impl ImportRequest {
     /// An import without a name has one of its own while it runs.
     fn key(&self) -> ImportKey {
         // No name of a caller has a space.
@@ -137,13 +137,13 @@ impl Imports {
     /// Whether the import may begin or go on.
     ///
     /// # Errors
-    /// [`ImportError::IdOfAnother`], or when PostgreSQL cannot be asked.
-    pub async fn check(&self, order: &Order) -> Result<(), ImportError> {
-        import::progress(&self.pool, &order.key()).await?;
+    /// [`ImportError::ImportIdReused`], or when PostgreSQL cannot be asked.
+    pub async fn check(&self, request: &ImportRequest) -> Result<(), ImportError> {
+        import::progress(&self.pool, &request.key()).await?;
         Ok(())
     }
 
-    /// Takes all lines to the log. `refused` gets each bad line, in their order, also those that an
+    /// Takes all lines to the log. `refused` gets each bad line, in their request, also those that an
     /// earlier run has told of; nobody needs to take them.
     ///
     /// # Errors
@@ -151,16 +151,16 @@ impl Imports {
     pub async fn run(
         &self,
         mut lines: Lines,
-        order: &Order,
+        request: &ImportRequest,
         stop: &CancellationToken,
-        refused: mpsc::Sender<Refused>,
+        refused: mpsc::Sender<RejectedLine>,
     ) -> Result<Summary, ImportError> {
-        let key = order.key();
+        let key = request.key();
         let mut run = Run {
             imports: self,
             progress: import::progress(&self.pool, &key).await?,
             key,
-            metadata: &order.metadata,
+            metadata: &request.metadata,
             ids: vec![],
         };
         let mut summary = Summary::default();
@@ -188,13 +188,13 @@ impl Imports {
                     }
                     Err(errors) => {
                         summary.refused += 1;
-                        let _ = refused.send(Refused { line: number, errors }).await;
+                        let _ = refused.send(RejectedLine { line: number, errors }).await;
                     }
                 }
             }
             run.append(&good).await?;
         }
-        if order.id.is_none() {
+        if request.id.is_none() {
             let forgotten = import::forget(&self.pool, &run.key).await;
             if let Err(error) = forgotten {
                 tracing::warn!(%error, "an import that is done is not forgotten yet");
@@ -218,7 +218,7 @@ struct Run<'a> {
 impl Run<'_> {
     /// Appends what is not in the log yet of the good lines of a page.
     async fn append(&mut self, good: &[(i64, NewEvent)]) -> Result<(), ImportError> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + RETRY_LIMIT;
         loop {
             let done = self.progress.lines_done;
             let rest: Vec<_> = good.iter().filter(|(number, _)| *number > done).collect();
@@ -230,7 +230,7 @@ impl Run<'_> {
                     self.progress = progress;
                     self.imports.appender.notify_appended();
                     let share = i64::try_from(rest.len()).unwrap_or(i64::MAX);
-                    if (1..share).contains(&progress.others) {
+                    if (1..share).contains(&progress.concurrent) {
                         tokio::time::sleep(began.elapsed().min(PAUSE_MAX)).await;
                     }
                 }
@@ -238,7 +238,7 @@ impl Run<'_> {
                 Err(ChunkError::IdTaken) if Instant::now() < deadline => self.ids.clear(),
                 Err(ChunkError::Database(error)) if Instant::now() < deadline => {
                     tracing::warn!(%error, "an import has to wait for PostgreSQL");
-                    tokio::time::sleep(PAUSE).await;
+                    tokio::time::sleep(RETRY_PAUSE).await;
                 }
                 Err(error) => return Err(error.into()),
             }

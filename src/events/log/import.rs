@@ -30,14 +30,14 @@ pub struct Progress {
     /// Of its last event; 0 when there is none yet.
     pub last_position: i64,
     /// Events that came into the log between the last chunk of any import and this one.
-    pub others: i64,
+    pub concurrent: i64,
 }
 
 /// Why a chunk was not appended.
 #[derive(Debug, thiserror::Error)]
 pub enum ChunkError {
     #[error("the import is known with another file")]
-    OtherFile,
+    FileMismatch,
     /// Nothing was appended; with other ids it will be.
     #[error("an id is taken")]
     IdTaken,
@@ -50,7 +50,7 @@ impl From<sqlx::Error> for ChunkError {
     fn from(error: sqlx::Error) -> Self {
         let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
         match code.as_deref() {
-            Some("CU001") => Self::OtherFile,
+            Some("CU001") => Self::FileMismatch,
             Some("CU002") => Self::IdTaken,
             _ => Self::Database(error),
         }
@@ -60,7 +60,7 @@ impl From<sqlx::Error> for ChunkError {
 /// What is known of an import, if anything is.
 ///
 /// # Errors
-/// [`ChunkError::OtherFile`], or when PostgreSQL cannot be asked.
+/// [`ChunkError::FileMismatch`], or when PostgreSQL cannot be asked.
 pub async fn progress(
     executor: impl PgExecutor<'_>,
     key: &ImportKey,
@@ -75,13 +75,13 @@ pub async fn progress(
     .await?;
     let Some(row) = row else { return Ok(Progress::default()) };
     if row.fingerprint != key.fingerprint {
-        return Err(ChunkError::OtherFile);
+        return Err(ChunkError::FileMismatch);
     }
     Ok(Progress {
         lines_done: row.lines_done,
         created: row.created,
         last_position: row.last_position,
-        others: 0,
+        concurrent: 0,
     })
 }
 
@@ -123,7 +123,7 @@ pub async fn append_chunk(
         lines_done: row.lines_done,
         created: row.created,
         last_position: row.last_position,
-        others: row.others,
+        concurrent: row.others,
     })
 }
 

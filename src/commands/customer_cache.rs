@@ -12,18 +12,18 @@ use crate::events::log::read::{self, LastEvent, ReadError};
 use crate::events::values::CustomerId;
 
 /// How many customers are kept: some 300 bytes each.
-const CUSTOMERS: u64 = 50_000;
+const CAPACITY: u64 = 50_000;
 
 /// A customer as its last event left it, and where that stands.
 #[derive(Debug, Clone)]
-pub struct Known {
+pub struct LoadedCustomer {
     pub customer: Customer,
     pub last: Appended,
     /// The time of its first event.
     pub created_at: DateTime<Utc>,
 }
 
-impl From<LastEvent> for Known {
+impl From<LastEvent> for LoadedCustomer {
     fn from(last: LastEvent) -> Self {
         let LastEvent { event, position, sequence, recorded_at, created_at } = last;
         let customer = Customer::from_last(sequence, event);
@@ -32,25 +32,25 @@ impl From<LastEvent> for Known {
 }
 
 /// Of one process.
-pub struct Customers(Cache<CustomerId, Known>);
+pub struct CustomerCache(Cache<CustomerId, LoadedCustomer>);
 
-impl Default for Customers {
+impl Default for CustomerCache {
     fn default() -> Self {
-        Self(Cache::new(CUSTOMERS))
+        Self(Cache::new(CAPACITY))
     }
 }
 
-impl Customers {
+impl CustomerCache {
     /// What this process knew last.
-    pub fn recent(&self, id: CustomerId) -> Option<Known> {
+    pub fn get(&self, id: CustomerId) -> Option<LoadedCustomer> {
         self.0.get(&id)
     }
 
-    pub fn keep(&self, id: CustomerId, known: Known) {
+    pub fn insert(&self, id: CustomerId, known: LoadedCustomer) {
         self.0.insert(id, known);
     }
 
-    pub fn forget(&self, id: CustomerId) {
+    pub fn remove(&self, id: CustomerId) {
         self.0.invalidate(&id);
     }
 }
@@ -59,6 +59,6 @@ impl Customers {
 ///
 /// # Errors
 /// When the log cannot be read.
-pub async fn load(pool: &PgPool, id: CustomerId) -> Result<Option<Known>, ReadError> {
-    Ok(read::last_event(pool, id).await?.map(Known::from))
+pub async fn load(pool: &PgPool, id: CustomerId) -> Result<Option<LoadedCustomer>, ReadError> {
+    Ok(read::last_event(pool, id).await?.map(LoadedCustomer::from))
 }
