@@ -165,6 +165,7 @@ impl App {
             https: config.is_https(),
             feed_url: format!("{}/events", config.public_url()),
             tail,
+            cursor_secret: schema::cursor_key(&pools.read).await?,
             stopping: stopping.clone(),
         });
         let rate_limit = RateLimit::new(config.rate_limit, &shutdown);

@@ -19,8 +19,8 @@ pub mod clock;
 /// The environment, read once.
 pub mod config;
 
-/// Transactions that leave nothing behind.
-pub mod transaction;
+/// PostgreSQL: transactions, COPY.
+pub mod postgres;
 
 /// WHAT HAPPENED: values, events, the log.
 pub mod events;

@@ -10,7 +10,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use crate::config::ConfigError;
 use crate::events::log::Appender;
 use crate::events::log::notify;
-use crate::projections::{self, others};
+use crate::projections::{self, rebuild};
 
 /// Connections that change accounts.
 const ACCOUNT_CONNECTIONS: u32 = 4;
@@ -98,7 +98,7 @@ impl Pools {
             // An index over many rows takes its time, but not for a process that was killed, or a
             // machine that is gone. What is lost in a crash is lost with the note that it was done.
             rebuild: pool(
-                others::REBUILD,
+                rebuild::APPLICATION_NAME,
                 REBUILD_CONNECTIONS,
                 REBUILD_ACQUIRE_LIMIT,
                 &[

@@ -37,3 +37,10 @@ pub fn metrics() -> PrometheusHandle {
         })
         .clone()
 }
+
+/// A position, a number of events or of anything else that is counted, as metrics take it.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "counts stay below 2^53, where f64 is exact")]
+pub fn as_f64(count: i64) -> f64 {
+    count as f64
+}

@@ -2,22 +2,23 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room and the rooms that it may use.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("clock", &[]),
     ("config", &[]),
-    ("events", &["clock"]),
-    ("commands", &["clock", "events"]),
-    ("transaction", &[]),
-    ("projections", &["clock", "events", "transaction"]),
-    ("auth", &["clock", "config", "events", "transaction"]),
     ("telemetry", &["config"]),
+    ("postgres", &[]),
+    ("events", &["clock", "postgres", "telemetry"]),
+    ("feed", &["clock", "events", "postgres"]),
+    ("commands", &["clock", "events"]),
+    ("projections", &["clock", "events", "postgres", "telemetry"]),
+    ("auth", &["clock", "config", "events", "postgres"]),
     ("schema", &["projections"]),
-    ("api", &["clock", "events", "commands", "projections", "auth"]),
+    ("api", &["clock", "events", "feed", "commands", "projections", "auth", "telemetry"]),
     ("pools", &["config", "events", "projections"]),
     (
         "app",
@@ -25,6 +26,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
             "clock",
             "config",
             "events",
+            "feed",
             "commands",
             "projections",
             "auth",
@@ -41,6 +43,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
             "clock",
             "config",
             "events",
+            "feed",
             "commands",
             "projections",
             "auth",
@@ -162,6 +165,187 @@ fn a_forbidden_arrow_is_found_in_each_spelling() {
     assert_eq!(forbidden("api/mod", "use crate::auth::Auth;"), Vec::<String>::new());
 }
 
+/// A path in the code, from the crate's root.
+type ModulePath = Vec<String>;
+
+/// The module of a source file.
+fn module_of(name: &str) -> ModulePath {
+    let parts: ModulePath = name.split('/').map(str::to_owned).collect();
+    match parts.split_last() {
+        Some((last, folder)) if last == "mod" => folder.to_vec(),
+        Some((last, _)) if last == "lib" => vec![],
+        _ => parts,
+    }
+}
+
+/// Every path in the code that begins with `crate`, `self` or `super`, trees of `use` taken apart.
+fn paths(module: &[String], code: &str) -> Vec<ModulePath> {
+    let mut found = vec![];
+    for (at, _) in code.match_indices("::") {
+        let before = &code[..at];
+        let start =
+            before.rfind(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).map_or(0, |at| at + 1);
+        let (first, is_inner) = (&before[start..], before[..start].ends_with("::"));
+        let base = match first {
+            "crate" => vec![],
+            "self" => module.to_vec(),
+            "super" => module[..module.len().saturating_sub(1)].to_vec(),
+            _ => continue,
+        };
+        if !is_inner {
+            tree(&base, &code[at + 2..], &mut found);
+        }
+    }
+    // A folder's `mod.rs` names its files without a prefix, too.
+    for child in
+        code.lines().filter_map(|line| line.trim().rsplit_once("mod ")?.1.strip_suffix(';'))
+    {
+        let path = format!("{child}::");
+        let is_whole = |at: usize| !code[..at].ends_with(|c: char| c == ':' || c.is_alphanumeric());
+        if code.match_indices(&path).any(|(at, _)| is_whole(at)) {
+            found.push([module, &[child.to_owned()]].concat());
+        }
+    }
+    found
+}
+
+/// Follows a path or a tree; returns what stands after it.
+fn tree<'a>(base: &[String], rest: &'a str, found: &mut Vec<ModulePath>) -> &'a str {
+    if let Some(list) = rest.strip_prefix('{') {
+        let mut rest = list.trim_start();
+        while !rest.starts_with('}') {
+            rest = tree(base, rest, found).trim_start();
+            rest = rest.strip_prefix(',').unwrap_or(rest).trim_start();
+        }
+        return &rest[1..];
+    }
+    let name = word(rest);
+    if name.is_empty() {
+        // A glob, or the end of the path.
+        found.push(base.to_vec());
+        return rest.strip_prefix('*').unwrap_or(&rest[rest.len().min(1)..]);
+    }
+    let rest = &rest[name.len()..];
+    let mut base = base.to_vec();
+    if name == "super" {
+        base.pop();
+    } else if name != "self" {
+        base.push(name);
+    }
+    match rest.strip_prefix("::") {
+        Some(rest) if !rest.starts_with('<') => tree(&base, rest, found),
+        _ => {
+            found.push(base);
+            rest.split_once(" as ")
+                .filter(|(gap, _)| gap.is_empty())
+                .map_or(rest, |(_, name)| &name[word(name).len()..])
+        }
+    }
+}
+
+/// What a folder's `mod.rs` shows of the files in it: name, and where it is.
+fn shown(module: &[String], code: &str) -> Vec<(String, ModulePath)> {
+    let mut shown = vec![];
+    for (at, _) in code.match_indices("pub use ") {
+        let target = &code[at + 8..];
+        let (base, rest) = match target.strip_prefix("self::").or(target.strip_prefix("crate::")) {
+            Some(rest) if target.starts_with("self::") => (module.to_vec(), rest),
+            Some(rest) => (vec![], rest),
+            None => (module.to_vec(), target),
+        };
+        let mut found = vec![];
+        tree(&base, rest, &mut found);
+        shown.extend(found.into_iter().filter_map(|path| Some((path.last()?.clone(), path))));
+    }
+    shown
+}
+
+/// The files that each file uses.
+fn uses(sources: &[(String, String)]) -> BTreeMap<String, BTreeSet<String>> {
+    let files: BTreeMap<ModulePath, &String> =
+        sources.iter().map(|(name, _)| (module_of(name), name)).collect();
+    let shown: BTreeMap<ModulePath, Vec<(String, ModulePath)>> = sources
+        .iter()
+        .map(|(name, code)| (module_of(name), shown(&module_of(name), code)))
+        .collect();
+    let file_of = |path: &ModulePath| {
+        let mut path = path.clone();
+        // A name that is shown elsewhere is looked up where it is.
+        for _ in 0..4 {
+            let known = (0..=path.len()).rev().find(|end| files.contains_key(&path[..*end]));
+            let end = known?;
+            let next = path
+                .get(end)
+                .and_then(|name| shown[&path[..end]].iter().find(|(shown, _)| shown == name));
+            match next {
+                Some((_, target)) => path = [target.as_slice(), &path[end + 1..]].concat(),
+                None => return Some(files[&path[..end]].clone()),
+            }
+        }
+        None
+    };
+    let used = |(name, code): &(String, String)| {
+        let module = module_of(name);
+        let mut paths = paths(&module, code);
+        paths.extend(shown[&module].iter().map(|(_, path)| path.clone()));
+        let used: BTreeSet<String> =
+            paths.iter().filter_map(file_of).filter(|used| used != name).collect();
+        (name.clone(), used)
+    };
+    sources.iter().map(used).collect()
+}
+
+/// Files that use each other, by way of whatever number of others: one circle through each file.
+fn circles(uses: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<Vec<String>> {
+    let mut circles = BTreeSet::new();
+    for start in uses.keys() {
+        let mut from: BTreeMap<&String, &String> = BTreeMap::new();
+        let mut next = vec![start];
+        while let Some(file) = next.pop() {
+            for used in &uses[file] {
+                if used == start {
+                    let mut circle = vec![file.clone()];
+                    while let Some(before) = from.get(circle.last().unwrap()) {
+                        circle.push((*before).clone());
+                    }
+                    let first = circle.iter().min().unwrap().clone();
+                    while circle[0] != first {
+                        circle.rotate_left(1);
+                    }
+                    circles.insert(circle);
+                } else if !from.contains_key(used) {
+                    from.insert(used, file);
+                    next.insert(0, used);
+                }
+            }
+        }
+    }
+    circles
+}
+
+#[test]
+fn no_files_use_each_other_in_a_circle() {
+    let rooms = ["events", "feed", "commands", "projections"];
+    let sources: Vec<_> =
+        sources().into_iter().filter(|(name, _)| rooms.contains(&room(name))).collect();
+    assert_eq!(circles(&uses(&sources)), BTreeSet::new());
+}
+
+#[test]
+fn a_circle_of_files_is_found_in_each_spelling() {
+    let file = |name: &str, code: &str| (name.to_owned(), code.to_owned());
+    let circle = |sources: &[(String, String)]| circles(&uses(sources)).len();
+    let user = file("a/user", "use super::{tree::{Leaf, Twig}};");
+    let shows = file("a/mod", "mod user; pub use user::User;");
+    let tree = |code| file("a/tree", code);
+    for code in ["fn f() { crate::a::user::g() }", "use crate::a::User;", "use super::{user};"] {
+        assert_eq!(circle(&[user.clone(), tree(code), shows.clone()]), 1, "{code}");
+    }
+    assert_eq!(circle(&[user.clone(), tree("use crate::b;"), shows, file("b/mod", "")]), 0);
+    let calls = file("a/mod", "pub mod user;\nfn f() { user::g() }");
+    assert_eq!(circle(&[file("a/user", "use super::f;"), calls]), 1);
+}
+
 #[test]
 fn only_the_rooms_that_own_a_crate_know_it() {
     let mut found = vec![];
@@ -196,7 +380,7 @@ fn sql_stands_where_it_belongs() {
 fn transactions_are_begun_in_one_place() {
     let found: Vec<String> = sources()
         .into_iter()
-        .filter(|(name, code)| name != "transaction" && code.contains("pool.begin"))
+        .filter(|(name, code)| name != "postgres/transaction" && code.contains("pool.begin"))
         .map(|(name, _)| name)
         .collect();
     assert_eq!(found, Vec::<String>::new());

@@ -6,9 +6,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
-use super::Api;
 use super::error::ApiError;
-use crate::projections::cursor_key;
 
 /// How many bytes of the signature are kept (RFC 2104, section 5, allows half of it).
 const SIGNATURE: usize = 16;
@@ -26,26 +24,23 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
-    /// # Errors
-    /// When the key cannot be read.
-    pub async fn sign(&self, api: &Api) -> Result<String, ApiError> {
-        let key = key(api).await?;
+    /// The cursor as text: its JSON and the signature, in base64url.
+    pub fn sign(&self, key: &hmac::Key) -> Result<String, ApiError> {
         let mut bytes = serde_json::to_vec(self)
             .map_err(|error| ApiError::Internal(format!("a cursor: {error}")))?;
-        let signature = hmac::sign(&key, &bytes);
+        let signature = hmac::sign(key, &bytes);
         bytes.extend_from_slice(&signature.as_ref()[..SIGNATURE]);
         Ok(BASE64_URL_SAFE_NO_PAD.encode(bytes))
     }
 
-    /// # Errors
-    /// When it is none of ours, or the key cannot be read.
-    pub async fn read(api: &Api, text: &str) -> Result<Self, ApiError> {
-        let foreign = || ApiError::malformed("after", "is no cursor that this list gave");
+    /// Verifies the signature (in constant time) and reads the cursor; 400 when this service did not
+    /// sign it.
+    pub fn verify(key: &hmac::Key, text: &str) -> Result<Self, ApiError> {
+        let foreign = || ApiError::malformed("after", "is not a cursor of this list");
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|_| foreign())?;
         let at = bytes.len().checked_sub(SIGNATURE).ok_or_else(foreign)?;
         let (body, signature) = bytes.split_at(at);
-        let expected = hmac::sign(&key(api).await?, body);
-        // Compared in constant time.
+        let expected = hmac::sign(key, body);
         aws_lc_rs::constant_time::verify_slices_are_equal(
             &expected.as_ref()[..SIGNATURE],
             signature,
@@ -55,7 +50,8 @@ impl Cursor {
     }
 }
 
-async fn key(api: &Api) -> Result<hmac::Key, ApiError> {
-    let key = api.cursor_key().get_or_try_init(|| cursor_key(api.read())).await?;
-    Ok(hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes()))
+/// The key of the installation's secret.
+#[must_use]
+pub(super) fn key(secret: &str) -> hmac::Key {
+    hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes())
 }

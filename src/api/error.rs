@@ -281,8 +281,8 @@ impl From<ProjectionError> for ApiError {
             ProjectionError::Database(error) => error.into(),
             // A newer program can read it, or the event is broken: not for the client to mend.
             ProjectionError::Decode { .. }
-            | ProjectionError::Unknown(_)
-            | ProjectionError::TakenOver => Self::Internal(error.to_string()),
+            | ProjectionError::NotRegistered(_)
+            | ProjectionError::Fenced => Self::Internal(error.to_string()),
         }
     }
 }

@@ -53,7 +53,7 @@ pub(super) async fn mark(
     };
     // A parked customer's events wait; what is not known is not promised.
     let is_shown =
-        is_there && matches!(api.projector().lacks(api.read(), id.get()).await, Ok(false));
+        is_there && matches!(api.projector().has_parked(api.read(), id.get()).await, Ok(false));
     let headers = response.headers_mut();
     headers.insert(EVENT_POSITION, HeaderValue::from(position));
     if !is_shown {
@@ -63,7 +63,7 @@ pub(super) async fn mark(
 
 /// Waits until the read table shows the position; `false` if it does not in time.
 pub(super) async fn shown(api: &Api, position: i64) -> bool {
-    api.projector().reached(position, WAIT).await
+    api.projector().wait_for_position(position, WAIT).await
 }
 
 /// Waits until the histories show the position.
@@ -71,7 +71,11 @@ pub(super) async fn shown(api: &Api, position: i64) -> bool {
 /// # Errors
 /// When they do not in time.
 pub(super) async fn in_history(api: &Api, position: i64) -> Result<(), ApiError> {
-    if api.history().reached(position, WAIT).await { Ok(()) } else { Err(ApiError::NotThereYet) }
+    if api.history().wait_for_position(position, WAIT).await {
+        Ok(())
+    } else {
+        Err(ApiError::NotThereYet)
+    }
 }
 
 /// Waits until the histories show what the read table shows, and the position that the read asks

@@ -54,7 +54,7 @@ pub(super) async fn list(
     }
     let moment = as_of.as_deref().map(past::moment).transpose()?;
     let behind = match &after {
-        Some(after) => Some(Cursor::read(&api, after).await?),
+        Some(after) => Some(Cursor::verify(api.cursor_key(), after)?),
         None => None,
     };
     let (asked, position) = if let Some(moment) = moment {
@@ -85,7 +85,7 @@ pub(super) async fn list(
     };
     let Part::Page(limit) = part else { return whole(rows).await };
     let rows: Vec<Row> = rows.try_collect().await?;
-    page(&api, rows, limit, position, as_of.as_deref()).await
+    page(&api, rows, limit, position, as_of.as_deref())
 }
 
 /// Which part of a list is asked for.
@@ -139,7 +139,7 @@ async fn whole(rows: impl Stream<Item = Result<Row, sqlx::Error>>) -> Result<Res
 }
 
 /// A page, and where the next one begins (RFC 8288, section 3).
-async fn page(
+fn page(
     api: &Api,
     mut rows: Vec<Row>,
     limit: i64,
@@ -156,7 +156,7 @@ async fn page(
     let more = rows.len() > keep;
     rows.truncate(keep);
     let next = match rows.last().filter(|_| more) {
-        Some(row) => Some(Cursor { dob: row.dob, id: row.id, position }.sign(api).await?),
+        Some(row) => Some(Cursor { dob: row.dob, id: row.id, position }.sign(api.cursor_key())?),
         None => None,
     };
     let link = next.as_ref().map(|next| {

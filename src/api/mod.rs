@@ -59,6 +59,7 @@ pub mod ops;
 
 use std::sync::Arc;
 
+use aws_lc_rs::hmac;
 use axum::Router;
 use axum::extract::Request;
 use axum::middleware::{self, Next};
@@ -66,7 +67,7 @@ use axum::routing::{MethodRouter, delete, get, post, put};
 use ipnet::IpNet;
 use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::PgPool;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use self::error::ApiError;
@@ -87,7 +88,7 @@ pub struct Api {
     /// Places for streams and for imports that are free.
     streams: Arc<Semaphore>,
     imports: Arc<Semaphore>,
-    cursor_key: Arc<OnceCell<String>>,
+    cursor_key: Arc<hmac::Key>,
 }
 
 /// What an [`Api`] is made of.
@@ -116,6 +117,8 @@ pub struct Parts {
     /// Where other programs find the feed: the source of its CloudEvents.
     pub feed_url: String,
     pub tail: Tail,
+    /// What signs the cursors of lists.
+    pub cursor_secret: String,
     /// Cancelled when answers that last have to end.
     pub stopping: CancellationToken,
 }
@@ -125,7 +128,8 @@ impl Api {
     pub fn new(parts: Parts) -> Self {
         let streams = Arc::new(Semaphore::new(stream::STREAMS_MAX));
         let imports = Arc::new(Semaphore::new(import::IMPORTS_MAX));
-        Self { parts: Arc::new(parts), streams, imports, cursor_key: Arc::default() }
+        let cursor_key = Arc::new(cursor::key(&parts.cursor_secret));
+        Self { parts: Arc::new(parts), streams, imports, cursor_key }
     }
 
     fn bus(&self) -> &Bus {
@@ -184,7 +188,7 @@ impl Api {
         checkpoint >= self.parts.built_at
     }
 
-    fn cursor_key(&self) -> &OnceCell<String> {
+    fn cursor_key(&self) -> &hmac::Key {
         &self.cursor_key
     }
 

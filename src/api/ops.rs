@@ -14,6 +14,7 @@ use super::Api;
 use super::error::ApiError;
 use super::extract::Params;
 use crate::projections::{self, status};
+use crate::telemetry::as_f64;
 
 /// How long PostgreSQL may take to answer a check.
 const CHECK_LIMIT: Duration = Duration::from_millis(500);
@@ -79,7 +80,7 @@ pub(super) async fn metrics(State(api): State<Api>, params: Params) -> Result<Re
         // Not a number when it is not known.
         let unknown = (f64::NAN, f64::NAN, f64::NAN);
         let (events, seconds, parked) = found.map_or(unknown, |found| {
-            (status::metric(found.lag_events), found.lag_seconds, status::metric(found.parked))
+            (as_f64(found.lag_events), found.lag_seconds, as_f64(found.parked))
         });
         gauge!("customers_projection_lag_events", "projection" => name).set(events);
         gauge!("customers_projection_lag_seconds", "projection" => name).set(seconds);

@@ -50,9 +50,9 @@ pub(super) async fn rebuild(
     // It goes on when the client has gone.
     tokio::spawn(api.stopping().clone().run_until_cancelled_owned(rebuild));
     match answer.await {
-        Ok(Ok(()) | Err(RebuildError::AtWork)) => {}
+        Ok(Ok(()) | Err(RebuildError::AlreadyRunning)) => {}
         Ok(Err(RebuildError::Projection(error))) => return Err(error.into()),
-        Ok(Err(error @ RebuildError::NotOver)) => {
+        Ok(Err(error @ RebuildError::PreviousAttemptRunning)) => {
             return Err(ApiError::Unavailable(error.to_string()));
         }
         Ok(Err(error)) => return Err(ApiError::Internal(error.to_string())),

@@ -9,7 +9,7 @@ use crate::events::account::{ACCOUNT, AccountEvent};
 use crate::events::log::{Append, AppendError, Appender, NewEvent, Outcome, append};
 use crate::events::metadata::Metadata;
 use crate::events::values::{Role, Username, ValueError};
-use crate::transaction;
+use crate::postgres::transaction;
 
 /// The shortest and the longest password, in bytes.
 pub const PASSWORD_BYTES: std::ops::RangeInclusive<usize> = 8..=1024;

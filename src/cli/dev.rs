@@ -120,7 +120,7 @@ async fn serve_with_demo(
     if !read::has_customers(&pools.read).await? {
         demo::create(app.bus(), CUSTOMERS, || ()).await?;
         // Whoever comes in sees them.
-        app.projector().reached(read::head(&pools.read).await?, SHOWN_WITHIN).await;
+        app.projector().wait_for_position(read::head(&pools.read).await?, SHOWN_WITHIN).await;
     }
     say!("address http://{}", app.address());
     say!("login {} {}", demo::USERNAME, demo::PASSWORD);

@@ -43,7 +43,7 @@ pub async fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> 
         Command::Retry { name } => retry(find(&name)?, &pools.bulk).await?,
         Command::Rollback { name } => {
             let position = rebuild::rollback(find(&name)?, &pools.rebuild).await?;
-            say!("{name} is served from its earlier tables, up to position {position}");
+            say!("{name} serves its previous table again, up to position {position}");
             true
         }
     };

@@ -1,24 +1,10 @@
-//! How far a projection is, and who may move that: its row is locked by who takes a page, and a lock of
-//! its own is held by who rebuilds it.
+//! The position that a projection has applied. Its row is locked by the projector that applies a page.
 
 use sqlx::PgConnection;
 
-use super::{Projection, ProjectionError};
+use super::projection::{Projection, ProjectionError};
 
-/// The first half of the advisory locks that rebuilds hold: the word "cust" in ASCII.
-pub(super) const REBUILDS: i32 = 0x6375_7374;
-
-/// The second half of the lock: one per projection and version.
-pub(super) fn lock_of(projection: &dyn Projection) -> i32 {
-    let name = projection.name().bytes();
-    // FNV-1a; only differing names matter.
-    let hash =
-        name.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619));
-    let hash = hash.wrapping_add(projection.version().unsigned_abs()) & 0x7fff_ffff;
-    i32::try_from(hash).unwrap_or_default()
-}
-
-/// Waits for the projection's row and keeps it: until the transaction ends, nobody takes a page.
+/// Waits for the projection's row and locks it: until the transaction ends, no page is applied.
 pub(super) async fn lock(
     projection: &dyn Projection,
     transaction: &mut PgConnection,
@@ -31,13 +17,10 @@ pub(super) async fn lock(
     .fetch_optional(transaction)
     .await?
     .map(drop)
-    .ok_or(ProjectionError::Unknown(projection.name()))
+    .ok_or(ProjectionError::NotRegistered(projection.name()))
 }
 
-/// The position that the projection has applied.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked or does not know the projection.
+/// The position that the projection has applied; 0 before the first event.
 pub async fn checkpoint_of(
     projection: &dyn Projection,
     db: impl sqlx::PgExecutor<'_>,
@@ -49,7 +32,7 @@ pub async fn checkpoint_of(
     )
     .fetch_optional(db)
     .await?
-    .ok_or(ProjectionError::Unknown(projection.name()))
+    .ok_or(ProjectionError::NotRegistered(projection.name()))
 }
 
 /// Moves the checkpoint, in the transaction that wrote the rows.
@@ -67,5 +50,5 @@ pub(super) async fn set_checkpoint(
     .execute(db)
     .await?
     .rows_affected();
-    if moved == 1 { Ok(()) } else { Err(ProjectionError::Unknown(projection.name())) }
+    if moved == 1 { Ok(()) } else { Err(ProjectionError::NotRegistered(projection.name())) }
 }

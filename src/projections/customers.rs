@@ -3,21 +3,20 @@
 
 use std::collections::BTreeMap;
 
-use async_trait::async_trait;
 use chrono::{DateTime, NaiveDate, Utc};
 use futures_util::Stream;
 use sqlx::{PgConnection, PgExecutor};
 
-use super::copy::CopyRows;
-use super::streams::customers_of;
-use super::{Projection, ProjectionError, Tally, days, length};
+use super::projection::ProjectionError;
+use super::table::{TableProjection, TableRow};
 use crate::events::customer::CustomerEvent;
 use crate::events::log::read::{LastEvent, ReadError};
 use crate::events::log::{StoredEvent, read};
 use crate::events::values::CustomerId;
+use crate::postgres::copy::CopyEncoder;
 
 /// One row of the read table.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct Row {
     pub id: i64,
     pub name: String,
@@ -27,10 +26,7 @@ pub struct Row {
     pub updated_at: DateTime<Utc>,
 }
 
-/// The customer, or `None` if there is none of that id. One that is parked is read from the log.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked, or the last event of a parked customer cannot be read.
+/// The customer; `None` if there is none of that id. A parked customer is read from the log.
 pub async fn find(db: &mut PgConnection, id: CustomerId) -> Result<Option<Row>, ReadError> {
     let row = sqlx::query!(
         r#"select c.name as "name?", c.dob as "dob?", c.version as "version?",
@@ -40,8 +36,8 @@ pub async fn find(db: &mut PgConnection, id: CustomerId) -> Result<Option<Row>, 
                             and p.customer_id = $1) as "is_parked!"
            from (select $1::bigint as id) asked left join customers c using (id)"#,
         id.get(),
-        Customers.name(),
-        Customers.version()
+        Customers::NAME,
+        Customers::VERSION
     )
     .fetch_one(&mut *db)
     .await?;
@@ -63,7 +59,7 @@ fn of_last_event(id: CustomerId, last: LastEvent) -> Option<Row> {
     Some(Row { id: id.get(), name, dob, version: last.sequence, created_at, updated_at })
 }
 
-/// What an event leaves; `None` when it deletes the customer.
+/// The state after an event; `None` when it deletes the customer.
 fn state(event: CustomerEvent) -> Option<(String, NaiveDate)> {
     match event {
         CustomerEvent::CustomerCreated { name, dob }
@@ -74,14 +70,14 @@ fn state(event: CustomerEvent) -> Option<(String, NaiveDate)> {
     }
 }
 
-/// The `number` youngest, or all of them, behind the one of that date of birth and id: one statement,
-/// so one consistent state, row by row as PostgreSQL sends them.
+/// The `number` youngest customers, or all without a number, after the one of that date of birth and
+/// id: one statement, so one consistent state, row by row as PostgreSQL sends them.
 pub fn youngest<'a>(
     db: impl PgExecutor<'a> + 'a,
-    behind: Option<(NaiveDate, i64)>,
+    after: Option<(NaiveDate, i64)>,
     number: Option<i64>,
 ) -> impl Stream<Item = Result<Row, sqlx::Error>> + Send + 'a {
-    let (dob, id) = behind.unzip();
+    let (dob, id) = after.unzip();
     sqlx::query_as!(
         Row,
         "select id, name, dob, version, created_at, updated_at
@@ -99,134 +95,53 @@ pub fn youngest<'a>(
 /// Keeps the table `customers`.
 pub struct Customers;
 
-#[async_trait]
-impl Projection for Customers {
-    fn name(&self) -> &'static str {
-        "customers"
+impl TableRow for Row {
+    const TABLE: &'static str = "customers";
+    const COLUMNS: &'static [&'static str] =
+        &["id", "name", "dob", "version", "created_at", "updated_at"];
+    const KEY: &'static [&'static str] = &["id"];
+
+    fn label(&self) -> String {
+        format!("customer {}", self.id)
     }
 
-    fn version(&self) -> i32 {
-        1
+    fn encode(&self, row: &mut CopyEncoder) -> Result<(), sqlx::Error> {
+        row.field(self.id)?;
+        row.field(self.name.as_str())?;
+        row.field(self.dob)?;
+        row.field(self.version)?;
+        row.field(self.created_at)?;
+        row.field(self.updated_at)
+    }
+}
+
+impl TableProjection for Customers {
+    const NAME: &'static str = "customers";
+    const VERSION: i32 = 1;
+    type Row = Row;
+
+    fn fold(streams: &[StoredEvent]) -> Result<Vec<Row>, ProjectionError> {
+        let changes = fold(streams)?;
+        Ok(changes.into_iter().filter_map(|(id, change)| change.into_row(id)).collect())
     }
 
-    fn tables(&self) -> &'static [&'static str] {
-        &["customers"]
-    }
-
-    async fn apply(
-        &self,
+    async fn apply_page(
         db: &mut PgConnection,
         page: &[StoredEvent],
     ) -> Result<(), ProjectionError> {
-        let mut changes = BTreeMap::new();
-        fold(&mut changes, page)?;
-        write(db, &changes).await?;
-        delete(db, &changes).await?;
-        Ok(())
-    }
-
-    async fn fill(
-        &self,
-        db: &mut PgConnection,
-        streams: &[StoredEvent],
-    ) -> Result<Tally, ProjectionError> {
-        let (mut copied, mut tally) = (CopyRows::new(), Tally::default());
-        for row in rows(streams)? {
-            copied.row(6);
-            copied.field(row.id)?;
-            copied.field(row.name.as_str())?;
-            copied.field(row.dob)?;
-            copied.field(row.version)?;
-            copied.field(row.created_at)?;
-            copied.field(row.updated_at)?;
-            tally += row.tally();
-        }
-        let copy = "copy customers (id, name, dob, version, created_at, updated_at)
-                    from stdin (format binary)";
-        copied.send(db, copy).await?;
-        Ok(tally)
-    }
-
-    async fn tally(&self, db: &mut PgConnection) -> Result<Tally, ProjectionError> {
-        // As `Row::tally`.
-        let row = sqlx::query!(
-            r#"select count(*) as "rows!",
-                      coalesce(sum(id * 3 + version * 5 + (dob - date '2000-01-01') * 7
-                          + octet_length(name) * 11
-                          + (extract(epoch from created_at) * 1000000)::bigint * 13
-                          + (extract(epoch from updated_at) * 1000000)::bigint * 17), 0)::text
-                      as "checksum!"
-               from customers"#
-        )
-        .fetch_one(db)
-        .await?;
-        Ok(Tally::of_table(row.rows, &row.checksum)?)
-    }
-
-    async fn compare(
-        &self,
-        db: &mut PgConnection,
-        streams: &[StoredEvent],
-    ) -> Result<(i64, Option<String>), ProjectionError> {
-        let expected = rows(streams)?;
-        let ids: Vec<i64> = customers_of(streams);
-        let live = sqlx::query_as!(
-            Row,
-            "select id, name, dob, version, created_at, updated_at from customers
-             where id = any($1)",
-            &ids
-        )
-        .fetch_all(db)
-        .await?;
-        let count = i64::try_from(expected.len()).unwrap_or(i64::MAX);
-        let mut live: BTreeMap<i64, Row> = live.into_iter().map(|row| (row.id, row)).collect();
-        for log in expected {
-            let id = log.id;
-            match live.remove(&id) {
-                None => {
-                    let problem = format!("customer {id}: in the log, not in the table");
-                    return Ok((count, Some(problem)));
-                }
-                Some(live) if live != log => {
-                    let problem =
-                        format!("customer {id}: the table has {live:?}, the log says {log:?}");
-                    return Ok((count, Some(problem)));
-                }
-                Some(_) => {}
-            }
-        }
-        let left = live.into_keys().next();
-        Ok((count, left.map(|id| format!("customer {id}: in the table, not in the log"))))
+        let changes = fold(page)?;
+        upsert(db, &changes).await?;
+        delete(db, &changes).await
     }
 }
 
-/// The rows that whole streams lead to.
-fn rows(streams: &[StoredEvent]) -> Result<Vec<Row>, ProjectionError> {
-    let mut changes = BTreeMap::new();
-    fold(&mut changes, streams)?;
-    Ok(changes.into_iter().filter_map(|(id, change)| change.into_row(id)).collect())
-}
-
-impl Row {
-    fn tally(&self) -> Tally {
-        Tally::of_row([
-            (self.id, 3),
-            (self.version, 5),
-            (days(self.dob), 7),
-            (length(Some(&self.name)), 11),
-            (self.created_at.timestamp_micros(), 13),
-            (self.updated_at.timestamp_micros(), 17),
-        ])
-    }
-}
-
-/// What a run of events leaves of one customer.
+/// The last state of one customer after a run of events.
 #[derive(Debug, Clone, Default)]
 struct Change {
-    /// The state behind the last event; `None` when that deleted the customer.
+    /// `None` when the last event deleted the customer.
     present: Option<(String, NaiveDate)>,
     version: i64,
-    /// Known when the run holds the customer's first event.
+    /// Known when the run has the customer's first event.
     created_at: Option<DateTime<Utc>>,
     updated_at: DateTime<Utc>,
 }
@@ -245,8 +160,9 @@ impl Change {
     }
 }
 
-/// Folds a page to what it leaves of each customer. Accounts' events are passed over.
-fn fold(changes: &mut BTreeMap<i64, Change>, page: &[StoredEvent]) -> Result<(), ProjectionError> {
+/// Folds a page to its last change of each customer. Events of accounts are passed over.
+fn fold(page: &[StoredEvent]) -> Result<BTreeMap<i64, Change>, ProjectionError> {
+    let mut changes: BTreeMap<i64, Change> = BTreeMap::new();
     for stored in page {
         let Some(id) = stored.customer() else { continue };
         let event = stored
@@ -260,11 +176,11 @@ fn fold(changes: &mut BTreeMap<i64, Change>, page: &[StoredEvent]) -> Result<(),
         }
         change.present = state(event);
     }
-    Ok(())
+    Ok(changes)
 }
 
-/// Writes the customers that are there. A row that exists keeps its `created_at`.
-async fn write(
+/// Writes the customers that are present. A row that exists keeps its `created_at`.
+async fn upsert(
     db: &mut PgConnection,
     changes: &BTreeMap<i64, Change>,
 ) -> Result<(), ProjectionError> {

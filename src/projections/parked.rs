@@ -1,63 +1,62 @@
-//! Customers with an event that a projection cannot take over: it cannot be read, or PostgreSQL
-//! refuses what it says. From that event on the customer's events wait, in their order; everybody
-//! else's go on. Single customers that are parked are read from the log; lists show them as they
-//! were before.
+//! Parked customers: those with an event that a projection cannot apply, because it cannot be decoded
+//! or PostgreSQL refuses its values. From that event on the customer's events wait in their order; the
+//! events of other customers are applied. A single parked customer is read from the log; lists show it
+//! as it was before.
 
 use std::collections::HashSet;
 
 use sqlx::{Connection as _, PgConnection, PgExecutor, PgPool};
 
 use super::checkpoint::{self, checkpoint_of};
-use super::streams::customers_of;
-use super::{Place, Projection, ProjectionError, Tally};
+use super::checksum::Checksum;
+use super::projection::{Projection, ProjectionError};
+use super::stream_reader::customers_of;
+use super::table_slot::TableSlot;
 use crate::events::log::{StoredEvent, read};
 use crate::events::values::CustomerId;
-use crate::transaction;
+use crate::postgres::transaction;
 
-/// One of them.
+/// One parked customer.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Parked {
     pub customer_id: i64,
-    /// That of the first event that waits.
+    /// The position of the first event that waits.
     pub position: i64,
     pub problem: String,
 }
 
-/// What a retry led to.
+/// The result of a retry, in customers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Retried {
     pub repaired: u64,
-    /// They are parked as before, or at a later event.
+    /// Parked as before, or at a later event.
     pub still_parked: u64,
 }
 
-/// How events come into the tables.
+/// WriteMode events come into the tables.
 #[derive(Clone, Copy)]
-pub(super) enum How {
-    /// Page by page, behind what is there.
+pub(super) enum WriteMode {
+    /// Page by page, after what is there.
     Apply,
-    /// Whole streams into tables that have nothing of them.
-    Fill,
+    /// Whole streams, into a table that has no row of them.
+    Backfill,
 }
 
-impl How {
-    pub(super) async fn take(
+impl WriteMode {
+    pub(super) async fn write(
         self,
         projection: &dyn Projection,
         db: &mut PgConnection,
         events: &[StoredEvent],
-    ) -> Result<Tally, ProjectionError> {
+    ) -> Result<Checksum, ProjectionError> {
         match self {
-            Self::Apply => projection.apply(db, events).await.map(|()| Tally::default()),
-            Self::Fill => projection.fill(db, events).await,
+            Self::Apply => projection.apply(db, events).await.map(|()| Checksum::default()),
+            Self::Backfill => projection.backfill(db, events).await,
         }
     }
 }
 
-/// Whether the served tables lack something of the customer.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked.
+/// Whether events of the customer are not applied to the served table.
 pub async fn is_parked(
     projection: &dyn Projection,
     db: impl PgExecutor<'_>,
@@ -75,10 +74,7 @@ pub async fn is_parked(
     .await
 }
 
-/// The parked customers of the served tables.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked.
+/// The parked customers of the served table.
 pub async fn list(
     projection: &dyn Projection,
     db: impl PgExecutor<'_>,
@@ -95,11 +91,11 @@ pub async fn list(
     .await
 }
 
-/// Those events of a page that need not wait.
-pub(super) async fn without_parked(
+/// The events of a page without those of parked customers.
+pub(super) async fn exclude_parked(
     projection: &dyn Projection,
     db: &mut PgConnection,
-    place: Place,
+    slot: TableSlot,
     mut page: Vec<StoredEvent>,
 ) -> Result<Vec<StoredEvent>, sqlx::Error> {
     let parked = sqlx::query_scalar!(
@@ -107,7 +103,7 @@ pub(super) async fn without_parked(
          where projection = $1 and version = $2 and place = $3 and customer_id = any($4)",
         projection.name(),
         projection.version(),
-        place.as_str(),
+        slot.as_str(),
         &customers_of(&page)
     )
     .fetch_all(db)
@@ -117,24 +113,24 @@ pub(super) async fn without_parked(
     Ok(page)
 }
 
-/// Takes over events that could not be taken over together: of half of the customers, and again,
-/// until the customers stand alone whose events cannot. They are parked.
-pub(super) async fn take_or_park(
+/// Applies events that failed together: bisects them by customer until each customer whose events
+/// fail stands alone, and parks it.
+pub(super) async fn apply_or_park(
     projection: &dyn Projection,
     db: &mut PgConnection,
-    place: Place,
-    how: How,
+    slot: TableSlot,
+    mode: WriteMode,
     events: Vec<StoredEvent>,
-) -> Result<Tally, ProjectionError> {
-    let mut tally = Tally::default();
+) -> Result<Checksum, ProjectionError> {
+    let mut checksum = Checksum::default();
     let mut waiting = vec![events];
     while let Some(mut events) = waiting.pop() {
-        let error = match attempt(projection, db, how, &events).await {
+        let error = match attempt(projection, db, mode, &events).await {
             Ok(more) => {
-                tally += more;
+                checksum += more;
                 continue;
             }
-            Err(error) if error.is_of_an_event() => error,
+            Err(error) if error.is_event_error() => error,
             Err(error) => return Err(error),
         };
         let customers = customers_of(&events);
@@ -142,7 +138,7 @@ pub(super) async fn take_or_park(
             [] => return Err(error),
             [id] => {
                 events.retain(|event| event.customer().is_some_and(|of| of.get() == id));
-                tally += park(projection, db, place, how, (id, events), error).await?;
+                checksum += park(projection, db, slot, mode, (id, events), error).await?;
             }
             _ => {
                 let middle = customers[customers.len() / 2];
@@ -153,21 +149,21 @@ pub(super) async fn take_or_park(
             }
         }
     }
-    Ok(tally)
+    Ok(checksum)
 }
 
-/// Takes them over, or leaves everything as it was.
+/// Writes them under a savepoint: all of them, or none.
 async fn attempt(
     projection: &dyn Projection,
     db: &mut PgConnection,
-    how: How,
+    mode: WriteMode,
     events: &[StoredEvent],
-) -> Result<Tally, ProjectionError> {
+) -> Result<Checksum, ProjectionError> {
     let mut savepoint = db.begin().await?;
-    match how.take(projection, &mut savepoint, events).await {
-        Ok(tally) => {
+    match mode.write(projection, &mut savepoint, events).await {
+        Ok(checksum) => {
             savepoint.commit().await?;
-            Ok(tally)
+            Ok(checksum)
         }
         Err(error) => {
             savepoint.rollback().await?;
@@ -176,67 +172,63 @@ async fn attempt(
     }
 }
 
-/// Takes over the events of one customer up to the one that cannot be taken over, and parks it from
-/// there on.
+/// Applies the events of one customer up to the one that fails, and parks the customer from there on.
 async fn park(
     projection: &dyn Projection,
     db: &mut PgConnection,
-    place: Place,
-    how: How,
+    slot: TableSlot,
+    mode: WriteMode,
     (id, events): (i64, Vec<StoredEvent>),
     mut error: ProjectionError,
-) -> Result<Tally, ProjectionError> {
+) -> Result<Checksum, ProjectionError> {
     let mut keep = events.len();
-    let tally = loop {
+    let checksum = loop {
         keep = match &error {
             // Everything from the unreadable event on.
             ProjectionError::Decode { position, .. } => {
                 events.partition_point(|event| event.position < *position).min(keep - 1)
             }
             ProjectionError::Database(_)
-            | ProjectionError::Unknown(_)
-            | ProjectionError::TakenOver => keep - 1,
+            | ProjectionError::NotRegistered(_)
+            | ProjectionError::Fenced => keep - 1,
         };
         if keep == 0 {
-            break Tally::default();
+            break Checksum::default();
         }
-        match attempt(projection, db, how, &events[..keep]).await {
-            Ok(tally) => break tally,
-            Err(again) if again.is_of_an_event() => error = again,
+        match attempt(projection, db, mode, &events[..keep]).await {
+            Ok(checksum) => break checksum,
+            Err(again) if again.is_event_error() => error = again,
             Err(again) => return Err(again),
         }
     };
     let position = events[keep].position;
     tracing::error!(
         projection = projection.name(), customer = id, position, %error,
-        "an event cannot be taken over: the customer's events wait from here on"
+        "projection: event failed, customer parked from here on"
     );
     sqlx::query!(
         "insert into parked_customers (projection, version, place, customer_id, position, problem)
          values ($1, $2, $3, $4, $5, $6)",
         projection.name(),
         projection.version(),
-        place.as_str(),
+        slot.as_str(),
         id,
         position,
         error.to_string()
     )
     .execute(db)
     .await?;
-    Ok(tally)
+    Ok(checksum)
 }
 
-/// Tries again with every parked customer of the served tables: the events that waited, in their
-/// order, each customer in a transaction of its own.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked; what is repaired by then stays repaired.
+/// Retries every parked customer of the served table: the events that wait, in their order, each
+/// customer in a transaction of its own. After an error the customers repaired so far stay repaired.
 pub async fn retry(projection: &dyn Projection, pool: &PgPool) -> Result<Retried, ProjectionError> {
     let mut retried = Retried::default();
     for parked in list(projection, pool).await? {
         let Some(id) = CustomerId::new(parked.customer_id) else { continue };
         let mut transaction = transaction::begin(pool).await?;
-        // No page is taken meanwhile, so nothing comes behind what is read here.
+        // No page is applied meanwhile, so no event follows what is read here.
         checkpoint::lock(projection, &mut transaction).await?;
         let removed = sqlx::query!(
             "delete from parked_customers
@@ -254,8 +246,8 @@ pub async fn retry(projection: &dyn Projection, pool: &PgPool) -> Result<Retried
         }
         let checkpoint = checkpoint_of(projection, &mut *transaction).await?;
         let waiting = read::stream(&mut *transaction, id, (parked.position, checkpoint)).await?;
-        let (place, how) = (Place::Public, How::Apply);
-        take_or_park(projection, &mut transaction, place, how, waiting).await?;
+        let (slot, mode) = (TableSlot::Live, WriteMode::Apply);
+        apply_or_park(projection, &mut transaction, slot, mode, waiting).await?;
         let still = is_parked(projection, &mut *transaction, parked.customer_id).await?;
         transaction.commit().await?;
         *(if still { &mut retried.still_parked } else { &mut retried.repaired }) += 1;

@@ -1,6 +1,6 @@
-//! Follows the log, page by page. Nobody owns a projection: each page is one short transaction that
-//! takes the checkpoint's row if it is free, so any process may take the next page and a stopped one
-//! loses its turn.
+//! Follows the log, page by page. No process owns a projection: each page is one short transaction
+//! that locks the checkpoint's row if it is free, so any process may apply the next page, and a
+//! process that stands still loses its lock.
 
 use std::time::Duration;
 
@@ -9,39 +9,39 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::set_checkpoint;
-use super::parked::{self, How};
-use super::status::metric;
-use super::{Place, Projection, ProjectionError};
+use super::page::{PageMode, PageStep};
+use super::parked;
+use super::projection::{Projection, ProjectionError};
+use super::table_slot::TableSlot;
 use crate::events::log::notify::Subscription;
-use crate::events::log::read;
-use crate::transaction;
+use crate::postgres::transaction;
+use crate::telemetry::as_f64;
 
-/// The most events that one transaction takes over: large enough that the cost of a transaction
-/// does not show, small enough that a page takes milliseconds.
+/// The most events that one transaction applies: large enough that the cost of a transaction does
+/// not show, small enough that a page takes milliseconds.
 const PAGE: i64 = 1000;
 
-/// How often the log is looked at when nobody said that there is something new: other processes
-/// write too.
+/// How often the log is read without a notification: other processes write too.
 const POLL: Duration = Duration::from_secs(1);
 
-/// How soon to look again while another process has the page.
+/// The pause before the next attempt while another process holds the checkpoint's row.
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
-/// How long to wait after a failure: the database is away.
+/// The pause after a failure: the database is away.
 const FAILURE_PAUSE: Duration = Duration::from_millis(250);
 
 /// A running projector. Clones watch the same one.
 #[derive(Clone)]
 pub struct Projector {
     projection: &'static dyn Projection,
-    reached: watch::Receiver<Reached>,
+    progress: watch::Receiver<Progress>,
 }
 
 /// What the database said last.
 #[derive(Debug, Clone, Copy, Default)]
-struct Reached {
+struct Progress {
     checkpoint: i64,
-    /// Some customers lack events up to there.
+    /// Events of some customers up to the checkpoint are not applied.
     has_parked: bool,
 }
 
@@ -54,33 +54,30 @@ impl Projector {
         mut appends: Subscription,
         shutdown: CancellationToken,
     ) -> Self {
-        let (sender, reached) = watch::channel(Reached::default());
+        let (sender, progress) = watch::channel(Progress::default());
         tokio::spawn(async move {
             let follow = follow(projection, &pool, &mut appends, &sender);
             shutdown.run_until_cancelled(follow).await;
         });
-        Self { projection, reached }
+        Self { projection, progress }
     }
 
     /// The checkpoint that this process saw last.
     #[must_use]
     pub fn checkpoint(&self) -> i64 {
-        self.reached.borrow().checkpoint
+        self.progress.borrow().checkpoint
     }
 
-    /// Waits until the projection has applied `position`. `false` if it has not after `limit`.
-    pub async fn reached(&self, position: i64, limit: Duration) -> bool {
-        let mut reached = self.reached.clone();
-        let reached = reached.wait_for(|reached| reached.checkpoint >= position);
+    /// Waits until the projection has applied `position`; `false` if it has not after `limit`.
+    pub async fn wait_for_position(&self, position: i64, limit: Duration) -> bool {
+        let mut progress = self.progress.clone();
+        let reached = progress.wait_for(|progress| progress.checkpoint >= position);
         matches!(tokio::time::timeout(limit, reached).await, Ok(Ok(_)))
     }
 
-    /// Whether the tables lack events of the customer up to the checkpoint.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be asked.
-    pub async fn lacks(&self, pool: &PgPool, customer_id: i64) -> Result<bool, sqlx::Error> {
-        let has_parked = self.reached.borrow().has_parked;
+    /// Whether events of the customer up to the checkpoint are parked.
+    pub async fn has_parked(&self, pool: &PgPool, customer_id: i64) -> Result<bool, sqlx::Error> {
+        let has_parked = self.progress.borrow().has_parked;
         Ok(has_parked && parked::is_parked(self.projection, pool, customer_id).await?)
     }
 }
@@ -89,34 +86,34 @@ async fn follow(
     projection: &dyn Projection,
     pool: &PgPool,
     appends: &mut Subscription,
-    reached: &watch::Sender<Reached>,
+    progress: &watch::Sender<Progress>,
 ) {
-    let mut how = Care::Plain;
+    let mut mode = PageMode::Whole;
     loop {
         appends.mark_seen();
-        let pause = match take_page(projection, pool, how).await {
-            Ok(page) => {
-                how = Care::Plain;
+        let pause = match apply_next_page(projection, pool, mode).await {
+            Ok(applied) => {
+                mode = PageMode::Whole;
                 // What the database has, also when that is less than before: it may have been
                 // restored.
-                reached.send_replace(page.reached);
+                progress.send_replace(applied.progress);
                 metrics::gauge!("customers_projection_checkpoint", "projection" => projection.name())
-                    .set(metric(page.reached.checkpoint));
-                match page.next {
-                    Next::Go => continue,
+                    .set(as_f64(applied.progress.checkpoint));
+                match applied.next {
+                    Next::More => continue,
                     Next::Busy => BUSY_PAUSE,
-                    Next::Wait => POLL,
+                    Next::CaughtUp => POLL,
                 }
             }
-            Err(error) if error.is_of_an_event() && how == Care::Plain => {
-                tracing::warn!(projection = projection.name(), %error, "a page has to be taken apart");
-                how = Care::Apart;
+            Err(error) if error.is_event_error() && mode == PageMode::Whole => {
+                tracing::warn!(projection = projection.name(), %error, "projector: page failed, isolating its customers");
+                mode = PageMode::Isolate;
                 continue;
             }
             Err(error) => {
-                tracing::error!(projection = projection.name(), %error, "cannot follow the log");
+                tracing::error!(projection = projection.name(), %error, "projector: page failed, retrying");
                 // Nothing is known until the database answers again: it may come back with less.
-                reached.send_replace(Reached::default());
+                progress.send_replace(Progress::default());
                 tokio::time::sleep(FAILURE_PAUSE).await;
                 continue;
             }
@@ -129,38 +126,29 @@ async fn follow(
     }
 }
 
-/// How a page is taken over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Care {
-    /// All of it at once.
-    Plain,
-    /// What cannot be taken over is looked for and parked.
-    Apart,
-}
-
-/// What one turn led to.
-struct Page {
-    reached: Reached,
+/// The result of one attempt to apply a page.
+struct Applied {
+    progress: Progress,
     next: Next,
 }
 
 enum Next {
     /// The page was full: there is more.
-    Go,
-    /// Another process has the checkpoint's row.
+    More,
+    /// Another process holds the checkpoint's row.
     Busy,
-    /// Nothing left.
-    Wait,
+    /// Nothing is left.
+    CaughtUp,
 }
 
-async fn take_page(
+async fn apply_next_page(
     projection: &dyn Projection,
     pool: &PgPool,
-    how: Care,
-) -> Result<Page, ProjectionError> {
+    mode: PageMode,
+) -> Result<Applied, ProjectionError> {
     let mut transaction = transaction::begin(pool).await?;
-    let taken = sqlx::query_as!(
-        Reached,
+    let locked = sqlx::query_as!(
+        Progress,
         r#"select checkpoint,
                   exists (select from parked_customers
                           where projection = $1 and version = $2 and place = 'public')
@@ -172,69 +160,30 @@ async fn take_page(
     )
     .fetch_optional(&mut *transaction)
     .await?;
-    let Some(reached) = taken else {
+    let Some(progress) = locked else {
         // On the same connection: with as many projectors as connections, none would get a second.
-        let reached = reached_by(projection, &mut transaction).await?;
-        return Ok(Page { reached, next: Next::Busy });
+        let progress = read_progress(projection, &mut transaction).await?;
+        return Ok(Applied { progress, next: Next::Busy });
     };
-    let turn = Turn { place: Place::Public, how, has_parked: reached.has_parked };
-    let advanced = turn.advance(projection, &mut transaction, reached.checkpoint, PAGE).await?;
+    let step = PageStep { slot: TableSlot::Live, mode, has_parked: progress.has_parked };
+    let advanced = step.advance(projection, &mut transaction, progress.checkpoint, PAGE).await?;
     let Some(advanced) = advanced else {
-        return Ok(Page { reached, next: Next::Wait });
+        return Ok(Applied { progress, next: Next::CaughtUp });
     };
     set_checkpoint(&mut transaction, projection, advanced.checkpoint).await?;
     let checkpoint = advanced.checkpoint;
-    let has_parked = how == Care::Apart || reached.has_parked;
+    let has_parked = mode == PageMode::Isolate || progress.has_parked;
     transaction.commit().await?;
-    let next = if advanced.was_full { Next::Go } else { Next::Wait };
-    Ok(Page { reached: Reached { checkpoint, has_parked }, next })
+    let next = if advanced.was_full { Next::More } else { Next::CaughtUp };
+    Ok(Applied { progress: Progress { checkpoint, has_parked }, next })
 }
 
-/// A page to take over, in any place.
-pub(super) struct Turn {
-    pub(super) place: Place,
-    pub(super) how: Care,
-    pub(super) has_parked: bool,
-}
-
-/// How far a page led.
-pub(super) struct Advanced {
-    pub(super) checkpoint: i64,
-    pub(super) was_full: bool,
-}
-
-impl Turn {
-    /// Takes over up to `limit` events behind `checkpoint`; `None` when there are none. The caller
-    /// moves the checkpoint.
-    pub(super) async fn advance(
-        &self,
-        projection: &dyn Projection,
-        db: &mut PgConnection,
-        checkpoint: i64,
-        limit: i64,
-    ) -> Result<Option<Advanced>, ProjectionError> {
-        let mut page = read::page(&mut *db, checkpoint, limit).await?;
-        let Some(last) = page.last().map(|event| event.position) else { return Ok(None) };
-        let was_full = i64::try_from(page.len()).is_ok_and(|length| length == limit);
-        if self.has_parked {
-            page = parked::without_parked(projection, db, self.place, page).await?;
-        }
-        match self.how {
-            Care::Plain => projection.apply(db, &page).await?,
-            Care::Apart => {
-                parked::take_or_park(projection, db, self.place, How::Apply, page).await?;
-            }
-        }
-        Ok(Some(Advanced { checkpoint: last, was_full }))
-    }
-}
-
-async fn reached_by(
+async fn read_progress(
     projection: &dyn Projection,
     db: &mut PgConnection,
-) -> Result<Reached, ProjectionError> {
+) -> Result<Progress, ProjectionError> {
     sqlx::query_as!(
-        Reached,
+        Progress,
         r#"select checkpoint,
                   exists (select from parked_customers
                           where projection = $1 and version = $2 and place = 'public')
@@ -245,5 +194,5 @@ async fn reached_by(
     )
     .fetch_optional(db)
     .await?
-    .ok_or(ProjectionError::Unknown(projection.name()))
+    .ok_or(ProjectionError::NotRegistered(projection.name()))
 }

@@ -1,5 +1,5 @@
-//! Rows and checkpoint of one moment: what is read shows at least the checkpoint that stands beside
-//! it, also behind a crash that took the last pages with it.
+//! Rows and checkpoint of one moment: the rows show at least the checkpoint that is read with them,
+//! also after a crash of PostgreSQL that lost the last pages.
 
 use std::ops::{Deref, DerefMut};
 
@@ -7,8 +7,8 @@ use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
 use super::checkpoint::checkpoint_of;
-use super::{Projection, ProjectionError};
-use crate::transaction;
+use super::projection::{Projection, ProjectionError};
+use crate::postgres::transaction;
 
 /// A connection to read from.
 pub enum Reader {
@@ -38,31 +38,25 @@ impl DerefMut for Reader {
     }
 }
 
-/// One moment of a projection, and its checkpoint then.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked.
+/// A snapshot of a projection, and its checkpoint in that snapshot.
 pub async fn take(
     projection: &dyn Projection,
     pool: &PgPool,
 ) -> Result<(Transaction<'static, Postgres>, i64), ProjectionError> {
     let begin = "begin isolation level repeatable read, read only";
     let mut transaction = transaction::begin_with(pool, begin).await?;
-    // The tables are locked before the moment is chosen: the rows of tables that a rebuild puts in
-    // their place behind it would be of no earlier one.
-    let tables = projection.tables().join(", ");
-    sqlx::query(&format!("lock table {tables} in access share mode"))
+    // The table is locked before the snapshot is taken: a rebuild that swaps in another table after
+    // the snapshot would show rows that the snapshot cannot see.
+    let table = projection.table();
+    sqlx::query(&format!("lock table {table} in access share mode"))
         .execute(&mut *transaction)
         .await?;
     let checkpoint = checkpoint_of(projection, &mut *transaction).await?;
     Ok((transaction, checkpoint))
 }
 
-/// A moment in which the projection has applied `position`; any if none is asked for; `None` if it
-/// has not.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked.
+/// A reader that shows at least `position`, any state without one; `None` if the projection has not
+/// applied it.
 pub async fn showing(
     projection: &dyn Projection,
     pool: &PgPool,

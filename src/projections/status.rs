@@ -1,10 +1,13 @@
-//! Where each projection stands against the log's real head.
+//! Checkpoint, lag and rebuild of each projection, against the last position of the log.
 
 use sqlx::PgPool;
 
-use super::{ALL, Projection, ProjectionError, checkpoint};
+use super::projection::{Projection, ProjectionError};
+use super::rebuild::lock;
+use super::registry::ALL;
+use crate::telemetry::as_f64;
 
-/// Where a projection stands.
+/// The state of a projection at one moment.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Status {
     pub name: &'static str,
@@ -14,37 +17,34 @@ pub struct Status {
     /// The position of the log's last event.
     pub head: i64,
     pub lag_events: i64,
-    /// How long ago the first event was recorded that is not applied yet; 0 when all are.
+    /// WriteMode long ago the first event was recorded that is not applied yet; 0 when all are.
     pub lag_seconds: f64,
-    /// How many customers are parked.
+    /// WriteMode many customers are parked.
     pub parked: i64,
     pub rebuild: Option<Progress>,
 }
 
-/// What happens to its tables.
+/// What happens to its table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     Following,
     Rebuilding,
-    /// A rebuild was cut off; the next one goes on with it.
+    /// A rebuild was interrupted; the next one resumes it.
     RebuildStopped,
 }
 
-/// How far a rebuild has come, in events.
+/// WriteMode far a rebuild has come, in events.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Progress {
     pub done: i64,
     pub total: i64,
     pub per_second: f64,
-    /// `None` while nobody is at work with it.
+    /// `None` while no attempt is running.
     pub seconds_left: Option<f64>,
 }
 
-/// All of them.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked.
+/// The status of every projection.
 pub async fn status(pool: &PgPool) -> Result<Vec<Status>, ProjectionError> {
     let mut all = Vec::with_capacity(ALL.len());
     for projection in ALL {
@@ -53,10 +53,7 @@ pub async fn status(pool: &PgPool) -> Result<Vec<Status>, ProjectionError> {
     Ok(all)
 }
 
-/// That of one projection.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked.
+/// The status of one projection.
 pub async fn of(projection: &dyn Projection, pool: &PgPool) -> Result<Status, ProjectionError> {
     // One statement, so one moment: a lag is never negative.
     let row = sqlx::query!(
@@ -79,31 +76,31 @@ pub async fn of(projection: &dyn Projection, pool: &PgPool) -> Result<Status, Pr
                       select from pg_locks l join pg_database d on d.oid = l.database
                       where l.locktype = 'advisory' and d.datname = current_database()
                         and l.classid::bigint = $3 and l.objid::bigint = $4 and l.objsubid = 2
-                  ) end as is_at_work
+                  ) end as is_running
            from projections p left join rebuilds r on (r.projection, r.version) = (p.name, p.version)
            where p.name = $1 and p.version = $2"#,
         projection.name(),
         projection.version(),
-        i64::from(checkpoint::REBUILDS),
-        i64::from(checkpoint::lock_of(projection))
+        i64::from(lock::CLASS),
+        i64::from(lock::object_of(projection))
     )
     .fetch_optional(pool)
     .await?
-    .ok_or(ProjectionError::Unknown(projection.name()))?;
-    let is_at_work = row.is_at_work == Some(true);
+    .ok_or(ProjectionError::NotRegistered(projection.name()))?;
+    let is_running = row.is_running == Some(true);
     let progress = row.target.map(|total| {
-        // Accounts' events are in no part.
+        // Events of accounts are in no partition.
         let done = if row.is_filled { total } else { row.done.min(total) };
         let now = done - row.done_before.unwrap_or(0);
-        let per_second = metric(now) / row.seconds.unwrap_or(0.0).max(0.001);
-        let left = metric(total - done) / per_second;
-        let seconds_left = (is_at_work && left.is_finite()).then_some(left);
+        let per_second = as_f64(now) / row.seconds.unwrap_or(0.0).max(0.001);
+        let left = as_f64(total - done) / per_second;
+        let seconds_left = (is_running && left.is_finite()).then_some(left);
         Progress { done, total, per_second, seconds_left }
     });
     Ok(Status {
         name: projection.name(),
         version: projection.version(),
-        state: match (&progress, is_at_work) {
+        state: match (&progress, is_running) {
             (None, _) => State::Following,
             (Some(_), true) => State::Rebuilding,
             (Some(_), false) => State::RebuildStopped,
@@ -116,11 +113,4 @@ pub async fn of(projection: &dyn Projection, pool: &PgPool) -> Result<Status, Pr
         parked: row.parked,
         rebuild: progress,
     })
-}
-
-/// A position or a number of events, as metrics want it.
-#[must_use]
-#[expect(clippy::cast_precision_loss, reason = "positions stay below 2^53, where f64 is exact")]
-pub fn metric(number: i64) -> f64 {
-    number as f64
 }

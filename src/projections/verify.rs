@@ -1,27 +1,25 @@
-//! Compares the served tables of a projection with the log.
+//! Compares the served table of a projection with the log.
 
 use sqlx::{PgConnection, PgPool};
 
 use super::parked::{self, Parked};
-use super::streams::{END, Streams};
-use super::tables::customer_key;
-use super::{Place, Projection, ProjectionError, snapshot};
+use super::projection::{Projection, ProjectionError};
+use super::snapshot;
+use super::stream_reader::{END, StreamReader};
+use super::table_slot::TableSlot;
 
-/// What a comparison found.
+/// The result of a comparison.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
-    /// Compared up to here.
+    /// The position up to which table and log were compared.
     pub position: i64,
     /// The first difference, in words.
     pub difference: Option<String>,
-    /// The customers that were left out, as their events wait.
+    /// The customers that were left out: their events wait.
     pub parked: Vec<Parked>,
 }
 
-/// Folds the log up to the checkpoint, customer by customer, and compares; all of one moment.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked or an event cannot be read.
+/// Folds the log up to the checkpoint, stream by stream, and compares; log and table of one moment.
 pub async fn verify(
     projection: &dyn Projection,
     pool: &PgPool,
@@ -38,14 +36,14 @@ async fn difference(
     position: i64,
     parked: &[Parked],
 ) -> Result<Option<String>, ProjectionError> {
-    let mut streams = Streams::new("", END, position);
+    let mut streams = StreamReader::new("", END, position);
     let mut expected = 0;
     loop {
         let page = streams.next(db).await?;
         if page.is_empty() {
             break;
         }
-        let page = parked::without_parked(projection, db, Place::Public, page).await?;
+        let page = parked::exclude_parked(projection, db, TableSlot::Live, page).await?;
         let (rows, difference) = projection.compare(db, &page).await?;
         if difference.is_some() {
             return Ok(difference);
@@ -53,24 +51,23 @@ async fn difference(
         expected += rows;
     }
     let parked: Vec<i64> = parked.iter().map(|parked| parked.customer_id).collect();
-    let mut rows = 0;
-    for table in projection.tables() {
-        rows += count(db, table, &parked).await?;
-    }
+    let rows = count(projection, db, &parked).await?;
     if rows == expected {
         return Ok(None);
     }
-    for table in projection.tables() {
-        if let Some(id) = stray(db, table, &parked).await? {
-            return Ok(Some(format!("customer {id}: in the table, not in the log")));
-        }
-    }
-    Ok(Some(format!("the tables have {rows} rows, the log leads to {expected}")))
+    Ok(Some(match stray(projection, db, &parked).await? {
+        Some(id) => format!("customer {id}: in the table, not in the log"),
+        None => format!("the table has {rows} rows, the log leads to {expected}"),
+    }))
 }
 
-/// How many rows a table has besides those of parked customers.
-async fn count(db: &mut PgConnection, table: &str, parked: &[i64]) -> Result<i64, sqlx::Error> {
-    let key = customer_key(db, table).await?;
+/// The number of the table's rows without those of parked customers.
+async fn count(
+    projection: &dyn Projection,
+    db: &mut PgConnection,
+    parked: &[i64],
+) -> Result<i64, sqlx::Error> {
+    let (table, key) = (projection.table(), projection.key()[0]);
     sqlx::query_scalar(&format!("select count(*) from {table} where {key} <> all($1)"))
         .bind(parked)
         .fetch_one(db)
@@ -79,11 +76,11 @@ async fn count(db: &mut PgConnection, table: &str, parked: &[i64]) -> Result<i64
 
 /// A customer that has a row in the table and no event in the log.
 async fn stray(
+    projection: &dyn Projection,
     db: &mut PgConnection,
-    table: &str,
     parked: &[i64],
 ) -> Result<Option<i64>, sqlx::Error> {
-    let key = customer_key(db, table).await?;
+    let (table, key) = (projection.table(), projection.key()[0]);
     sqlx::query_scalar(&format!(
         "select min({key}) from {table}
          where {key} <> all($1) and not exists (

@@ -77,7 +77,7 @@ async fn grant(connection: &mut PgConnection, role: &str) -> Result<(), sqlx::Er
     let role = format!("\"{}\"", role.replace('"', "\"\""));
     let grants = GRANTS.replace("{functions}", &FUNCTIONS.join(", ")).replace("{role}", &role);
     connection.execute(grants.as_str()).await?;
-    for table in projections::ALL.iter().flat_map(|projection| projection.tables()) {
+    for table in projections::ALL.iter().map(|projection| projection.table()) {
         let grant = format!("grant insert, update, delete on {table} to {role}");
         connection.execute(grant.as_str()).await?;
     }
@@ -108,4 +108,9 @@ pub async fn check(url: &SecretString) -> Result<(), SchemaError> {
         })
     });
     if all { Ok(()) } else { Err(SchemaError::NotMigrated) }
+}
+
+/// The secret that signs the cursors of lists: the same for all processes of an installation.
+pub async fn cursor_key(db: impl sqlx::PgExecutor<'_>) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar!("select key from cursor_keys").fetch_one(db).await
 }

@@ -3,7 +3,7 @@
 
 use std::pin::pin;
 
-use customers::transaction::begin;
+use customers::postgres::transaction::begin;
 use futures_util::poll;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, Executor as _, PgConnection};

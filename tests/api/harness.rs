@@ -245,7 +245,7 @@ impl Service {
     pub async fn caught_up(&self) {
         let head = read::head(&self.pools.read).await.unwrap();
         for projector in [&self.projector, &self.history] {
-            assert!(projector.reached(head, PATIENCE).await, "a projection stands still");
+            assert!(projector.wait_for_position(head, PATIENCE).await, "a projection stands still");
         }
     }
 

@@ -6,21 +6,15 @@ use sqlx::{PgPool, Postgres, Transaction};
 
 /// Begins a transaction on a connection of the pool.
 ///
-/// It is begun also when nobody waits for it any more, and then rolled back: a begin of sqlx 0.8 that
-/// is dropped on its way gives the connection back in the middle of the transaction, and what the next
-/// one writes on it is never committed.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked.
+/// The `begin` runs to its end even when the caller drops the future, and is rolled back then. A
+/// `begin` of sqlx 0.8 that is dropped half-way returns its connection to the pool inside the
+/// transaction, and whatever the next user writes on that connection is never committed.
 pub async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
     begin_with(pool, "begin").await
 }
 
-/// Begins one by this statement. It is a `begin` and nothing behind it: a transaction that has begun
-/// and failed at once would not be rolled back.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked.
+/// As [`begin`], by this statement: a `begin` with options, without a second statement after it. A
+/// transaction whose second statement fails would not be rolled back.
 pub async fn begin_with(
     pool: &PgPool,
     statement: &'static str,

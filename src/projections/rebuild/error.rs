@@ -1,0 +1,33 @@
+//! Why there is no rebuild, or no rollback.
+
+use crate::projections::checksum::Checksum;
+use crate::projections::projection::ProjectionError;
+
+/// Nothing that is served has changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RebuildError {
+    #[error("a rebuild of this projection is running")]
+    AlreadyRunning,
+    #[error("transactions of the previous attempt are still running; try again in a moment")]
+    PreviousAttemptRunning,
+    #[error("the projection has no previous table")]
+    NoPreviousTable,
+    #[error("checksum mismatch: the table has {found:?}, {copied:?} was copied")]
+    ChecksumMismatch { copied: Checksum, found: Checksum },
+    #[error("swap timed out: long queries hold the table")]
+    SwapTimedOut,
+    #[error(transparent)]
+    Projection(#[from] ProjectionError),
+}
+
+impl From<sqlx::Error> for RebuildError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Projection(error.into())
+    }
+}
+
+/// Whether a lock was not granted in time (SQLSTATE `lock_not_available`, `deadlock_detected`).
+pub(super) fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    matches!(code.as_deref(), Some("55P03" | "40P01"))
+}

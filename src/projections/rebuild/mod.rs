@@ -1,0 +1,139 @@
+//! Replays the log into a projection while its live table is served: a shadow table is backfilled by
+//! several workers, indexed, compared by checksum, caught up with the log and swapped in by one short
+//! transaction. The replaced table is kept for a rollback. The state of a rebuild is in the database
+//! (migration 0008): one that was interrupted is resumed by the next attempt.
+
+/// One rebuild of a projection at a time.
+pub(in crate::projections) mod lock;
+
+/// One attempt, fenced off from earlier ones.
+mod attempt;
+
+/// Ranges of streams.
+mod partition;
+
+/// Fills the shadow table from the log.
+mod backfill;
+
+/// Catches a standby table up and makes it the live one.
+mod swap;
+
+/// Rebuilt against live rows.
+mod diff;
+
+/// Whether the database has other load.
+mod load_probe;
+
+/// Work that gives way to requests.
+mod low_priority_thread;
+
+/// Why there is no rebuild.
+mod error;
+
+use std::sync::Arc;
+
+use sqlx::PgPool;
+
+pub use self::error::RebuildError;
+pub use self::load_probe::APPLICATION_NAME;
+
+use self::attempt::Attempt;
+use self::diff::count_differences;
+use self::load_probe::LoadProbe;
+use self::lock::RebuildLock;
+use self::swap::{Standby, set_standby_checkpoint, standby_checkpoint};
+use super::projection::Projection;
+use super::table_slot::TableSlot;
+
+/// The result of a rebuild.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rebuilt {
+    /// The position that the new table shows.
+    pub position: i64,
+    /// How many rows differ from those that were served before.
+    pub changed: i64,
+}
+
+/// A rebuild that has begun. No other one of the projection begins before this is dropped.
+pub struct Rebuild {
+    attempt: Attempt,
+    lock: RebuildLock,
+}
+
+impl Rebuild {
+    /// Begins a rebuild, or resumes the one that was interrupted.
+    pub async fn begin(
+        projection: &'static dyn Projection,
+        pool: &PgPool,
+    ) -> Result<Self, RebuildError> {
+        let lock = RebuildLock::acquire(projection, pool).await?;
+        Ok(Self { attempt: Attempt::begin(projection, pool).await?, lock })
+    }
+
+    /// Replays the log into the projection, while reads and writes go on. After an error the next
+    /// rebuild resumes this one; after a checksum mismatch it starts over.
+    pub async fn run(self) -> Result<Rebuilt, RebuildError> {
+        let Self { attempt, lock } = self;
+        let (projection, pool) = (attempt.projection, &attempt.pool);
+        let load = Arc::new(LoadProbe::start(pool.clone()));
+        if !attempt.is_backfilled {
+            backfill::run(&attempt, &load).await?;
+            index_and_check(&attempt, &load).await?;
+        }
+        let rebuilt =
+            Standby { projection, pool, slot: TableSlot::Shadow, attempt: Some(&attempt) };
+        rebuilt.catch_up().await?;
+        let changed = count_differences(projection, pool, &load).await?;
+        let position = rebuilt.swap_in().await?;
+        lock.release().await;
+        Ok(Rebuilt { position, changed })
+    }
+}
+
+/// Begins a rebuild and runs it.
+pub async fn rebuild(
+    projection: &'static dyn Projection,
+    pool: &PgPool,
+) -> Result<Rebuilt, RebuildError> {
+    Rebuild::begin(projection, pool).await?.run().await
+}
+
+/// Swaps the previous table in again, caught up with the log; the live one becomes the previous one.
+/// Returns the position that the table shows. A rebuild that was interrupted is discarded.
+pub async fn rollback(
+    projection: &'static dyn Projection,
+    pool: &PgPool,
+) -> Result<i64, RebuildError> {
+    let lock = RebuildLock::acquire(projection, pool).await?;
+    let mut transaction = attempt::after_previous(projection, pool).await?;
+    attempt::discard(projection, &mut transaction).await?;
+    if standby_checkpoint(projection, &mut transaction, TableSlot::Previous).await?.is_none() {
+        return Err(RebuildError::NoPreviousTable);
+    }
+    transaction.commit().await?;
+    let previous = Standby { projection, pool, slot: TableSlot::Previous, attempt: None };
+    previous.catch_up().await?;
+    let position = previous.swap_in().await?;
+    lock.release().await;
+    Ok(position)
+}
+
+/// Builds the indexes of the backfilled table, and compares its rows with those that were copied.
+async fn index_and_check(attempt: &Attempt, load: &LoadProbe) -> Result<(), RebuildError> {
+    let (projection, slot) = (attempt.projection, TableSlot::Shadow);
+    let mut transaction = attempt.transaction().await?;
+    load.limit_parallelism(&mut transaction).await?;
+    sqlx::query!("select index_shadow_tables($1, $2)", projection.name(), projection.version())
+        .fetch_one(&mut *transaction)
+        .await?;
+    slot.enter(&mut transaction).await?;
+    let found = projection.checksum(&mut transaction).await?;
+    let copied = partition::copied(projection, &mut transaction).await?;
+    if found != copied {
+        attempt::discard(projection, &mut transaction).await?;
+        transaction.commit().await?;
+        return Err(RebuildError::ChecksumMismatch { copied, found });
+    }
+    set_standby_checkpoint(projection, &mut transaction, slot, attempt.target).await?;
+    Ok(transaction.commit().await?)
+}

@@ -1,0 +1,14 @@
+//! THE list of projections.
+
+use super::customer_history::CustomerHistory;
+use super::customers::Customers;
+use super::projection::Projection;
+
+/// Every projection, one line each.
+pub static ALL: [&'static dyn Projection; 2] = [&Customers, &CustomerHistory];
+
+/// The projection of that name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static dyn Projection> {
+    ALL.into_iter().find(|projection| projection.name() == name)
+}
