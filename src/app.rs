@@ -22,7 +22,7 @@ use crate::commands::{Bus, idempotency};
 use crate::config::{Config, ConfigError};
 use crate::events::log::import;
 use crate::events::log::notify::Subscription;
-use crate::events::log::tail::Tail;
+use crate::feed::tail::Tail;
 use crate::pools::{self, Pools};
 use crate::projections::customer_history::CustomerHistory;
 use crate::projections::customers::Customers;

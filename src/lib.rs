@@ -25,6 +25,9 @@ pub mod postgres;
 /// WHAT HAPPENED: values, events, the log.
 pub mod events;
 
+/// HOW THE LOG IS TOLD: pages, the tail, formats, copies.
+pub mod feed;
+
 /// WHAT MAY HAPPEN: pure decisions and the bus.
 pub mod commands;
 

@@ -15,6 +15,7 @@ use super::past;
 use super::replica::Source;
 use super::{Api, Length};
 use crate::clock;
+use crate::commands::customer;
 use crate::commands::{CustomerCommand, IfMatch, Origin, Written};
 use crate::events::metadata::Metadata;
 use crate::events::values::{CustomerId, DateOfBirth, Name, ValueError};
@@ -234,18 +235,18 @@ async fn shown(
     status: StatusCode,
     written: &Written,
 ) -> Result<Response, ApiError> {
-    let Some((name, dob)) = &written.current else {
+    let customer::State::Present { name, dob } = &written.aggregate.state else {
         return Err(ApiError::Internal("an update left no customer".to_owned()));
     };
     let customer = Customer {
         id: written.id.get(),
         name: name.as_str(),
         dob: dob.to_string(),
-        version: written.version,
+        version: written.version(),
         created_at: clock::rfc3339(written.created_at),
         updated_at: clock::rfc3339(written.updated_at),
     };
-    let response = (status, etag(written.version), Json(customer)).into_response();
+    let response = (status, etag(written.version()), Json(customer)).into_response();
     Ok(marked(api, headers, response, written).await)
 }
 

@@ -11,9 +11,10 @@ use super::freshness;
 use super::guard::{Allowed, Auditor};
 use crate::events::account::AccountEvent;
 use crate::events::customer::CustomerEvent;
-use crate::events::log::feed::{self, FeedEvent, Filter};
-use crate::events::log::{DecodeError, event_format, read};
+use crate::events::log::{DecodeError, StoredEvent, read};
 use crate::events::values::CustomerId;
+use crate::feed::event_format;
+use crate::feed::page::{self, Filter};
 
 /// Where to go on, and the last position, where the body has no room for them.
 const EVENT_NEXT: HeaderName = HeaderName::from_static("event-next");
@@ -102,7 +103,7 @@ pub(super) async fn feed(
     if after > head {
         return Err(ApiError::malformed("after", "lies beyond the end of the log"));
     }
-    let page = feed::page(api.read(), after, head, limit, &filter).await?;
+    let page = page::page(api.read(), after, head, limit, &filter).await?;
     let format = Format::accepted(&headers);
     let body = written(&page.events, format, page.next, head, api.feed_url())
         .map_err(|error| ApiError::Internal(error.to_string()))?;
@@ -121,7 +122,7 @@ fn filter(
     actor: Option<String>,
 ) -> Result<Filter, ApiError> {
     if let Some(name) = &event_type {
-        let known = CustomerEvent::TYPES.iter().chain(&AccountEvent::TYPES);
+        let known = CustomerEvent::TYPES.iter().chain(AccountEvent::TYPES);
         if !known.clone().any(|known| known == name) {
             let known: Vec<_> = known.copied().collect();
             let shape = format!("must be one of {}", known.join(", "));
@@ -142,7 +143,7 @@ fn filter(
 }
 
 fn written(
-    events: &[FeedEvent],
+    events: &[StoredEvent],
     format: Format,
     next: i64,
     head: i64,

@@ -77,8 +77,8 @@ use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::commands::Bus;
 use crate::commands::import::Imports;
-use crate::events::log::tail::Tail;
 use crate::events::values::Role;
+use crate::feed::tail::Tail;
 use crate::projections::projector::Projector;
 
 /// Everything that handlers use. Clones share it.

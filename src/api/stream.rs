@@ -16,9 +16,9 @@ use super::error::ApiError;
 use super::extract::{Params, header_text, plain_number};
 use super::guard::{Allowed, Auditor, Needs as _};
 use crate::auth::Session;
-use crate::events::log::feed::FeedEvent;
-use crate::events::log::tail::Follower;
-use crate::events::log::{DecodeError, event_format, read};
+use crate::events::log::{DecodeError, StoredEvent, read};
+use crate::feed::event_format;
+use crate::feed::tail::Follower;
 
 /// How many streams one process serves.
 pub const STREAMS_MAX: usize = 1000;
@@ -93,7 +93,7 @@ pub(super) async fn stream(
 ///
 /// # Errors
 /// When what is stored is no JSON object.
-pub fn frame(event: &FeedEvent) -> Result<String, DecodeError> {
+pub fn frame(event: &StoredEvent) -> Result<String, DecodeError> {
     // JSON as it is written has no line feed: one line of data is enough.
     Ok(format!("id: {}\ndata: {}\n\n", event.position, event_format::json(event)?))
 }

@@ -309,7 +309,7 @@ fn appended(username: &Username, events: &[AccountEvent], metadata: Metadata) ->
         aggregate_id: username.to_string(),
         expected: None,
         events: events.iter().map(NewEvent::from).collect(),
-        metadata,
+        metadata: metadata.into(),
         key: None,
     }
 }

@@ -8,9 +8,10 @@ use serde_json::json;
 use super::demo::progress_bar;
 use super::serve::pools;
 use crate::config::Config;
-use crate::events::log::feed::{self, Filter};
-use crate::events::log::log_copy::Summary;
-use crate::events::log::{event_format, read};
+use crate::events::log::read;
+use crate::feed::event_format;
+use crate::feed::log_copy::Summary;
+use crate::feed::page::{self, Filter};
 
 /// How many events are read at a time.
 const PAGE: i64 = 1000;
@@ -50,7 +51,7 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     let mut summary = Summary { events: 0, last_position: 0 };
     while summary.last_position < last {
         let after = summary.last_position;
-        let page = feed::page(&pools.read, after, last, PAGE, &Filter::default()).await?;
+        let page = page::page(&pools.read, after, last, PAGE, &Filter::default()).await?;
         for event in &page.events {
             match arguments.format {
                 Format::Ndjson => writeln!(out, "{}", event_format::json(event)?)?,

@@ -22,9 +22,9 @@ use crate::clock::Clock;
 use crate::commands::import::lines::{FileError, Format, Line, Lines};
 use crate::commands::import::{Fingerprint, ImportRequest, Imports, RejectedLine};
 use crate::config::Config;
-use crate::events::log::log_copy;
 use crate::events::log::notify::Subscription;
 use crate::events::metadata::Metadata;
+use crate::feed::log_copy;
 
 /// Who the history says it was.
 const ACTOR: &str = "customers import";

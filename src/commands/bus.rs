@@ -1,52 +1,63 @@
-//! From a command to its place in the log: take the customer as this process knows it, or load its
-//! last event; decide; append. When another process was first, load and decide again.
+//! From a command to its position in the log: take the aggregate from the cache, or load its last event;
+//! decide by `Aggregate::handle`; append. When another process has appended first, load and decide
+//! again.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use cqrs_es::event_sink::EventSink;
 use sqlx::PgPool;
 
+use super::aggregate::{IdSource, LastEventAggregate};
+use super::aggregate_cache::{AggregateCache, Loaded};
 use super::command::CustomerCommand;
-use super::customer::State;
-use super::customer_cache::{self, CustomerCache, LoadedCustomer};
+use super::customer::Customer;
 use super::idempotency;
 use super::refusal::Refusal;
 use super::striped_lock::StripedLock;
 use crate::clock;
-use crate::events::customer::CUSTOMER;
 use crate::events::log::id_lease::IdLease;
 use crate::events::log::read::{self, ReadError};
 use crate::events::log::{Append, AppendError, Appender, IdempotencyKey, NewEvent, Outcome};
 use crate::events::metadata::Metadata;
 use crate::events::values::{CustomerId, DateOfBirth, Name};
 
-/// How often a command is decided again after another process appended first. Each round lets at
-/// least one command of the customer through, so only a customer under constant fire from many
-/// processes meets it.
+/// How often a command is decided again after another process has appended first. Each round lets at
+/// least one command of the aggregate through, so only an aggregate under constant fire from many
+/// processes exceeds it.
 const ATTEMPTS_MAX: u32 = 64;
 
-/// The longest pause before another round; half of it on average, so that two processes that met
+/// The longest backoff before another round; half of it on average, so that two processes that met
 /// once do not meet again.
 const BACKOFF_MAX: Duration = Duration::from_millis(8);
 
-/// How long a command waits for an id or for its turn.
+/// How long a command waits for an id or for a lock. Waits must not add up: a command in a long queue
+/// fails about as soon as the database does.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Takes commands to the log. One per process.
-#[derive(Clone)]
-pub struct Bus(Arc<Inner>);
+/// Takes the commands of one kind of aggregate to the log. One per process; clones share it.
+pub struct CommandBus<A: LastEventAggregate, I = IdLease>(Arc<Inner<A, I>>);
 
-struct Inner {
+/// The bus of customers.
+pub type Bus = CommandBus<Customer>;
+
+impl<A: LastEventAggregate, I> Clone for CommandBus<A, I> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+struct Inner<A: LastEventAggregate, I> {
     appender: Appender,
-    read: PgPool,
-    ids: IdLease,
-    customers: CustomerCache,
-    customer_locks: StripedLock,
+    pool: PgPool,
+    ids: I,
+    cache: AggregateCache<A>,
+    aggregate_locks: StripedLock,
     key_locks: StripedLock,
 }
 
-/// Who asks, and under which `Idempotency-Key` of theirs.
+/// The caller's metadata and `Idempotency-Key`.
 #[derive(Debug, Clone, Default)]
 pub struct Origin {
     pub metadata: Metadata,
@@ -59,29 +70,47 @@ impl From<Metadata> for Origin {
     }
 }
 
-/// The outcome of a command that was not refused.
+/// The result of a command that was not refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Written {
-    pub id: CustomerId,
-    /// What the customer is now; `None` after a deletion.
-    pub current: Option<(Name, DateOfBirth)>,
-    pub version: i64,
+pub struct Written<A: LastEventAggregate = Customer> {
+    pub id: A::Id,
+    /// The aggregate after the command.
+    pub aggregate: A,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
-    /// The position of the event, or of the customer's last one when nothing changed.
+    /// The position of the event, or of the aggregate's last one when nothing changed.
     pub position: i64,
-    /// The command was done before, under the same key: this is what it led to then.
+    /// The command was executed before, under the same key: this is its result then.
     pub replayed: bool,
 }
 
-/// Why a command has no outcome.
+impl<A: LastEventAggregate> Written<A> {
+    fn new(id: A::Id, loaded: Loaded<A>) -> Self {
+        Self {
+            id,
+            aggregate: loaded.aggregate,
+            created_at: loaded.created_at,
+            updated_at: loaded.last.recorded_at,
+            position: loaded.last.position,
+            replayed: false,
+        }
+    }
+
+    /// The number of the aggregate's events after the command.
+    #[must_use]
+    pub fn version(&self) -> i64 {
+        self.aggregate.sequence()
+    }
+}
+
+/// Why a command has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum BusError {
     #[error(transparent)]
     Refused(#[from] Refusal),
-    #[error("the key was used for another request")]
+    #[error("the idempotency key was used for another request")]
     IdempotencyKeyReused,
-    #[error("other processes kept changing the customer")]
+    #[error("other processes kept changing the aggregate")]
     Contended,
     #[error(transparent)]
     Log(#[from] ReadError),
@@ -98,58 +127,66 @@ impl From<sqlx::Error> for BusError {
 }
 
 impl Bus {
-    /// Appends through `appender`, loads over `read`: both of one primary.
+    /// Appends through `appender`, loads over `pool`: both of one primary.
     #[must_use]
-    pub fn new(appender: Appender, read: PgPool) -> Self {
-        let ids = IdLease::new(read.clone());
-        Self(Arc::new(Inner {
-            appender,
-            read,
-            ids,
-            customers: CustomerCache::default(),
-            customer_locks: StripedLock::default(),
-            key_locks: StripedLock::default(),
-        }))
+    pub fn new(appender: Appender, pool: PgPool) -> Self {
+        let ids = IdLease::new(pool.clone());
+        Self::with_ids(appender, pool, ids)
     }
 
-    /// Creates a customer under an id of its own. The command runs to its end even when the caller
-    /// stops waiting.
-    ///
-    /// # Errors
-    /// When the log cannot be reached, or the key was used for another request.
+    /// Creates a customer under an id of its own; see [`CommandBus::execute`].
     pub async fn create(
         &self,
         name: Name,
         dob: DateOfBirth,
         origin: impl Into<Origin>,
     ) -> Result<Written, BusError> {
-        self.run(None, CustomerCommand::Create { name, dob }, origin.into()).await
+        self.execute(None, CustomerCommand::Create { name, dob }, origin).await
     }
 
-    /// Updates or deletes a customer. The command runs to its end even when the caller stops waiting.
-    ///
-    /// # Errors
-    /// The refusal, or that the log cannot be reached, or that the key was used for another request.
+    /// Updates or deletes a customer; see [`CommandBus::execute`].
     pub async fn change(
         &self,
         id: CustomerId,
         command: CustomerCommand,
         origin: impl Into<Origin>,
     ) -> Result<Written, BusError> {
-        self.run(Some(id), command, origin.into()).await
+        self.execute(Some(id), command, origin).await
+    }
+}
+
+impl<A: LastEventAggregate, I: IdSource<A::Id>> CommandBus<A, I> {
+    /// As [`Bus::new`], for any aggregate and source of ids.
+    #[must_use]
+    pub fn with_ids(appender: Appender, pool: PgPool, ids: I) -> Self {
+        Self(Arc::new(Inner {
+            appender,
+            pool,
+            ids,
+            cache: AggregateCache::default(),
+            aggregate_locks: StripedLock::default(),
+            key_locks: StripedLock::default(),
+        }))
     }
 
-    async fn run(
+    /// Executes a command of the aggregate of that id, or of a new aggregate under a new id. The command
+    /// runs to its end even when the caller drops the future.
+    pub async fn execute(
         &self,
-        id: Option<CustomerId>,
-        command: CustomerCommand,
-        origin: Origin,
-    ) -> Result<Written, BusError> {
+        id: Option<A::Id>,
+        command: A::Command,
+        origin: impl Into<Origin>,
+    ) -> Result<Written<A>, BusError> {
+        let Origin { metadata, key } = origin.into();
         let bus = Arc::clone(&self.0);
         tokio::spawn(async move {
-            let Origin { metadata, key } = origin;
             let account = metadata.actor.clone().unwrap_or_default();
-            let key = key.map(|key| idempotency::keyed(account, key, id, &command));
+            let key = key.map(|key| IdempotencyKey {
+                account,
+                key,
+                fingerprint: A::fingerprint(&command, id),
+                known_position: 0,
+            });
             let pending = PendingCommand { id, command, metadata, key };
             match &pending.key {
                 None => bus.execute(&pending).await,
@@ -160,79 +197,91 @@ impl Bus {
     }
 }
 
-/// A command on its way; a create has no id yet.
-struct PendingCommand {
-    id: Option<CustomerId>,
-    command: CustomerCommand,
+/// A command on its way; one that creates has no id yet.
+struct PendingCommand<A: LastEventAggregate> {
+    id: Option<A::Id>,
+    command: A::Command,
     metadata: Metadata,
     key: Option<IdempotencyKey>,
 }
 
-impl Inner {
-    /// A command with a key: done if it was not done before, answered again if it was.
+/// The events that a command leads to, and the aggregate after them.
+struct Decision<A: LastEventAggregate> {
+    events: Vec<A::Event>,
+    aggregate: A,
+}
+
+impl<A: LastEventAggregate, I: IdSource<A::Id>> Inner<A, I> {
+    /// A command with an idempotency key: executed if it was not executed before, else replayed.
     async fn execute_once(
         &self,
         key: &IdempotencyKey,
-        pending: &PendingCommand,
-    ) -> Result<Written, BusError> {
+        pending: &PendingCommand<A>,
+    ) -> Result<Written<A>, BusError> {
         let _guard = with_timeout(self.key_locks.lock((&key.account, &key.key))).await?;
-        if let Some(known) = idempotency::find(&self.read, key).await? {
-            return self.replay(key, &known.fingerprint, known.position).await;
+        if let Some(stored) = idempotency::find(&self.pool, key).await? {
+            return self.replay(key, &stored.fingerprint, stored.position).await;
         }
         let executed = self.execute(pending).await;
         if let Err(BusError::Refused(_)) = executed
-            && let Some(known) = idempotency::find(&self.read, key).await?
+            && let Some(stored) = idempotency::find(&self.pool, key).await?
         {
-            // Another process did it in between: the refusal was about its own effect.
-            return self.replay(key, &known.fingerprint, known.position).await;
+            // Another process has executed it in between: the refusal was about its own effect.
+            return self.replay(key, &stored.fingerprint, stored.position).await;
         }
         executed
     }
 
-    /// The answer that the command had when it was done.
+    /// The result that the command had when it was executed.
     async fn replay(
         &self,
         key: &IdempotencyKey,
         fingerprint: &[u8],
         position: i64,
-    ) -> Result<Written, BusError> {
+    ) -> Result<Written<A>, BusError> {
         if fingerprint != key.fingerprint {
             return Err(BusError::IdempotencyKeyReused);
         }
-        let (id, then) = read::customer_at(&self.read, position).await?;
-        Ok(Written { replayed: true, ..written(id, &LoadedCustomer::from(then)) })
+        let (id, then) = read::event_at(&self.pool, A::TYPE, position).await?;
+        let id = id.parse().map_err(|_| sqlx::Error::RowNotFound)?;
+        Ok(Written { replayed: true, ..Written::new(id, Loaded::from(then)) })
     }
 
-    async fn execute(&self, pending: &PendingCommand) -> Result<Written, BusError> {
+    async fn execute(&self, pending: &PendingCommand<A>) -> Result<Written<A>, BusError> {
         match pending.id {
             None => self.create(pending).await,
             Some(id) => self.change(id, pending).await,
         }
     }
 
-    async fn create(&self, pending: &PendingCommand) -> Result<Written, BusError> {
+    async fn create(&self, pending: &PendingCommand<A>) -> Result<Written<A>, BusError> {
         for _ in 0..ATTEMPTS_MAX {
             let id = with_timeout(self.ids.next()).await??;
-            match self.decide_and_append(id, None, pending).await? {
+            let decision = decide(A::default(), &pending.command).await?;
+            match self.append(id, None, decision, pending).await? {
                 Some(written) => return Ok(written),
-                // The id exists: it came with an import of a log, say.
-                None => self.ids.drop_block().await,
+                // The id exists: it came with a restored log, say.
+                None => self.ids.discard().await,
             }
         }
         Err(BusError::Contended)
     }
 
-    async fn change(&self, id: CustomerId, pending: &PendingCommand) -> Result<Written, BusError> {
-        let _guard = with_timeout(self.customer_locks.lock(id)).await?;
-        if let Some(cached) = self.customers.get(id)
-            && !cached.customer.decide(&pending.command).unwrap_or_default().is_empty()
-            && let Some(written) = self.decide_and_append(id, Some(cached), pending).await?
+    async fn change(&self, id: A::Id, pending: &PendingCommand<A>) -> Result<Written<A>, BusError> {
+        let _guard = with_timeout(self.aggregate_locks.lock(id)).await?;
+        if let Some(cached) = self.cache.get(id)
+            && let Ok(decision) = decide(cached.aggregate.clone(), &pending.command).await
+            && !decision.events.is_empty()
+            && let Some(written) = self.append(id, Some(cached), decision, pending).await?
         {
             return Ok(written);
         }
         for _ in 0..ATTEMPTS_MAX {
-            let last = customer_cache::load(&self.read, id).await?;
-            if let Some(written) = self.decide_and_append(id, last, pending).await? {
+            let last = read::last_event(&self.pool, A::TYPE, &id.to_string()).await?;
+            let loaded: Option<Loaded<A>> = last.map(Loaded::from);
+            let before = loaded.as_ref().map(|loaded| loaded.aggregate.clone());
+            let decision = decide(before.unwrap_or_default(), &pending.command).await?;
+            if let Some(written) = self.append(id, loaded, decision, pending).await? {
                 return Ok(written);
             }
             tokio::time::sleep(jitter()).await;
@@ -240,44 +289,43 @@ impl Inner {
         Err(BusError::Contended)
     }
 
-    /// Decides on what is known and appends. `None` when that was not the customer's last event.
-    async fn decide_and_append(
+    /// Appends the events of a decision on `loaded`; `None` when that was not the aggregate's last
+    /// state.
+    async fn append(
         &self,
-        id: CustomerId,
-        known: Option<LoadedCustomer>,
-        pending: &PendingCommand,
-    ) -> Result<Option<Written>, BusError> {
-        let mut customer = known.as_ref().map(|known| known.customer.clone()).unwrap_or_default();
-        let events = customer.decide(&pending.command)?;
+        id: A::Id,
+        loaded: Option<Loaded<A>>,
+        decision: Decision<A>,
+        pending: &PendingCommand<A>,
+    ) -> Result<Option<Written<A>>, BusError> {
+        let Decision { events, aggregate } = decision;
         let mut key = pending.key.clone();
-        match (&mut key, &known) {
-            (None, Some(known)) if events.is_empty() => return Ok(Some(written(id, known))),
-            (Some(key), Some(known)) => key.known_position = known.last.position,
-            (_, _) => {}
+        if let Some(loaded) = &loaded {
+            match &mut key {
+                None if events.is_empty() => return Ok(Some(Written::new(id, loaded.clone()))),
+                None => {}
+                Some(key) => key.known_position = loaded.last.position,
+            }
         }
         let append = Append {
             command_id: clock::new_id(),
-            aggregate_type: CUSTOMER,
+            aggregate_type: A::TYPE,
             aggregate_id: id.to_string(),
-            expected: Some(customer.version),
+            expected: Some(loaded.as_ref().map_or(0, |loaded| loaded.aggregate.sequence())),
             events: events.iter().map(NewEvent::from).collect(),
-            metadata: pending.metadata.clone(),
+            metadata: (&pending.metadata).into(),
             key,
         };
         match self.appender.append(append).await? {
             Outcome::Appended(last) => {
-                for event in events {
-                    customer.apply(event);
-                }
-                let created_at = known.map_or(last.recorded_at, |known| known.created_at);
-                let known = LoadedCustomer { customer, last, created_at };
-                let written = written(id, &known);
-                self.customers.insert(id, known);
-                Ok(Some(written))
+                let created_at = loaded.map_or(last.recorded_at, |loaded| loaded.created_at);
+                let loaded = Loaded { aggregate, last, created_at };
+                self.cache.insert(id, loaded.clone());
+                Ok(Some(Written::new(id, loaded)))
             }
-            Outcome::Unchanged => Ok(known.map(|known| written(id, &known))),
+            Outcome::Unchanged => Ok(loaded.map(|loaded| Written::new(id, loaded))),
             Outcome::Conflict { .. } => {
-                self.customers.remove(id);
+                self.cache.remove(id);
                 Ok(None)
             }
             Outcome::Duplicate { fingerprint, position } => match &pending.key {
@@ -288,23 +336,16 @@ impl Inner {
     }
 }
 
-fn written(id: CustomerId, known: &LoadedCustomer) -> Written {
-    Written {
-        id,
-        current: match &known.customer.state {
-            State::Present { name, dob } => Some((name.clone(), *dob)),
-            State::Deleted | State::Unknown => None,
-        },
-        version: known.customer.version,
-        created_at: known.created_at,
-        updated_at: known.last.recorded_at,
-        position: known.last.position,
-        replayed: false,
-    }
+/// Decides by the aggregate's own rules, which the event sink applies as they are written.
+async fn decide<A: LastEventAggregate>(
+    mut aggregate: A,
+    command: &A::Command,
+) -> Result<Decision<A>, Refusal> {
+    let sink = EventSink::default();
+    aggregate.handle(command.clone(), &(), &sink).await?;
+    Ok(Decision { events: sink.collect().await, aggregate })
 }
 
-/// Waiting in line must not add up: whoever comes behind many that wait for a database that is away
-/// is told so as soon as they are.
 async fn with_timeout<T>(waiting: impl Future<Output = T>) -> Result<T, BusError> {
     tokio::time::timeout(LOCK_TIMEOUT, waiting).await.map_err(|_| BusError::Contended)
 }

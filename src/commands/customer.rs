@@ -3,10 +3,13 @@
 use cqrs_es::event_sink::EventSink;
 use serde::{Deserialize, Serialize};
 
+use super::aggregate::{IdSource, LastEventAggregate};
 use super::command::CustomerCommand;
+use super::idempotency;
 use super::refusal::Refusal;
 use crate::events::customer::{CUSTOMER, CustomerEvent};
-use crate::events::values::{DateOfBirth, Name};
+use crate::events::log::id_lease::IdLease;
+use crate::events::values::{CustomerId, DateOfBirth, Name};
 
 /// A customer as the events so far left it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,22 +31,7 @@ pub enum State {
 }
 
 impl Customer {
-    /// The customer after `event`, its event number `version`: each event carries the whole state,
-    /// so the last one is enough.
-    #[must_use]
-    pub fn from_last(version: i64, event: CustomerEvent) -> Self {
-        let state = match event {
-            CustomerEvent::CustomerCreated { name, dob }
-            | CustomerEvent::CustomerUpdated { name, dob } => State::Present { name, dob },
-            CustomerEvent::CustomerDeleted {} => State::Deleted,
-        };
-        Self { version, state }
-    }
-
     /// The events that the command leads to; none when nothing would change.
-    ///
-    /// # Errors
-    /// The refusal.
     pub fn decide(&self, command: &CustomerCommand) -> Result<Vec<CustomerEvent>, Refusal> {
         match (command, &self.state) {
             (CustomerCommand::Create { name, dob }, State::Unknown) => {
@@ -77,13 +65,44 @@ impl Customer {
         }
     }
 
-    /// Takes the event over.
+    /// The state after the event.
     pub fn apply(&mut self, event: CustomerEvent) {
-        *self = Self::from_last(self.version + 1, event);
+        *self = Self::after(self.version + 1, event);
     }
 }
 
-/// The glue to cqrs-es: its given/when/then framework tests `decide`, its stores load streams.
+impl LastEventAggregate for Customer {
+    type Id = CustomerId;
+
+    fn after(version: i64, last: CustomerEvent) -> Self {
+        let state = match last {
+            CustomerEvent::CustomerCreated { name, dob }
+            | CustomerEvent::CustomerUpdated { name, dob } => State::Present { name, dob },
+            CustomerEvent::CustomerDeleted {} => State::Deleted,
+        };
+        Self { version, state }
+    }
+
+    fn sequence(&self) -> i64 {
+        self.version
+    }
+
+    fn fingerprint(command: &CustomerCommand, id: Option<CustomerId>) -> Vec<u8> {
+        idempotency::fingerprint(id, command)
+    }
+}
+
+impl IdSource<CustomerId> for IdLease {
+    async fn next(&self) -> Result<CustomerId, sqlx::Error> {
+        self.next().await
+    }
+
+    async fn discard(&self) {
+        self.discard_block().await;
+    }
+}
+
+/// The glue to cqrs-es: the bus decides through `handle`, its given/when/then framework tests it.
 impl cqrs_es::Aggregate for Customer {
     const TYPE: &'static str = CUSTOMER;
     type Command = CustomerCommand;

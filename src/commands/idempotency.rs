@@ -20,20 +20,9 @@ pub struct StoredKey {
     pub position: i64,
 }
 
-/// The key of one command, on its way.
-#[must_use]
-pub fn keyed(
-    account: String,
-    key: String,
-    id: Option<CustomerId>,
-    command: &CustomerCommand,
-) -> IdempotencyKey {
-    IdempotencyKey { account, key, fingerprint: fingerprint(id, command), known_position: 0 }
-}
-
 /// SHA-256 of what is asked for: the same for both spellings of a route, and whatever the order and
 /// the spacing of the JSON. No text that is hashed holds a line feed.
-fn fingerprint(id: Option<CustomerId>, command: &CustomerCommand) -> Vec<u8> {
+pub fn fingerprint(id: Option<CustomerId>, command: &CustomerCommand) -> Vec<u8> {
     let of_customer = id.map_or_else(String::new, |id| id.to_string());
     let versions = |if_match: &IfMatch| match if_match {
         IfMatch::Any => "*".to_owned(),
@@ -54,9 +43,6 @@ fn fingerprint(id: Option<CustomerId>, command: &CustomerCommand) -> Vec<u8> {
 }
 
 /// What is kept of the key, if anything is.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked.
 pub async fn find(pool: &PgPool, key: &IdempotencyKey) -> Result<Option<StoredKey>, sqlx::Error> {
     sqlx::query_as!(
         StoredKey,
@@ -69,9 +55,6 @@ pub async fn find(pool: &PgPool, key: &IdempotencyKey) -> Result<Option<StoredKe
 }
 
 /// Forgets keys that are older than a day, step by step.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked; what was forgotten stays so.
 pub async fn purge(pool: &PgPool) -> Result<(), sqlx::Error> {
     loop {
         let forgotten = sqlx::query!(

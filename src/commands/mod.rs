@@ -14,8 +14,11 @@ pub mod customer;
 /// From a command to its place in the log.
 pub mod bus;
 
-/// Recent customers, which only an append may trust.
-mod customer_cache;
+/// Aggregates that this process has appended to, which only an append may trust.
+mod aggregate_cache;
+
+/// What the bus needs of an aggregate.
+pub mod aggregate;
 
 /// Done once, however often it is asked for.
 pub mod idempotency;
@@ -29,6 +32,7 @@ pub mod import;
 /// Who changed a customer, when and why.
 pub mod history;
 
-pub use bus::{Bus, BusError, Origin, Written};
+pub use aggregate::LastEventAggregate;
+pub use bus::{Bus, BusError, CommandBus, Origin, Written};
 pub use command::{CustomerCommand, IfMatch};
 pub use refusal::Refusal;

@@ -2,6 +2,7 @@
 //! ever part of an event.
 
 use serde::{Deserialize, Serialize};
+use strum::VariantNames as _;
 
 use super::values::{Role, Username};
 
@@ -9,7 +10,9 @@ use super::values::{Role, Username};
 pub const ACCOUNT: &str = "account";
 
 /// Internally tagged like the customers' events.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr, strum::VariantNames,
+)]
 #[serde(tag = "type")]
 pub enum AccountEvent {
     AccountAdded {
@@ -67,30 +70,42 @@ pub enum ThrottledBy {
 
 impl AccountEvent {
     /// The names of all account events.
-    pub const TYPES: [&'static str; 9] = [
-        "AccountAdded",
-        "AccountDisabled",
-        "RoleChanged",
-        "PasswordChanged",
-        "SessionOpened",
-        "SessionBound",
-        "SessionClosed",
-        "TokenReplayDetected",
-        "LoginThrottled",
-    ];
+    pub const TYPES: &'static [&'static str] = Self::VARIANTS;
 
     #[must_use]
     pub fn event_type(&self) -> &'static str {
+        self.into()
+    }
+
+    /// Whether the event ends every session that was opened before it: those of the index
+    /// `changes_of_accounts`.
+    #[must_use]
+    pub fn ends_all_sessions(&self) -> bool {
         match self {
-            Self::AccountAdded { .. } => "AccountAdded",
-            Self::AccountDisabled {} => "AccountDisabled",
-            Self::RoleChanged { .. } => "RoleChanged",
-            Self::PasswordChanged {} => "PasswordChanged",
-            Self::SessionOpened { .. } => "SessionOpened",
-            Self::SessionBound { .. } => "SessionBound",
-            Self::SessionClosed { .. } => "SessionClosed",
-            Self::TokenReplayDetected { .. } => "TokenReplayDetected",
-            Self::LoginThrottled { .. } => "LoginThrottled",
+            Self::PasswordChanged {} | Self::RoleChanged { .. } | Self::AccountDisabled {} => true,
+            Self::AccountAdded { .. }
+            | Self::SessionOpened { .. }
+            | Self::SessionBound { .. }
+            | Self::SessionClosed { .. }
+            | Self::TokenReplayDetected { .. }
+            | Self::LoginThrottled { .. } => false,
+        }
+    }
+
+    /// Whether Redis must have the event's effect before it is trusted: those of the index
+    /// `events_of_sessions`.
+    #[must_use]
+    pub fn changes_sessions(&self) -> bool {
+        match self {
+            Self::SessionBound { .. }
+            | Self::SessionClosed { .. }
+            | Self::TokenReplayDetected { .. } => true,
+            Self::AccountAdded { .. }
+            | Self::AccountDisabled {}
+            | Self::RoleChanged { .. }
+            | Self::PasswordChanged {}
+            | Self::SessionOpened { .. }
+            | Self::LoginThrottled { .. } => self.ends_all_sessions(),
         }
     }
 
@@ -108,5 +123,15 @@ impl AccountEvent {
             | Self::TokenReplayDetected { .. }
             | Self::LoginThrottled { .. } => "1",
         }
+    }
+}
+
+impl cqrs_es::DomainEvent for AccountEvent {
+    fn event_type(&self) -> String {
+        self.event_type().to_owned()
+    }
+
+    fn event_version(&self) -> String {
+        self.event_version().to_owned()
     }
 }

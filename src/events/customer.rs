@@ -2,6 +2,7 @@
 //! one is enough to decide on.
 
 use serde::{Deserialize, Serialize};
+use strum::VariantNames as _;
 
 use super::values::{DateOfBirth, Name};
 
@@ -10,7 +11,9 @@ pub const CUSTOMER: &str = "customer";
 
 /// The payload is internally tagged and its fields stand in this order, in the log for ever:
 /// `{"type":"CustomerCreated","name":"Ada","dob":"1990-12-10"}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr, strum::VariantNames,
+)]
 #[serde(tag = "type")]
 pub enum CustomerEvent {
     CustomerCreated { name: Name, dob: DateOfBirth },
@@ -20,15 +23,11 @@ pub enum CustomerEvent {
 
 impl CustomerEvent {
     /// The names of all customer events.
-    pub const TYPES: [&'static str; 3] = ["CustomerCreated", "CustomerUpdated", "CustomerDeleted"];
+    pub const TYPES: &'static [&'static str] = Self::VARIANTS;
 
     #[must_use]
     pub fn event_type(&self) -> &'static str {
-        match self {
-            Self::CustomerCreated { .. } => "CustomerCreated",
-            Self::CustomerUpdated { .. } => "CustomerUpdated",
-            Self::CustomerDeleted {} => "CustomerDeleted",
-        }
+        self.into()
     }
 
     /// The version in which this program writes the event.

@@ -38,6 +38,14 @@ impl CustomerId {
     }
 }
 
+impl std::str::FromStr for CustomerId {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        Self::parse(text)
+    }
+}
+
 impl fmt::Display for CustomerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -46,7 +54,7 @@ impl fmt::Display for CustomerId {
 
 /// A customer's name: 1 to 128 Unicode scalar values, trimmed, in NFC, without control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String")]
 pub struct Name(String);
 
 /// The longest name, in Unicode scalar values after trimming and composing.
@@ -84,6 +92,23 @@ impl Name {
     }
 }
 
+impl TryFrom<String> for Name {
+    /// Names the member, since serde does not.
+    type Error = String;
+
+    /// As [`Name::parse`], without a copy of the usual name out of the log: ASCII is in NFC.
+    fn try_from(text: String) -> Result<Self, String> {
+        let plain = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
+        let is_normal = (1..=NAME_MAX_CHARS).contains(&text.len())
+            && text.bytes().all(plain)
+            && text.trim().len() == text.len();
+        if is_normal {
+            return Ok(Self(text));
+        }
+        Self::parse(&text).map_err(|error| format!("name {error}"))
+    }
+}
+
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -92,7 +117,7 @@ impl fmt::Display for Name {
 
 /// A date of birth: a real day from 1900-01-01 to the day on which it was parsed (UTC).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String")]
 pub struct DateOfBirth(NaiveDate);
 
 const DOB_SHAPE: ValueError = ValueError("must be a real date written YYYY-MM-DD");
@@ -136,6 +161,16 @@ impl DateOfBirth {
     }
 }
 
+impl TryFrom<String> for DateOfBirth {
+    /// Names the member, since serde does not.
+    type Error = String;
+
+    /// As [`DateOfBirth::parse`], for a date that was checked against the day on which it was recorded.
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::parse(&text, NaiveDate::MAX).map_err(|error| format!("dob {error}"))
+    }
+}
+
 impl fmt::Display for DateOfBirth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -145,7 +180,7 @@ impl fmt::Display for DateOfBirth {
 /// An account's user name, folded: NFKC, lower case, trimmed; 1 to 64 scalar values without white
 /// space, control characters or braces (a Redis hash tag is written in braces).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String")]
 pub struct Username(String);
 
 /// The longest user name, in Unicode scalar values after folding.
@@ -178,6 +213,15 @@ impl Username {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl TryFrom<String> for Username {
+    /// Names the member, since serde does not.
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::parse(&text).map_err(|error| format!("username {error}"))
     }
 }
 

@@ -9,7 +9,7 @@ use sqlx::{PgConnection, PgExecutor};
 
 use super::projection::ProjectionError;
 use super::table::{TableProjection, TableRow};
-use crate::events::customer::CustomerEvent;
+use crate::events::customer::{CUSTOMER, CustomerEvent};
 use crate::events::log::read::{LastEvent, ReadError};
 use crate::events::log::{StoredEvent, read};
 use crate::events::values::CustomerId;
@@ -42,7 +42,9 @@ pub async fn find(db: &mut PgConnection, id: CustomerId) -> Result<Option<Row>, 
     .fetch_one(&mut *db)
     .await?;
     if row.is_parked {
-        return Ok(read::last_event(db, id).await?.and_then(|last| of_last_event(id, last)));
+        return Ok(read::last_event(db, CUSTOMER, &id.to_string())
+            .await?
+            .and_then(|last| of_last_event(id, last)));
     }
     let (Some(name), Some(dob), Some(version), Some(created_at), Some(updated_at)) =
         (row.name, row.dob, row.version, row.created_at, row.updated_at)
@@ -53,7 +55,7 @@ pub async fn find(db: &mut PgConnection, id: CustomerId) -> Result<Option<Row>, 
 }
 
 /// The customer as its last event left it.
-fn of_last_event(id: CustomerId, last: LastEvent) -> Option<Row> {
+fn of_last_event(id: CustomerId, last: LastEvent<CustomerEvent>) -> Option<Row> {
     let (name, dob) = state(last.event)?;
     let (created_at, updated_at) = (last.created_at, last.recorded_at);
     Some(Row { id: id.get(), name, dob, version: last.sequence, created_at, updated_at })

@@ -35,8 +35,8 @@ fn asked() -> impl Strategy<Value = Asked> {
 impl Asked {
     fn append(&self, world: &str) -> Append {
         let event = |n: usize| NewEvent {
-            event_type: "CustomerUpdated",
-            event_version: "1",
+            event_type: "CustomerUpdated".into(),
+            event_version: "1".into(),
             payload: if self.poison && n == 0 {
                 "{".to_owned()
             } else {
@@ -49,7 +49,7 @@ impl Asked {
             aggregate_id: format!("{world}-{}", self.customer),
             expected: self.expected,
             events: (0..self.events).map(event).collect(),
-            metadata: Metadata::default(),
+            metadata: Metadata::default().into(),
             key: self.key.map(|(key, fingerprint)| IdempotencyKey {
                 account: world.to_owned(),
                 key: key.to_string(),

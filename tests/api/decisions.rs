@@ -2,6 +2,7 @@
 
 use chrono::NaiveDate;
 use cqrs_es::test::TestFramework;
+use customers::commands::LastEventAggregate as _;
 use customers::commands::customer::{Customer, State};
 use customers::commands::{CustomerCommand, IfMatch, Refusal};
 use customers::events::customer::CustomerEvent;
@@ -124,7 +125,7 @@ fn payloads_are_written_byte_by_byte_as_they_stand_in_the_log_for_ever() {
     ] {
         let new = NewEvent::from(&event);
         assert_eq!(new.payload, payload);
-        assert_eq!((new.event_type, new.event_version), (event.event_type(), "1"));
+        assert_eq!((&*new.event_type, &*new.event_version), (event.event_type(), "1"));
         assert_eq!(serde_json::from_str::<CustomerEvent>(payload).unwrap(), event);
     }
 }
@@ -231,7 +232,7 @@ proptest! {
             folded.apply(event.clone());
         }
         let (version, last) = (1..).zip(events).last().expect("there is one");
-        prop_assert_eq!(folded, Customer::from_last(version, last));
+        prop_assert_eq!(folded, Customer::after(version, last));
     }
 
     #[test]

@@ -193,7 +193,7 @@ async fn lost_connections_and_taken_ids_change_nothing() {
                 name: name.clone(),
                 dob,
             })],
-            metadata: Metadata::of_program("test"),
+            metadata: Metadata::of_program("test").into(),
             key: None,
         };
         let mut owner = PgConnection::connect(service.database_url()).await.unwrap();

@@ -51,7 +51,7 @@ async fn append_many(service: &Service, login: &Login) {
                 aggregate_id: id.to_string(),
                 expected: Some(0),
                 events: vec![NewEvent::from(&event)],
-                metadata: Metadata::of_program("test"),
+                metadata: Metadata::of_program("test").into(),
                 key: None,
             }
         })

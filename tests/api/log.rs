@@ -1,6 +1,7 @@
 //! The log: gapless, in commit order, append-only.
 
 use customers::commands::{Bus, BusError, CustomerCommand, IfMatch, Refusal};
+use customers::events::customer::{CUSTOMER, CustomerEvent};
 use customers::events::log::{Append, AppendError, NewEvent, Outcome, append, read};
 use customers::events::metadata::Metadata;
 use customers::events::values::{DateOfBirth, Name};
@@ -103,7 +104,9 @@ async fn fifty_writers_on_one_customer_lose_nothing_and_with_a_version_one_wins(
     for written in futures_util::future::join_all(all).await {
         written.unwrap();
     }
-    let last = read::last_event(&service.pools.read, created.id).await.unwrap().unwrap();
+    let id = created.id.to_string();
+    let last = read::last_event::<CustomerEvent>(&service.pools.read, CUSTOMER, &id).await;
+    let last = last.unwrap().unwrap();
     assert_eq!(last.sequence, 51);
 
     let one = (100..150).map(|i| update(i, IfMatch::OneOf(vec![51])));
@@ -123,7 +126,7 @@ async fn a_batch_gives_each_command_its_own_outcome_and_appends_all_or_nothing_o
     let service = Service::start().await;
     let event = |n: usize| {
         let payload = format!(r#"{{"type":"CustomerUpdated","name":"{n}","dob":"1990-12-10"}}"#);
-        NewEvent { event_type: "CustomerUpdated", event_version: "1", payload }
+        NewEvent { event_type: "CustomerUpdated".into(), event_version: "1".into(), payload }
     };
     let command = |id: &str, expected, events: usize| Append {
         command_id: uuid::Uuid::from_u128(7),
@@ -131,7 +134,7 @@ async fn a_batch_gives_each_command_its_own_outcome_and_appends_all_or_nothing_o
         aggregate_id: id.to_owned(),
         expected,
         events: (0..events).map(event).collect(),
-        metadata: Metadata::default(),
+        metadata: Metadata::default().into(),
         key: None,
     };
     let outcomes = futures_util::future::join_all(
@@ -201,16 +204,16 @@ async fn a_create_that_meets_a_taken_id_takes_another() {
         aggregate_id: "1".into(),
         expected: Some(0),
         events: vec![NewEvent {
-            event_type: "CustomerDeleted",
-            event_version: "1",
+            event_type: "CustomerDeleted".into(),
+            event_version: "1".into(),
             payload: r#"{"type":"CustomerDeleted"}"#.into(),
         }],
-        metadata: Metadata::default(),
+        metadata: Metadata::default().into(),
         key: None,
     };
     append(&service.pools.accounts, &[taken]).await.unwrap();
     let written = bus(&service).create(name, dob, Metadata::default()).await.unwrap();
-    assert_eq!((written.id.get(), written.version), (33, 1), "the first id of the next block");
+    assert_eq!((written.id.get(), written.version()), (33, 1), "the first id of the next block");
     service.stop().await;
 }
 

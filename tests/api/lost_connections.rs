@@ -55,15 +55,15 @@ async fn a_connection_cut_between_commit_and_answer_changes_no_answer() {
         proxy.arm(cut);
         let (name, dob) = demo::person(round);
         let written = if round % 3 == 0 {
-            let if_match = IfMatch::OneOf(vec![created.version]);
+            let if_match = IfMatch::OneOf(vec![created.version()]);
             let command = CustomerCommand::Update { name, dob, if_match };
             bus.change(created.id, command, origin(key)).await.unwrap()
         } else {
             bus.create(name, dob, origin(key)).await.unwrap()
         };
         assert!(!proxy.is_armed(), "{round}: nothing was cut");
-        let expected = if round % 3 == 0 { created.version + 1 } else { 1 };
-        assert_eq!((written.position, written.version), (before + 1, expected), "{round}");
+        let expected = if round % 3 == 0 { created.version() + 1 } else { 1 };
+        assert_eq!((written.position, written.version()), (before + 1, expected), "{round}");
         assert_eq!(read::head(&service.pools.read).await.unwrap(), before + 1, "{round}");
         if round % 3 == 0 {
             created = written;

@@ -9,6 +9,7 @@ mod batches;
 mod binding;
 mod cli;
 mod cluster;
+mod cqrs_es;
 mod crash;
 mod customers;
 mod decisions;

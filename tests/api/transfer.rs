@@ -126,19 +126,34 @@ async fn a_log_that_is_not_whole_is_not_taken_over() {
         rest.map(|(_, line)| *line).collect::<Vec<_>>().join("\n")
     };
     let last = lines.len() - 1;
+    let long = format!("\"{}\"", "x".repeat(5000));
     let cases = [
-        (without(last), "cut off"),
+        (without(last), "truncated"),
         (without(last)[..200].to_owned(), "line 1: "),
         (without(3), "line 4: position 5 follows 3"),
         (without(last - 1), "the summary says"),
-        (export.replace("CustomerDeleted", "CustomerErased"), "cannot be read"),
-        (export.replace("\"customer\"", "\"account\""), "cannot be read"),
-        (export.replace("1990-12-11", "1990-13-11"), "cannot be read"),
+        (export.replace("CustomerDeleted", "CustomerErased"), "cannot be decoded"),
+        (export.replace("\"customer\"", "\"account\""), "cannot be decoded"),
+        (export.replace("1990-12-11", "1990-13-11"), "cannot be decoded"),
         (export.replace("\"version\":\"1\"", "\"version\":\"9\""), "version 9 of"),
         (export.replace("\"sequence\":2", "\"sequence\":7"), "have a gap"),
-        (export.clone() + lines[0], "stands behind the summary"),
+        // What every other door refuses.
+        (export.replace("\"Ada King\"", "\"\""), "name must not be empty"),
+        (export.replace("\"Ada King\"", &long), "name must have at most 128 characters"),
+        (export.replace("Ada King", "Ada\\u0000"), "name must not contain control characters"),
+        (export.replace("1990-12-11", "1066-12-11"), "dob must not be before 1900-01-01"),
+        (export.replace("1990-12-11", "2990-12-11"), "dob must not be after the day of"),
+        (
+            export.replace("\"aggregate_id\":\"6\"", "\"aggregate_id\":\"06\""),
+            "aggregate_id must be",
+        ),
+        (
+            export.replace("\"aggregate_type\":\"customer\"", "\"aggregate_type\":\"x\""),
+            "x is unknown",
+        ),
+        (export.clone() + lines[0], "follows the summary"),
         ("nonsense".to_owned(), "line 1: "),
-        (String::new(), "cut off"),
+        (String::new(), "truncated"),
     ];
     for (file, expected) in cases {
         std::fs::write(place.join("log.ndjson"), file).unwrap();

@@ -5,8 +5,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
-use super::payload::{NewEvent, encode};
-use crate::events::metadata::Metadata;
+use super::payload::{EncodedMetadata, NewEvent};
 
 /// The events of one command, on their way into the log: all of them or none.
 #[derive(Debug, Clone)]
@@ -19,7 +18,7 @@ pub struct Append {
     pub expected: Option<i64>,
     /// None only of a command with a key that changes nothing.
     pub events: Vec<NewEvent>,
-    pub metadata: Metadata,
+    pub metadata: EncodedMetadata,
     pub key: Option<IdempotencyKey>,
 }
 
@@ -58,10 +57,6 @@ pub struct Appended {
 /// Appends the commands' events in the order given and returns one outcome per command, in the same
 /// order. In autocommit the events are durable when this returns. No aggregate and no key may stand
 /// there twice.
-///
-/// # Errors
-/// When PostgreSQL refuses a value (nothing is appended then) or the connection is lost (the outcome
-/// is unknown then).
 pub async fn append<'a>(
     executor: impl PgExecutor<'_>,
     commands: impl IntoIterator<Item = &'a Append>,
@@ -91,7 +86,7 @@ pub async fn append<'a>(
         &columns.event_types as &[Option<&str>],
         &columns.event_versions as &[Option<&str>],
         &columns.payloads as &[Option<&str>],
-        &columns.metadatas,
+        &columns.metadatas as &[&str],
         &columns.key_accounts as &[Option<&str>],
         &columns.keys as &[Option<&str>],
         &columns.fingerprints as &[Option<&[u8]>],
@@ -128,10 +123,10 @@ async fn append_one(
         command.aggregate_type,
         command.aggregate_id,
         command.expected,
-        event.event_type,
-        event.event_version,
+        event.event_type.as_ref(),
+        event.event_version.as_ref(),
         event.payload,
-        encode(&command.metadata),
+        command.metadata.as_str(),
         key.map(|key| key.account.as_str()),
         key.map(|key| key.key.as_str()),
         key.map(|key| key.fingerprint.as_slice())
@@ -173,7 +168,7 @@ struct Columns<'a> {
     event_types: Vec<Option<&'a str>>,
     event_versions: Vec<Option<&'a str>>,
     payloads: Vec<Option<&'a str>>,
-    metadatas: Vec<String>,
+    metadatas: Vec<&'a str>,
     key_accounts: Vec<Option<&'a str>>,
     keys: Vec<Option<&'a str>>,
     fingerprints: Vec<Option<&'a [u8]>>,
@@ -206,10 +201,10 @@ impl<'a> Columns<'a> {
         self.aggregate_ids.push(&command.aggregate_id);
         self.expected.push(command.expected);
         self.ordinals.push(ordinal);
-        self.event_types.push(event.map(|event| event.event_type));
-        self.event_versions.push(event.map(|event| event.event_version));
+        self.event_types.push(event.map(|event| event.event_type.as_ref()));
+        self.event_versions.push(event.map(|event| event.event_version.as_ref()));
         self.payloads.push(event.map(|event| event.payload.as_str()));
-        self.metadatas.push(encode(&command.metadata));
+        self.metadatas.push(command.metadata.as_str());
         self.key_accounts.push(key.map(|key| key.account.as_str()));
         self.keys.push(key.map(|key| key.key.as_str()));
         self.fingerprints.push(key.map(|key| key.fingerprint.as_slice()));

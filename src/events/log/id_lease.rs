@@ -41,7 +41,7 @@ impl IdLease {
     }
 
     /// Gives the rest of the block up: an id out of it turned out to be taken.
-    pub async fn drop_block(&self) {
+    pub async fn discard_block(&self) {
         *self.left.lock().await = 0..0;
     }
 }

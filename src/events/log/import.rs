@@ -5,7 +5,7 @@ use sqlx::{PgExecutor, PgPool};
 use uuid::Uuid;
 
 use super::NewEvent;
-use super::payload::encode;
+use super::payload::EncodedMetadata;
 use crate::events::metadata::Metadata;
 use crate::events::values::CustomerId;
 
@@ -58,9 +58,6 @@ impl From<sqlx::Error> for ChunkError {
 }
 
 /// What is known of an import, if anything is.
-///
-/// # Errors
-/// [`ChunkError::FileMismatch`], or when PostgreSQL cannot be asked.
 pub async fn progress(
     executor: impl PgExecutor<'_>,
     key: &ImportKey,
@@ -87,9 +84,6 @@ pub async fn progress(
 
 /// Appends a chunk of creates and moves the import from line `before` to line `after`; appends
 /// nothing when the import has come to another line. Returns how far it has come.
-///
-/// # Errors
-/// See [`ChunkError`].
 pub async fn append_chunk(
     executor: impl PgExecutor<'_>,
     key: &ImportKey,
@@ -101,6 +95,7 @@ pub async fn append_chunk(
     let command_ids: Vec<Uuid> = creates.iter().map(|_| crate::clock::new_id()).collect();
     let aggregate_ids: Vec<String> = creates.iter().map(|(id, _)| id.to_string()).collect();
     let payloads: Vec<&str> = creates.iter().map(|(_, event)| event.payload.as_str()).collect();
+    let metadata = EncodedMetadata::from(metadata);
     let row = sqlx::query!(
         r#"select lines_done as "lines_done!", created as "created!",
                   last_position as "last_position!", others as "others!"
@@ -112,10 +107,10 @@ pub async fn append_chunk(
         after,
         &command_ids,
         &aggregate_ids,
-        first.event_type,
-        first.event_version,
+        first.event_type.as_ref(),
+        first.event_version.as_ref(),
         &payloads as &[&str],
-        encode(metadata)
+        metadata.as_str()
     )
     .fetch_one(executor)
     .await?;
@@ -128,9 +123,6 @@ pub async fn append_chunk(
 }
 
 /// Forgets an import.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked.
 pub async fn forget(pool: &PgPool, key: &ImportKey) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "delete from imports where account = $1 and import_id = $2 and fingerprint = $3",
@@ -144,9 +136,6 @@ pub async fn forget(pool: &PgPool, key: &ImportKey) -> Result<(), sqlx::Error> {
 }
 
 /// Forgets imports with which nobody went on for a week, step by step.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked; what was forgotten stays so.
 pub async fn purge(pool: &PgPool) -> Result<(), sqlx::Error> {
     loop {
         let forgotten = sqlx::query!(

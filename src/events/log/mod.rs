@@ -1,42 +1,37 @@
 //! The log: events in the order in which they were committed, on PostgreSQL.
 
-/// The one way in.
+/// Commands' events into the log: one call, under the append lock.
 pub mod append;
 
-/// Many commands in one call.
+/// Group append: the commands that wait, in one call.
 pub mod appender;
 
-/// A connection that was lost between a call and its answer.
+/// What became of a call whose connection was lost.
 mod append_recovery;
 
-/// Ways to read it back.
+/// Reads the log.
 pub mod read;
 
-/// The log for other programs, page by page.
-pub mod feed;
-
-/// Says that it has grown.
+/// Tells that the log has grown, across processes.
 pub mod notify;
 
-/// Its end, for everybody who follows it.
-pub mod tail;
-
-/// An event as other programs are shown it.
-pub mod event_format;
-
-/// The one place where a payload is written and the one where it is read.
+/// Encodes and decodes payloads and metadata.
 pub mod payload;
+
+/// The log as a repository of cqrs-es.
+pub mod event_repository;
 
 /// Chunks of an import.
 pub mod import;
 
-/// A whole log from one installation into another.
-pub mod log_copy;
+/// A whole log into an empty installation.
+pub mod restore;
 
-/// Blocks of customer ids.
+/// Customer ids, leased in blocks.
 pub mod id_lease;
 
 pub use append::{Append, Appended, IdempotencyKey, Outcome, append};
 pub use appender::{AppendError, Appender};
-pub use payload::{DecodeError, NewEvent};
+pub use event_repository::EventRepository;
+pub use payload::{DecodeError, EncodedMetadata, NewEvent};
 pub use read::StoredEvent;

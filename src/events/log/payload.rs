@@ -3,38 +3,60 @@
 
 use std::borrow::Cow;
 
-use serde::{Serialize, de::DeserializeOwned};
+use cqrs_es::DomainEvent;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::events::account::AccountEvent;
 use crate::events::customer::{CUSTOMER, CustomerEvent};
+use crate::events::metadata::Metadata;
 use crate::events::upcast;
 
 /// An event on its way into the log.
 #[derive(Debug, Clone)]
 pub struct NewEvent {
-    pub event_type: &'static str,
-    pub event_version: &'static str,
+    pub event_type: Cow<'static, str>,
+    pub event_version: Cow<'static, str>,
     /// JSON, tagged with its type, its fields in the order of their declaration.
     pub payload: String,
 }
 
-impl From<&CustomerEvent> for NewEvent {
-    fn from(event: &CustomerEvent) -> Self {
+impl<E: DomainEvent> From<&E> for NewEvent {
+    fn from(event: &E) -> Self {
         Self {
-            event_type: event.event_type(),
-            event_version: event.event_version(),
+            event_type: event.event_type().into(),
+            event_version: event.event_version().into(),
             payload: encode(event),
         }
     }
 }
 
-impl From<&AccountEvent> for NewEvent {
-    fn from(event: &AccountEvent) -> Self {
-        Self {
-            event_type: event.event_type(),
-            event_version: event.event_version(),
-            payload: encode(event),
-        }
+/// Metadata as the log stores it: the JSON of a flat object of strings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedMetadata(String);
+
+impl EncodedMetadata {
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Any flat object of strings; an error for another shape, which cqrs-es could not load again.
+    pub(super) fn parse(metadata: &serde_json::Value) -> Result<Self, DecodeError> {
+        let members: std::collections::BTreeMap<String, String> =
+            Deserialize::deserialize(metadata)?;
+        Ok(Self(encode(&members)))
+    }
+}
+
+impl From<Metadata> for EncodedMetadata {
+    fn from(metadata: Metadata) -> Self {
+        (&metadata).into()
+    }
+}
+
+impl From<&Metadata> for EncodedMetadata {
+    fn from(metadata: &Metadata) -> Self {
+        Self(encode(metadata))
     }
 }
 
@@ -43,10 +65,7 @@ pub(super) fn encode(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("events and metadata are plain structs with string keys")
 }
 
-/// An event out of the log, whatever version it was written in.
-///
-/// # Errors
-/// When it is none that this program knows.
+/// Decodes a stored event of any version into today's version.
 pub fn decode<E: DeserializeOwned>(
     event_type: &str,
     event_version: &str,
@@ -62,9 +81,6 @@ pub fn decode<E: DeserializeOwned>(
 }
 
 /// The payload in today's version: the stored bytes when that is how it was written.
-///
-/// # Errors
-/// When it is no event that this program knows.
 pub fn current<'a>(
     event_type: &str,
     event_version: &str,
@@ -81,10 +97,7 @@ pub fn current<'a>(
     Ok(Cow::Owned(text))
 }
 
-/// Whether an event from elsewhere is one that this program can read, of an aggregate of that type.
-///
-/// # Errors
-/// When it is not.
+/// Checks that an event from elsewhere can be decoded, as one of an aggregate of that type.
 pub fn check(
     aggregate_type: &str,
     event_type: &str,
@@ -99,11 +112,11 @@ pub fn check(
     Ok(())
 }
 
-/// A stored event that this program cannot read.
+/// A stored event that this program cannot decode.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    #[error("the stored event cannot be read: {0}")]
+    #[error("the stored event cannot be decoded: {0}")]
     Json(#[from] serde_json::Error),
-    #[error("version {1} of {0} is not known here: a newer program wrote it")]
+    #[error("version {1} of {0} is unknown: a newer program wrote it")]
     Version(String, String),
 }

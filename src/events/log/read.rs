@@ -1,16 +1,28 @@
-//! Ways to read the log back. Every query names the position or the stream it starts from; none
-//! sorts.
+//! Reads the log. Every query names the position or the stream that it starts from; none sorts.
 
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use sqlx::PgExecutor;
 
 use super::payload::{DecodeError, decode};
-use crate::events::customer::{CUSTOMER, CustomerEvent};
+use crate::events::customer::CUSTOMER;
 use crate::events::metadata::Metadata;
 use crate::events::values::CustomerId;
 
-/// An event as it stands in the log.
+/// A checked query for whole events, with the column list in one place; `$rest` follows `from events`.
+macro_rules! stored_events {
+    ($rest:tt, $($parameter:expr),* $(,)?) => {
+        sqlx::query_as!(
+            StoredEvent,
+            r#"select position, aggregate_type, aggregate_id, sequence, event_type, event_version,
+                      payload::text as "payload!", metadata::text as "metadata!", recorded_at
+               from events "# + $rest,
+            $($parameter),*
+        )
+    };
+}
+
+/// An event as it is stored in the log.
 #[derive(Debug, Clone)]
 pub struct StoredEvent {
     pub position: i64,
@@ -50,31 +62,25 @@ impl StoredEvent {
     }
 }
 
-/// A customer's last event and what else an answer tells of it.
+/// The last event of a stream, and the time of its first.
 #[derive(Debug, Clone)]
-pub struct LastEvent {
-    pub event: CustomerEvent,
+pub struct LastEvent<E> {
+    pub event: E,
     pub position: i64,
     pub sequence: i64,
     pub recorded_at: DateTime<Utc>,
-    /// The time of the customer's first event.
+    /// The time of the stream's first event.
     pub created_at: DateTime<Utc>,
 }
 
-/// The position of the last event in the log; 0 when there is none.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked.
+/// The position of the last event in the log; 0 when the log is empty.
 pub async fn head(executor: impl PgExecutor<'_>) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar!(r#"select coalesce(max(position), 0) as "head!" from events"#)
         .fetch_one(executor)
         .await
 }
 
-/// Whether any customer was ever created here.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked.
+/// Whether the log has an event of any customer.
 pub async fn has_customers(executor: impl PgExecutor<'_>) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar!(
         r#"select exists (select from events where aggregate_type = $1) as "exists!""#,
@@ -84,14 +90,12 @@ pub async fn has_customers(executor: impl PgExecutor<'_>) -> Result<bool, sqlx::
     .await
 }
 
-/// The customer's last event, or `None` if it was never created.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked or the event cannot be read.
-pub async fn last_event(
+/// The last event of a stream; `None` if the stream is empty.
+pub async fn last_event<E: DeserializeOwned>(
     executor: impl PgExecutor<'_>,
-    id: CustomerId,
-) -> Result<Option<LastEvent>, ReadError> {
+    aggregate_type: &str,
+    aggregate_id: &str,
+) -> Result<Option<LastEvent<E>>, ReadError> {
     let row = sqlx::query!(
         r#"select e.position, e.sequence, e.recorded_at, e.event_type, e.event_version,
                   e.payload::text as "payload!",
@@ -102,8 +106,8 @@ pub async fn last_event(
            where e.aggregate_type = $1 and e.aggregate_id = $2
            order by e.sequence desc
            limit 1"#,
-        CUSTOMER,
-        id.to_string()
+        aggregate_type,
+        aggregate_id
     )
     .fetch_optional(executor)
     .await?;
@@ -119,14 +123,12 @@ pub async fn last_event(
     .transpose()
 }
 
-/// Whose event stands at `position`, and the customer as it left it.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked, no customer's event stands there or it cannot be read.
-pub async fn customer_at(
+/// The event at `position`, which is one of an aggregate of that type, and the aggregate's id.
+pub async fn event_at<E: DeserializeOwned>(
     executor: impl PgExecutor<'_>,
+    aggregate_type: &str,
     position: i64,
-) -> Result<(CustomerId, LastEvent), ReadError> {
+) -> Result<(String, LastEvent<E>), ReadError> {
     let row = sqlx::query!(
         r#"select e.aggregate_id, e.sequence, e.recorded_at, e.event_type, e.event_version,
                   e.payload::text as "payload!",
@@ -136,12 +138,10 @@ pub async fn customer_at(
            from events e
            where e.position = $1 and e.aggregate_type = $2"#,
         position,
-        CUSTOMER
+        aggregate_type
     )
     .fetch_one(executor)
     .await?;
-    let id = CustomerId::parse(&row.aggregate_id)
-        .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
     let last = LastEvent {
         event: decode(&row.event_type, &row.event_version, &row.payload)?,
         position,
@@ -149,26 +149,19 @@ pub async fn customer_at(
         recorded_at: row.recorded_at,
         created_at: row.created_at,
     };
-    Ok((id, last))
+    Ok((row.aggregate_id, last))
 }
 
-/// Up to `limit` events behind `after`, in the order of their positions.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked.
+/// Up to `limit` events after the position `after`, in the order of their positions.
 pub async fn page(
     executor: impl PgExecutor<'_>,
     after: i64,
     limit: i64,
 ) -> Result<Vec<StoredEvent>, sqlx::Error> {
-    sqlx::query_as!(
-        StoredEvent,
-        r#"select position, aggregate_type, aggregate_id, sequence, event_type, event_version,
-                  payload::text as "payload!", metadata::text as "metadata!", recorded_at
-           from events
-           where position > $1
+    stored_events!(
+        "where position > $1
            order by position
-           limit $2"#,
+           limit $2",
         after,
         limit
     )
@@ -176,27 +169,22 @@ pub async fn page(
     .await
 }
 
-/// Up to `limit` events behind `after` that end or bind sessions, in the order of their positions.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked.
+/// Up to `limit` events after the position `after` that change sessions
+/// ([`AccountEvent::changes_sessions`](crate::events::account::AccountEvent::changes_sessions)), in the
+/// order of their positions.
 pub async fn of_sessions(
     executor: impl PgExecutor<'_>,
     after: i64,
     limit: i64,
 ) -> Result<Vec<StoredEvent>, sqlx::Error> {
     // Word for word the condition of the index events_of_sessions.
-    sqlx::query_as!(
-        StoredEvent,
-        r#"select position, aggregate_type, aggregate_id, sequence, event_type, event_version,
-                  payload::text as "payload!", metadata::text as "metadata!", recorded_at
-           from events
-           where aggregate_type = 'account' and event_type in (
+    stored_events!(
+        "where aggregate_type = 'account' and event_type in (
                'SessionBound', 'SessionClosed', 'TokenReplayDetected',
                'PasswordChanged', 'RoleChanged', 'AccountDisabled'
            ) and position > $1
            order by position
-           limit $2"#,
+           limit $2",
         after,
         limit
     )
@@ -204,10 +192,7 @@ pub async fn of_sessions(
     .await
 }
 
-/// The last position of the log `seconds` ago; 0 if it was empty.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked.
+/// The last position of the log `seconds` ago; 0 if the log was empty then.
 pub async fn position_before(
     executor: impl PgExecutor<'_>,
     seconds: i64,
@@ -221,29 +206,22 @@ pub async fn position_before(
     .await
 }
 
-/// Up to `limit` events of customers, stream by stream: behind the event of that aggregate and
-/// sequence, of aggregates before `to`, not behind `position`.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked.
+/// Up to `limit` events of customers, stream by stream: after the event of that aggregate id and
+/// sequence, of ids before `to`, up to `position`.
 pub async fn streams(
     executor: impl PgExecutor<'_>,
-    (behind, sequence): (&str, i64),
+    (after, sequence): (&str, i64),
     to: &str,
     position: i64,
     limit: i64,
 ) -> Result<Vec<StoredEvent>, sqlx::Error> {
-    sqlx::query_as!(
-        StoredEvent,
-        r#"select position, aggregate_type, aggregate_id, sequence, event_type, event_version,
-                  payload::text as "payload!", metadata::text as "metadata!", recorded_at
-           from events
-           where aggregate_type = $1 and (aggregate_id, sequence) > ($2, $3) and aggregate_id < $4
+    stored_events!(
+        "where aggregate_type = $1 and (aggregate_id, sequence) > ($2, $3) and aggregate_id < $4
              and position <= $5
            order by aggregate_id, sequence
-           limit $6"#,
+           limit $6",
         CUSTOMER,
-        behind,
+        after,
         sequence,
         to,
         position,
@@ -253,22 +231,15 @@ pub async fn streams(
     .await
 }
 
-/// The events of a customer from `from` to `to`, oldest first.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked.
+/// The events of a customer from position `from` to position `to`, both included, oldest first.
 pub async fn stream(
     executor: impl PgExecutor<'_>,
     id: CustomerId,
     (from, to): (i64, i64),
 ) -> Result<Vec<StoredEvent>, sqlx::Error> {
-    sqlx::query_as!(
-        StoredEvent,
-        r#"select position, aggregate_type, aggregate_id, sequence, event_type, event_version,
-                  payload::text as "payload!", metadata::text as "metadata!", recorded_at
-           from events
-           where aggregate_type = $1 and aggregate_id = $2 and position between $3 and $4
-           order by sequence"#,
+    stored_events!(
+        "where aggregate_type = $1 and aggregate_id = $2 and position between $3 and $4
+           order by sequence",
         CUSTOMER,
         id.to_string(),
         from,
@@ -278,11 +249,8 @@ pub async fn stream(
     .await
 }
 
-/// The position of the last event recorded up to `moment` (migration 0007); `None` when the moment
-/// has not come yet.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked.
+/// The position of the last event recorded up to `moment` (migration 0007); `None` when the moment is
+/// in the future.
 pub async fn position_at(
     executor: impl PgExecutor<'_>,
     moment: DateTime<Utc>,
@@ -290,10 +258,7 @@ pub async fn position_at(
     sqlx::query_scalar!("select position_at($1)", moment).fetch_one(executor).await
 }
 
-/// Where and when each event of a customer was recorded, by sequence from 1.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked.
+/// Position and time of each event of a customer, by sequence from 1.
 pub async fn positions(
     executor: impl PgExecutor<'_>,
     id: CustomerId,
@@ -308,6 +273,99 @@ pub async fn positions(
     .fetch_all(executor)
     .await?;
     Ok(rows.into_iter().map(|row| (row.position, row.recorded_at)).collect())
+}
+
+/// Up to `limit` events after `after` and up to `end` that match, in the order of their positions. An
+/// absent filter matches everything.
+pub async fn matching(
+    executor: impl PgExecutor<'_>,
+    (after, end): (i64, i64),
+    limit: i64,
+    event_type: Option<&str>,
+    actor: Option<&str>,
+) -> Result<Vec<StoredEvent>, sqlx::Error> {
+    stored_events!(
+        "where position > $1 and position <= $2
+           and ($3::text is null or event_type = $3)
+           and ($4::text is null or metadata ->> 'actor' = $4)
+         order by position
+         limit $5",
+        after,
+        end,
+        event_type,
+        actor,
+        limit
+    )
+    .fetch_all(executor)
+    .await
+}
+
+/// As [`matching`], of one customer, by its stream: in one stream the order of sequences is the order
+/// of positions.
+pub async fn matching_of_customer(
+    executor: impl PgExecutor<'_>,
+    customer: CustomerId,
+    (after, end): (i64, i64),
+    limit: i64,
+    event_type: Option<&str>,
+    actor: Option<&str>,
+) -> Result<Vec<StoredEvent>, sqlx::Error> {
+    stored_events!(
+        "where aggregate_type = $1 and aggregate_id = $2 and position > $3 and position <= $4
+           and ($5::text is null or event_type = $5)
+           and ($6::text is null or metadata ->> 'actor' = $6)
+         order by sequence
+         limit $7",
+        CUSTOMER,
+        customer.to_string(),
+        after,
+        end,
+        event_type,
+        actor,
+        limit
+    )
+    .fetch_all(executor)
+    .await
+}
+
+/// Up to `limit` events of an aggregate after the sequence `after`, in the order of their sequences.
+pub(super) async fn stream_page(
+    executor: impl PgExecutor<'_>,
+    aggregate_type: &str,
+    aggregate_id: &str,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<StoredEvent>, sqlx::Error> {
+    stored_events!(
+        "where aggregate_type = $1 and aggregate_id = $2 and sequence > $3
+         order by sequence
+         limit $4",
+        aggregate_type,
+        aggregate_id,
+        after,
+        limit
+    )
+    .fetch_all(executor)
+    .await
+}
+
+/// Up to `limit` events of aggregates of one type after the position `after`, in the order of the log.
+pub(super) async fn type_page(
+    executor: impl PgExecutor<'_>,
+    aggregate_type: &str,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<StoredEvent>, sqlx::Error> {
+    stored_events!(
+        "where aggregate_type = $1 and position > $2
+         order by position
+         limit $3",
+        aggregate_type,
+        after,
+        limit
+    )
+    .fetch_all(executor)
+    .await
 }
 
 /// Why the log could not be read.

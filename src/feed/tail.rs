@@ -12,10 +12,10 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 
-use super::DecodeError;
-use super::feed::{self, FeedEvent, Filter};
-use super::notify::Subscription;
-use super::read::{self, ReadError};
+use super::page::{self, Filter};
+use crate::events::log::notify::Subscription;
+use crate::events::log::read::{self, ReadError};
+use crate::events::log::{DecodeError, StoredEvent};
 
 /// How many events the tail reads at a time.
 const PAGE: i64 = 500;
@@ -42,7 +42,7 @@ const POLL: Duration = Duration::from_secs(1);
 const FAILURE_PAUSE: Duration = Duration::from_millis(250);
 
 /// How an event is written for those who follow.
-pub type Frame = fn(&FeedEvent) -> Result<String, DecodeError>;
+pub type Frame = fn(&StoredEvent) -> Result<String, DecodeError>;
 
 /// The tail of this process. Clones lead to the same one.
 #[derive(Clone)]
@@ -152,13 +152,13 @@ impl Tail {
         limit: i64,
         bytes: usize,
     ) -> Result<Vec<Chunk>, ReadError> {
-        let page = feed::page(&self.0.pool, after, head, limit, &Filter::default()).await?;
+        let page = page::page(&self.0.pool, after, head, limit, &Filter::default()).await?;
         Ok(encode_chunks(&page.events, self.0.frame, bytes)?)
     }
 }
 
 fn encode_chunks(
-    events: &[FeedEvent],
+    events: &[StoredEvent],
     frame: Frame,
     bytes: usize,
 ) -> Result<Vec<Chunk>, DecodeError> {

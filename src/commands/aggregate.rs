@@ -1,0 +1,38 @@
+//! What the bus needs of an aggregate beyond cqrs-es's `Aggregate`.
+
+use std::fmt::Display;
+use std::hash::Hash;
+use std::str::FromStr;
+
+use cqrs_es::Aggregate;
+
+use super::refusal::Refusal;
+
+/// An aggregate each of whose events carries the whole state that holds after it, so that the last
+/// event is enough to decide on.
+pub trait LastEventAggregate:
+    Aggregate<Services = (), Error = Refusal, Command: Clone + Send + Sync, Event: Send + Sync>
+    + Clone
+    + 'static
+{
+    /// Its `aggregate_id` in the log, as text.
+    type Id: Copy + Eq + Hash + Display + FromStr + Send + Sync + 'static;
+
+    /// The aggregate after its event number `sequence`.
+    fn after(sequence: i64, last: Self::Event) -> Self;
+
+    /// The number of its events; 0 before the first.
+    fn sequence(&self) -> i64;
+
+    /// The SHA-256 of a command and its target (`None`: a new aggregate): equal for equal requests.
+    fn fingerprint(command: &Self::Command, id: Option<Self::Id>) -> Vec<u8>;
+}
+
+/// Ids of new aggregates.
+pub trait IdSource<Id>: Send + Sync + 'static {
+    /// An id that no process was given before.
+    fn next(&self) -> impl Future<Output = Result<Id, sqlx::Error>> + Send;
+
+    /// Called when an id turned out to be taken.
+    fn discard(&self) -> impl Future<Output = ()> + Send;
+}

@@ -1,0 +1,109 @@
+//! Writes a whole log into an empty installation: the same positions, times and bytes.
+
+use chrono::{DateTime, Utc};
+use sqlx::{Connection as _, PgConnection};
+
+use crate::clock;
+use crate::events::customer::CUSTOMER;
+use crate::postgres::copy::CopyEncoder;
+
+/// How many bytes go to PostgreSQL at a time.
+const PIECE: usize = 64 * 1024;
+
+/// An event of another installation's log.
+#[derive(Debug, Clone)]
+pub struct RestoredEvent {
+    pub position: i64,
+    pub aggregate_type: String,
+    pub aggregate_id: String,
+    pub sequence: i64,
+    pub event_type: String,
+    pub event_version: String,
+    pub payload: String,
+    pub metadata: String,
+    pub recorded_at: DateTime<Utc>,
+}
+
+/// Why a log was not restored. Nothing of it is there then.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    #[error("the log is not empty: only an empty installation can take another's log")]
+    NotEmpty,
+    #[error("the sequences of {0} {1} have a gap")]
+    SequenceGap(String, String),
+    #[error("cannot write to PostgreSQL: {0}")]
+    Database(#[from] sqlx::Error),
+}
+
+/// Writes the events in one transaction, as the owner of the table. Their positions are 1, 2, 3 and so
+/// on; the first error among them ends it. Command ids are new: they only serve append recovery.
+pub async fn restore<E: From<RestoreError>>(
+    connection: &mut PgConnection,
+    events: impl Iterator<Item = Result<RestoredEvent, E>>,
+) -> Result<(), E> {
+    let database = |error: sqlx::Error| E::from(error.into());
+    let mut transaction = connection.begin().await.map_err(database)?;
+    // The append lock (migration 0002).
+    sqlx::query!("select pg_advisory_xact_lock(7166761325952853362)")
+        .execute(&mut *transaction)
+        .await
+        .map_err(database)?;
+    if super::read::head(&mut *transaction).await.map_err(database)? > 0 {
+        return Err(RestoreError::NotEmpty.into());
+    }
+    let statement = "copy events (position, aggregate_type, aggregate_id, sequence, event_type,
+        event_version, payload, metadata, command_id, recorded_at) from stdin (format binary)";
+    let mut sink = transaction.copy_in_raw(statement).await.map_err(database)?;
+    let mut rows = CopyEncoder::default();
+    for event in events {
+        let encoded = event.and_then(|event| encode(&mut rows, &event).map_err(database));
+        if let Err(error) = encoded {
+            sink.abort("the log was refused").await.map_err(database)?;
+            return Err(error);
+        }
+        if rows.len() >= PIECE {
+            sink.send(rows.take()).await.map_err(database)?;
+        }
+    }
+    sink.send(rows.finish()).await.map_err(database)?;
+    sink.finish().await.map_err(database)?;
+    check_sequences(&mut transaction).await?;
+    // The next block of ids begins after the largest. A sequence is not rolled back.
+    sqlx::query!(
+        "select setval('customer_ids', max(aggregate_id::bigint)) from events
+         where aggregate_type = $1 having count(*) > 0",
+        CUSTOMER
+    )
+    .fetch_optional(&mut *transaction)
+    .await
+    .map_err(database)?;
+    transaction.commit().await.map_err(database)
+}
+
+fn encode(rows: &mut CopyEncoder, event: &RestoredEvent) -> Result<(), sqlx::Error> {
+    rows.row(10);
+    rows.field(event.position)?;
+    rows.field(event.aggregate_type.as_str())?;
+    rows.field(event.aggregate_id.as_str())?;
+    rows.field(event.sequence)?;
+    rows.field(event.event_type.as_str())?;
+    rows.field(event.event_version.as_str())?;
+    rows.field(event.payload.as_str())?;
+    rows.field(event.metadata.as_str())?;
+    rows.field(clock::new_id())?;
+    rows.field(event.recorded_at)
+}
+
+async fn check_sequences(connection: &mut PgConnection) -> Result<(), RestoreError> {
+    let gap = sqlx::query!(
+        "select aggregate_type, aggregate_id from (
+             select aggregate_type, aggregate_id, sequence,
+                    row_number() over (partition by aggregate_type, aggregate_id order by position) as n
+             from events
+         ) numbered
+         where sequence <> n limit 1"
+    )
+    .fetch_optional(connection)
+    .await?;
+    gap.map_or(Ok(()), |gap| Err(RestoreError::SequenceGap(gap.aggregate_type, gap.aggregate_id)))
+}

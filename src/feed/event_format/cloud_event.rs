@@ -1,0 +1,46 @@
+//! CloudEvents 1.0 (CNCF), in their JSON format.
+
+use serde::Serialize;
+
+use super::data::Data;
+use crate::clock;
+use crate::events::customer::CUSTOMER;
+use crate::events::log::{DecodeError, StoredEvent};
+use crate::events::metadata::Metadata;
+
+/// A CloudEvent. `source` is the address of the feed. `sequence`, `actor` and `reason` are extension
+/// attributes.
+pub fn cloud_event(event: &StoredEvent, source: &str) -> Result<String, DecodeError> {
+    #[derive(Serialize)]
+    struct CloudEvent<'a> {
+        specversion: &'static str,
+        id: String,
+        source: &'a str,
+        r#type: String,
+        subject: String,
+        time: String,
+        datacontenttype: &'static str,
+        sequence: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        actor: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        data: Data<'a>,
+    }
+    let metadata: Metadata = serde_json::from_str(&event.metadata)?;
+    let kind = if event.aggregate_type == CUSTOMER { "customers" } else { "accounts" };
+    let shown = CloudEvent {
+        specversion: "1.0",
+        id: event.position.to_string(),
+        source,
+        r#type: format!("customers.{}.v{}", event.event_type, event.event_version),
+        subject: format!("{kind}/{}", event.aggregate_id),
+        time: clock::rfc3339(event.recorded_at),
+        datacontenttype: "application/json",
+        sequence: event.sequence.to_string(),
+        actor: metadata.actor,
+        reason: metadata.reason,
+        data: serde_json::from_str(&event.payload)?,
+    };
+    Ok(serde_json::to_string(&shown)?)
+}

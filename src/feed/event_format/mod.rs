@@ -1,0 +1,17 @@
+//! An event as other programs see it: its stored bytes, in their order, in three formats.
+
+/// The object of the feed, the stream and the export.
+mod json;
+
+/// CloudEvents 1.0.
+mod cloud_event;
+
+/// Records of a CSV export.
+mod csv;
+
+/// The members of a payload.
+mod data;
+
+pub use cloud_event::cloud_event;
+pub use csv::{CSV_COLUMNS, csv_record};
+pub use json::json;
