@@ -43,7 +43,7 @@ async fn routes(auth: Auth) -> SocketAddr {
     ) -> Result<&'static str, StatusCode> {
         let token = headers["authorization"].to_str().unwrap().strip_prefix("Bearer ").unwrap();
         let cookie = Cookie::One(headers["cookie"].to_str().unwrap());
-        auth.authenticate(token, cookie, Purpose::Work, &Metadata::default())
+        auth.authenticate(token, cookie, Purpose::Access, &Metadata::default())
             .await
             .map(|_| "ok")
             .map_err(|_| StatusCode::UNAUTHORIZED)

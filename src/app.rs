@@ -121,7 +121,7 @@ impl App {
         )
         .map_err(|error| match error {
             // Nobody has called Redis yet: it is the URL.
-            AuthError::Store(error) => {
+            AuthError::Redis(error) => {
                 let problem = error.to_string();
                 StartError::Config(ConfigError { variable: "REDIS_URL", problem })
             }

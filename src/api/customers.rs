@@ -75,7 +75,7 @@ pub(super) async fn show(
             return Err(ApiError::malformed("as_of", "conflicts with version"));
         }
         [version, as_of] => {
-            past::allowed(&allowed.session)?;
+            past::allowed(&allowed.principal)?;
             past::find(&api, source, &headers, &path, version.as_deref(), as_of.as_deref()).await?
         }
     };

@@ -302,7 +302,7 @@ impl From<AuthError> for ApiError {
             }
             AuthError::Overloaded => Self::Overloaded,
             AuthError::Append(error) => error.into(),
-            AuthError::Store(_) | AuthError::Unsettled => Self::Unavailable(error.to_string()),
+            AuthError::Redis(_) | AuthError::CatchingUp => Self::Unavailable(error.to_string()),
             AuthError::Database(error) | AuthError::Account(AccountError::Database(error)) => {
                 error.into()
             }

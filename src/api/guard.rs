@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, header};
 use super::Api;
 use super::error::ApiError;
 use super::request::Caller;
-use crate::auth::{Cookie, Purpose, Session};
+use crate::auth::{Cookie, Principal, Purpose};
 use crate::events::metadata::Metadata;
 use crate::events::values::Role;
 
@@ -24,7 +24,7 @@ const HOST_COOKIE: &str = "__Host-session";
 /// A role that a handler asks for.
 pub trait Needs: Send {
     const ROLE: Role;
-    const PURPOSE: Purpose = Purpose::Work;
+    const PURPOSE: Purpose = Purpose::Access;
 }
 
 /// Every account covers a viewer: this is "any".
@@ -57,22 +57,22 @@ impl Needs for Admin {
 
 impl Needs for WithCookie {
     const ROLE: Role = Role::Viewer;
-    const PURPOSE: Purpose = Purpose::ShowCookie;
+    const PURPOSE: Purpose = Purpose::CookieProof;
 }
 
 impl Needs for OwnSessions {
     const ROLE: Role = Role::Viewer;
-    const PURPOSE: Purpose = Purpose::OwnSessions;
+    const PURPOSE: Purpose = Purpose::SessionManagement;
 }
 
 impl Needs for Leave {
     const ROLE: Role = Role::Viewer;
-    const PURPOSE: Purpose = Purpose::Leave;
+    const PURPOSE: Purpose = Purpose::Logout;
 }
 
 /// A request that was let in with a role that covers `N`'s.
 pub struct Allowed<N> {
-    pub session: Session,
+    pub principal: Principal,
     pub caller: Caller,
     /// What events remember of the request, all but its reason.
     pub metadata: Metadata,
@@ -87,14 +87,14 @@ impl<N: Needs> FromRequestParts<Api> for Allowed<N> {
         let mut metadata = caller.metadata();
         let token = bearer(&parts.headers).ok_or(ApiError::Unauthenticated)?;
         let cookie = cookie(&parts.headers, cookie_name(api.is_https()));
-        let session = api.auth().authenticate(token, cookie, N::PURPOSE, &metadata).await?;
-        if !session.role.covers(N::ROLE) {
+        let principal = api.auth().authenticate(token, cookie, N::PURPOSE, &metadata).await?;
+        if !principal.role.covers(N::ROLE) {
             return Err(ApiError::Forbidden(N::ROLE));
         }
-        metadata.actor = Some(session.username.to_string());
-        metadata.role = Some(session.role.to_string());
-        metadata.session = Some(session.sid.clone());
-        Ok(Self { session, caller, metadata, needs: PhantomData })
+        metadata.actor = Some(principal.username.to_string());
+        metadata.role = Some(principal.role.to_string());
+        metadata.session = Some(principal.sid.clone());
+        Ok(Self { principal, caller, metadata, needs: PhantomData })
     }
 }
 

@@ -63,7 +63,7 @@ pub(super) async fn import(
         FileError::Header(errors) => ApiError::Invalid(fields(errors)),
         FileError::Read(error) => full(&error),
     })?;
-    let account = allowed.session.username.to_string();
+    let account = allowed.principal.username.to_string();
     let request = ImportRequest { account, id, fingerprint: fingerprint.finish(), metadata };
     api.imports().check(&request).await?;
 

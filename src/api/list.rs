@@ -50,7 +50,7 @@ pub(super) async fn list(
         params.only(["numbers", "number", "limit", "after", "as_of"])?;
     let part = part(numbers, number, limit.as_deref(), after.is_some())?;
     if as_of.is_some() {
-        past::allowed(&allowed.session)?;
+        past::allowed(&allowed.principal)?;
     }
     let moment = as_of.as_deref().map(past::moment).transpose()?;
     let behind = match &after {

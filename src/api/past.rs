@@ -8,7 +8,7 @@ use super::extract::{CustomerPath, plain_number};
 use super::freshness;
 use super::replica::Source;
 use super::{Api, Length};
-use crate::auth::Session;
+use crate::auth::Principal;
 use crate::events::log::read;
 use crate::events::values::Role;
 use crate::projections::customer_history::{self, CustomerHistory};
@@ -18,7 +18,7 @@ use crate::projections::customers::Row;
 ///
 /// # Errors
 /// When the session may not.
-pub(super) fn allowed(session: &Session) -> Result<(), ApiError> {
+pub(super) fn allowed(session: &Principal) -> Result<(), ApiError> {
     if session.role.covers(Role::Auditor) {
         Ok(())
     } else {

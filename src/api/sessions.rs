@@ -48,7 +48,7 @@ pub(super) async fn log_in(
     let address = limits::network(caller.ip).to_string();
     let logged_in = api
         .auth()
-        .log_in(&username, password, bind_now.is_some(), &address, caller.metadata())
+        .login(&username, password, bind_now.is_some(), &address, caller.metadata())
         .await
         .map_err(|error| match error {
             AuthError::Unauthenticated => ApiError::LoginFailed,
@@ -71,7 +71,7 @@ pub(super) async fn log_out(
 ) -> Result<Response, ApiError> {
     params.none()?;
     let metadata = with_reason(allowed.metadata, &headers)?;
-    api.auth().log_out(&allowed.session, metadata).await?;
+    api.auth().logout(&allowed.principal, metadata).await?;
     parting(&api, "logged out")
 }
 
@@ -99,7 +99,7 @@ pub(super) async fn list(
             .map(clock::rfc3339)
             .ok_or_else(|| ApiError::Internal(format!("a session has the time {seconds}")))
     };
-    let sessions = api.auth().sessions(&allowed.session).await?;
+    let sessions = api.auth().list_sessions(&allowed.principal).await?;
     let shown: Result<Vec<_>, ApiError> = sessions
         .iter()
         .map(|open| {
@@ -109,7 +109,7 @@ pub(super) async fn list(
                 expires_at: time(open.expires_at)?,
                 ip: &open.ip,
                 user_agent: &open.user_agent,
-                current: open.sid == allowed.session.sid,
+                current: open.sid == allowed.principal.sid,
             })
         })
         .collect();
@@ -125,7 +125,7 @@ pub(super) async fn end_all(
 ) -> Result<Response, ApiError> {
     params.none()?;
     let metadata = with_reason(allowed.metadata, &headers)?;
-    let ended = api.auth().end_all_sessions(&allowed.session, metadata).await?;
+    let ended = api.auth().end_all_sessions(&allowed.principal, metadata).await?;
     parting(&api, &format!("logged out everywhere: {ended}"))
 }
 
@@ -140,11 +140,11 @@ pub(super) async fn end_one(
     params.none()?;
     let sid = sid.ok_or(ApiError::NoSession)?;
     let metadata = with_reason(allowed.metadata, &headers)?;
-    if !api.auth().end_session(&allowed.session, &sid, metadata).await? {
+    if !api.auth().end_session(&allowed.principal, &sid, metadata).await? {
         return Err(ApiError::NoSession);
     }
     let msg = "session ended";
-    if sid == allowed.session.sid {
+    if sid == allowed.principal.sid {
         return parting(&api, msg);
     }
     Ok(Json(json!({"msg": msg})).into_response())
@@ -156,7 +156,7 @@ pub(super) async fn experiment(
     params: Params,
 ) -> Result<Response, ApiError> {
     params.none()?;
-    let msg = format!("welcome, {}: token and cookie belong together", allowed.session.username);
+    let msg = format!("welcome, {}: token and cookie belong together", allowed.principal.username);
     Ok(Json(json!({ "msg": msg })).into_response())
 }
 
@@ -178,7 +178,7 @@ pub(super) async fn change_password(
     let metadata = with_reason(allowed.metadata, &headers)?;
     let address = limits::network(allowed.caller.ip).to_string();
     let changed =
-        api.auth().change_password(&allowed.session, old, new, &address, metadata).await?;
+        api.auth().change_password(&allowed.principal, old, new, &address, metadata).await?;
     if !changed {
         return Err(ApiError::invalid("old", ValueError("is not the account's password")));
     }

@@ -15,7 +15,7 @@ use super::Api;
 use super::error::ApiError;
 use super::extract::{Params, header_text, plain_number};
 use super::guard::{Allowed, Auditor, Needs as _};
-use crate::auth::Session;
+use crate::auth::Principal;
 use crate::events::log::{DecodeError, StoredEvent, read};
 use crate::feed::event_format;
 use crate::feed::tail::Follower;
@@ -63,7 +63,7 @@ pub(super) async fn stream(
     let place = api.streams().try_acquire_owned().map_err(|_| ApiError::Overloaded)?;
     let stream = Stream {
         follower: api.tail().follow(from, head),
-        session: allowed.session,
+        principal: allowed.principal,
         sure_at: Instant::now(),
         ask_at: Instant::now() + ASK_EVERY,
         sent_at: Instant::now(),
@@ -102,7 +102,7 @@ pub fn frame(event: &StoredEvent) -> Result<String, DecodeError> {
 struct Stream {
     api: Api,
     follower: Follower,
-    session: Session,
+    principal: Principal,
     /// When Redis last said that the session is open.
     sure_at: Instant,
     ask_at: Instant,
@@ -141,7 +141,7 @@ impl Stream {
     }
 
     async fn is_allowed(&mut self) -> bool {
-        match self.api.auth().role_of(&self.session).await {
+        match self.api.auth().role_of(&self.principal).await {
             Ok(role) => {
                 self.sure_at = Instant::now();
                 role.is_some_and(|role| role.covers(Auditor::ROLE))

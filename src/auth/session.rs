@@ -1,12 +1,12 @@
-//! Sessions in Redis: an allow-list. Each decision is one script over the keys of one account, so it
-//! is one round-trip time and two requests at once never decide against each other.
+//! Sessions in Redis: an allow-list. Each decision is one script over the keys of one account: one round
+//! trip, and atomic. All but `open` do their work in the given epochs only.
 //!
 //! Keys, all under the hash tag of the account: `session:SID` a hash (jti, role, cookie, bound,
 //! changed, ip, user_agent, created_at, expires_at), `sessions` a sorted set of the session ids by the
 //! time they expire, `denied:JTI` a token that must not come back while its signature is good,
-//! `changed` the position of the account's last change that ended its sessions: one that was opened on
-//! an older state of the account is over; `rate` how much it has asked, and `rate:SID`
-//! how much one session has asked about sessions.
+//! `changed` the position of the account's last change that ended its sessions: a session that was
+//! opened on an older state of the account is over; `rate` the requests of the account, and `rate:SID`
+//! those of one session about sessions.
 
 use std::time::Duration;
 
@@ -15,25 +15,25 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use redis::Script;
 
-use super::runs::{behind_run, taken_apart};
+use super::principal::{Principal, Purpose};
+use super::redis_client::{RedisClient, RedisClientError};
+use super::redis_epoch::{fenced_script, parse_reply};
 use super::scripts;
-use super::store::{Store, StoreError};
 use super::token::{Claims, LEEWAY_SECONDS};
-use super::{Purpose, Session};
 use crate::events::values::{Role, Username};
 
-/// What one account may have and do; 0 = no limit.
+/// The limits of one account; 0 = no limit.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SessionLimits {
-    /// Live sessions.
+    /// Live sessions per account.
     pub live: u32,
-    /// Requests per second, of all its sessions and to all processes together.
+    /// Requests per second, over all its sessions and all processes.
     pub requests: u32,
 }
 
 /// The sessions of all accounts.
 pub struct Sessions {
-    store: Store,
+    client: RedisClient,
     limits: SessionLimits,
     open: Script,
     check: Script,
@@ -44,11 +44,11 @@ pub struct Sessions {
     close_all: Script,
 }
 
-/// What a session begins with.
+/// A session to open.
 pub(super) struct NewSession<'a> {
     pub claims: &'a Claims,
     pub role: Role,
-    /// The position of the account's last change that was known when its password was checked.
+    /// The position of the account's last change when its password was checked.
     pub changed: i64,
     pub cookie: &'a str,
     pub bound: bool,
@@ -59,7 +59,7 @@ pub(super) struct NewSession<'a> {
 
 /// An open session, as its owner sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Open {
+pub struct OpenSession {
     pub sid: String,
     pub(super) jti: String,
     /// In seconds since 1970.
@@ -69,9 +69,9 @@ pub struct Open {
     pub user_agent: String,
 }
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Checked {
+pub(super) enum SessionCheck {
     Open {
         role: Role,
         /// Its cookie was seen for the first time.
@@ -79,12 +79,12 @@ pub(super) enum Checked {
     },
     /// Ended, or never there.
     Closed,
-    /// The cookie that is demanded is missing, or it is another one, and the session is not bound:
-    /// refused without ending it.
+    /// The session is not bound, and the demanded cookie is missing or another one: the session goes
+    /// on.
     Refused,
-    /// The account asks too much.
+    /// The account is over its limit.
     Limited { wait: Duration },
-    /// A bound session's token without its cookie. The session is over.
+    /// A bound session's token without its cookie: the session is over.
     Replayed { opened_ip: String, opened_user_agent: String },
 }
 
@@ -93,31 +93,31 @@ pub(super) type Ended = (String, String);
 
 impl Sessions {
     #[must_use]
-    pub fn new(store: Store, limits: SessionLimits) -> Self {
+    pub fn new(client: RedisClient, limits: SessionLimits) -> Self {
         Self {
-            store,
+            client,
             limits,
-            open: Script::new(scripts::OPEN),
-            check: behind_run(scripts::CHECK),
-            role: behind_run(scripts::ROLE),
-            list: behind_run(scripts::LIST),
-            bind: behind_run(scripts::BIND),
-            close: behind_run(scripts::CLOSE),
-            close_all: behind_run(scripts::CLOSE_ALL),
+            open: Script::new(scripts::OPEN_SESSION),
+            check: fenced_script(scripts::CHECK_SESSION_AND_COOKIE),
+            role: fenced_script(scripts::SESSION_ROLE),
+            list: fenced_script(scripts::LIST_SESSIONS),
+            bind: fenced_script(scripts::BIND_SESSION),
+            close: fenced_script(scripts::CLOSE_SESSION),
+            close_all: fenced_script(scripts::CLOSE_SESSIONS),
         }
     }
 
-    /// Opens it and returns those that ended for it.
-    pub(super) async fn open(&self, new: NewSession<'_>) -> Result<Vec<Ended>, StoreError> {
+    /// Opens a session; returns those that ended by the limit.
+    pub(super) async fn open(&self, new: NewSession<'_>) -> Result<Vec<Ended>, RedisClientError> {
         let claims = new.claims;
         let keep = new.ttl.as_secs() + LEEWAY_SECONDS.unsigned_abs();
         let tag = claims.sub.as_str();
         let ended: Vec<String> = self
-            .store
+            .client
             .run(
                 self.open
                     .key(self.session_key(&claims.sub, &claims.sid))
-                    .key(self.store.key(tag, "sessions"))
+                    .key(self.client.key(tag, "sessions"))
                     .key(self.session_key(&claims.sub, ""))
                     .arg(&claims.sid)
                     .arg(claims.iat - LEEWAY_SECONDS)
@@ -141,74 +141,74 @@ impl Sessions {
         Ok(pairs(ended.into_iter()))
     }
 
-    /// Checks the token's session; `obey` is false when cookies do not count.
+    /// Checks the token's session, and the cookie if `obeys_cookie`.
     pub(super) async fn check(
         &self,
         claims: &Claims,
         cookie: Option<&str>,
-        obey: bool,
+        obeys_cookie: bool,
         purpose: Purpose,
-        believed: &str,
-    ) -> Result<Checked, StoreError> {
+        epochs: &str,
+    ) -> Result<SessionCheck, RedisClientError> {
         let tag = claims.sub.as_str();
         let (rate, limit) = match purpose {
-            Purpose::Work | Purpose::ShowCookie => ("rate".to_owned(), self.limits.requests),
-            Purpose::OwnSessions => (format!("rate:{}", claims.sid), self.limits.requests),
-            Purpose::Leave => ("rate".to_owned(), 0),
+            Purpose::Access | Purpose::CookieProof => ("rate".to_owned(), self.limits.requests),
+            Purpose::SessionManagement => (format!("rate:{}", claims.sid), self.limits.requests),
+            Purpose::Logout => ("rate".to_owned(), 0),
         };
-        let answer = self
-            .store
+        let reply = self
+            .client
             .run(
                 self.check
                     .key(self.session_key(&claims.sub, &claims.sid))
-                    .key(self.store.key(tag, "sessions"))
+                    .key(self.client.key(tag, "sessions"))
                     .key(self.denied_key(&claims.sub, &claims.jti))
-                    .key(self.store.key(tag, "changed"))
-                    .key(self.store.key(tag, &rate))
+                    .key(self.client.key(tag, "changed"))
+                    .key(self.client.key(tag, &rate))
                     .arg(&claims.sid)
                     .arg(&claims.jti)
                     .arg(cookie.map(fingerprint).unwrap_or_default())
-                    .arg(u8::from(obey))
-                    .arg(u8::from(purpose == Purpose::ShowCookie))
+                    .arg(u8::from(obeys_cookie))
+                    .arg(u8::from(purpose == Purpose::CookieProof))
                     .arg(limit)
-                    .arg(believed),
+                    .arg(epochs),
             )
             .await?;
-        let (word, mut rest) = taken_apart(answer)?;
+        let (word, mut rest) = parse_reply(reply)?;
         let mut next = || rest.next().unwrap_or_default();
         Ok(match word.as_str() {
             "open" | "bound" => match Role::parse(&next()) {
-                Ok(role) => Checked::Open { role, bound_now: word == "bound" },
-                Err(_) => Checked::Closed,
+                Ok(role) => SessionCheck::Open { role, bound_now: word == "bound" },
+                Err(_) => SessionCheck::Closed,
             },
-            "refused" => Checked::Refused,
+            "refused" => SessionCheck::Refused,
             "limited" => {
                 let wait = Duration::from_micros(next().parse().unwrap_or_default());
-                Checked::Limited { wait }
+                SessionCheck::Limited { wait }
             }
-            "replayed" => Checked::Replayed { opened_ip: next(), opened_user_agent: next() },
-            _ => Checked::Closed,
+            "replayed" => SessionCheck::Replayed { opened_ip: next(), opened_user_agent: next() },
+            _ => SessionCheck::Closed,
         })
     }
 
-    /// The role of the session if it is open.
+    /// The role of the session; `None` if it is not open.
     pub(super) async fn role(
         &self,
-        of: &Session,
-        believed: &str,
-    ) -> Result<Option<Role>, StoreError> {
-        let answer = self
-            .store
+        of: &Principal,
+        epochs: &str,
+    ) -> Result<Option<Role>, RedisClientError> {
+        let reply = self
+            .client
             .run(
                 self.role
                     .key(self.session_key(&of.username, &of.sid))
                     .key(self.denied_key(&of.username, &of.jti))
-                    .key(self.store.key(of.username.as_str(), "changed"))
+                    .key(self.client.key(of.username.as_str(), "changed"))
                     .arg(&of.jti)
-                    .arg(believed),
+                    .arg(epochs),
             )
             .await?;
-        let (_, mut rest) = taken_apart(answer)?;
+        let (_, mut rest) = parse_reply(reply)?;
         Ok(rest.next().and_then(|role| Role::parse(&role).ok()))
     }
 
@@ -217,27 +217,34 @@ impl Sessions {
         &self,
         username: &Username,
         now: i64,
-        believed: &str,
-    ) -> Result<Vec<Open>, StoreError> {
-        let answer = self
-            .store
+        epochs: &str,
+    ) -> Result<Vec<OpenSession>, RedisClientError> {
+        let reply = self
+            .client
             .run(
                 self.list
-                    .key(self.store.key(username.as_str(), "sessions"))
+                    .key(self.client.key(username.as_str(), "sessions"))
                     .key(self.session_key(username, ""))
-                    .key(self.store.key(username.as_str(), "changed"))
+                    .key(self.client.key(username.as_str(), "changed"))
                     .arg(now - LEEWAY_SECONDS)
-                    .arg(believed),
+                    .arg(epochs),
             )
             .await?;
-        let (_, mut rest) = taken_apart(answer)?;
+        let (_, mut rest) = parse_reply(reply)?;
         let mut found = Vec::new();
         while let Some(sid) = rest.next() {
             let mut next = || rest.next().unwrap_or_default();
             let jti = next();
             let (created_at, expires_at) = (next().parse(), next().parse());
             let (created_at, expires_at) = (created_at.unwrap_or(0), expires_at.unwrap_or(0));
-            found.push(Open { sid, jti, created_at, expires_at, ip: next(), user_agent: next() });
+            found.push(OpenSession {
+                sid,
+                jti,
+                created_at,
+                expires_at,
+                ip: next(),
+                user_agent: next(),
+            });
         }
         // Their ids are in the order of time.
         found.sort_by(|a, b| a.sid.cmp(&b.sid));
@@ -249,78 +256,78 @@ impl Sessions {
         &self,
         username: &Username,
         sid: &str,
-        runs: &str,
-    ) -> Result<(), StoreError> {
+        epochs: &str,
+    ) -> Result<(), RedisClientError> {
         let key = self.session_key(username, sid);
-        let answer = self.store.run(self.bind.key(key).arg(runs)).await?;
-        taken_apart(answer).map(drop)
+        let reply = self.client.run(self.bind.key(key).arg(epochs)).await?;
+        parse_reply(reply).map(drop)
     }
 
-    /// Ends it; ending it twice is no error.
+    /// Ends a session and denies its token. Idempotent.
     pub(super) async fn close(
         &self,
         username: &Username,
         sid: &str,
         jti: &str,
-        runs: &str,
-    ) -> Result<(), StoreError> {
-        let answer = self
-            .store
+        epochs: &str,
+    ) -> Result<(), RedisClientError> {
+        let reply = self
+            .client
             .run(
                 self.close
                     .key(self.session_key(username, sid))
-                    .key(self.store.key(username.as_str(), "sessions"))
+                    .key(self.client.key(username.as_str(), "sessions"))
                     .key(self.denied_key(username, jti))
                     .arg(sid)
                     .arg(DENY_SECONDS)
-                    .arg(runs),
+                    .arg(epochs),
             )
             .await?;
-        taken_apart(answer).map(drop)
+        parse_reply(reply).map(drop)
     }
 
-    /// Ends all that were opened before the account's change at `position`, and returns those that ended;
-    /// but `except`, if it knew of the change before.
+    /// Ends the sessions that were opened before the account's change at `position`, and returns them.
+    /// `except` goes on, if it knew of the change before, at that position.
     pub(super) async fn close_all(
         &self,
         username: &Username,
         except: Option<(&str, i64)>,
         position: i64,
-        runs: &str,
-    ) -> Result<Vec<Ended>, StoreError> {
+        epochs: &str,
+    ) -> Result<Vec<Ended>, RedisClientError> {
         let (except, previous) = except.unwrap_or_default();
-        let answer = self
-            .store
+        let reply = self
+            .client
             .run(
                 self.close_all
-                    .key(self.store.key(username.as_str(), "sessions"))
+                    .key(self.client.key(username.as_str(), "sessions"))
                     .key(self.session_key(username, ""))
-                    .key(self.store.key(username.as_str(), "changed"))
+                    .key(self.client.key(username.as_str(), "changed"))
                     .arg(except)
                     .arg(previous)
                     .arg(position)
                     .arg(DENY_SECONDS)
-                    .arg(runs),
+                    .arg(epochs),
             )
             .await?;
-        let (_, ended) = taken_apart(answer)?;
+        let (_, ended) = parse_reply(reply)?;
         Ok(pairs(ended))
     }
 
     fn session_key(&self, username: &Username, sid: &str) -> String {
-        self.store.key(username.as_str(), &format!("session:{sid}"))
+        self.client.key(username.as_str(), &format!("session:{sid}"))
     }
 
     fn denied_key(&self, username: &Username, jti: &str) -> String {
-        self.store.key(username.as_str(), &format!("denied:{jti}"))
+        self.client.key(username.as_str(), &format!("denied:{jti}"))
     }
 }
 
-/// How long a token is denied: longer than any can live, leeway included.
+/// How long a token is denied: longer than any token lives, leeway included.
 const DENY_SECONDS: i64 = super::token::LIFETIME_MAX_SECONDS + 2 * LEEWAY_SECONDS;
 
-/// The SHA-256 of a cookie, in base64url: Redis never holds the secret itself, and how long the
-/// comparison of two fingerprints takes tells nothing of the secrets behind them.
+/// The SHA-256 of a cookie, in base64url: Redis never holds the secret, and the time that a comparison of
+/// two fingerprints takes tells nothing of the secrets.
 fn fingerprint(cookie: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, cookie.as_bytes()))
 }

@@ -8,11 +8,11 @@ use serde_json::json;
 
 use super::serve::pools;
 use crate::auth::account::{Account, Accounts, PASSWORD_BYTES, check_password};
-use crate::auth::ending::{Ending, end_sessions};
 use crate::auth::password::Passwords;
-use crate::auth::runs::ANY_RUN;
+use crate::auth::redis_client::RedisClient;
+use crate::auth::redis_epoch::ANY_EPOCH;
+use crate::auth::revocation::{Revocation, revoke};
 use crate::auth::session::{SessionLimits, Sessions};
-use crate::auth::store::Store;
 use crate::clock;
 use crate::config::{Config, ConfigError};
 use crate::events::account::CloseCause;
@@ -103,16 +103,16 @@ pub async fn run(config: &Config, command: Command) -> anyhow::Result<()> {
     };
     let ended = match &config.redis_url {
         Some(redis_url) => {
-            let store =
-                Store::new(redis_url.expose_secret(), &config.redis_prefix).map_err(|error| {
-                    ConfigError { variable: "REDIS_URL", problem: error.to_string() }
-                })?;
-            let ending = Ending { except: None, cause, position, runs: ANY_RUN };
-            end_sessions(
-                &Sessions::new(store, SessionLimits::default()),
+            let client =
+                RedisClient::new(redis_url.expose_secret(), &config.redis_prefix).map_err(
+                    |error| ConfigError { variable: "REDIS_URL", problem: error.to_string() },
+                )?;
+            let revocation = Revocation { cause, position, epochs: ANY_EPOCH };
+            revoke(
+                &Sessions::new(client, SessionLimits::default()),
                 &accounts,
                 &name,
-                ending,
+                revocation,
                 metadata,
             )
             .await

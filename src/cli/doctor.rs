@@ -9,8 +9,8 @@ use serde_json::json;
 
 use super::serve::misconfigured;
 use crate::app::database_url;
-use crate::auth::runs::Runs;
-use crate::auth::store::Store;
+use crate::auth::redis_client::RedisClient;
+use crate::auth::redis_epoch::RedisEpochs;
 use crate::config::Config;
 use crate::schema::guards;
 
@@ -27,8 +27,8 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitC
     let mut answers: Vec<_> =
         answers.into_iter().map(|(guard, holds)| (guard.name, guard.advice, holds)).collect();
     if let Some(redis_url) = &config.redis_url {
-        let store = Store::new(redis_url.expose_secret(), &config.redis_prefix)?;
-        let kept = Runs::new(store).keeps().await;
+        let client = RedisClient::new(redis_url.expose_secret(), &config.redis_prefix)?;
+        let kept = RedisEpochs::new(client).is_noeviction().await;
         let advice = "set maxmemory-policy to noeviction";
         answers.push(("Redis keeps sessions when it is full", advice, kept.context("REDIS_URL")?));
     }

@@ -1,38 +1,72 @@
-//! A log-in: who is it, is it they, and if so a session. Also the first half of a new password.
+//! A log-in: checks user name and password, and opens a session. Also the check of the old password
+//! before a new one.
+
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
 use super::account::Account;
-use super::ending::closed;
-use super::runs::ANY_RUN;
+use super::core::Auth;
+use super::error::AuthError;
+use super::revocation::closed;
 use super::session::NewSession;
 use super::throttle::Verdict;
-use super::{AuthError, Inner, LoggedIn};
 use crate::clock;
 use crate::config::CookieBinding;
 use crate::events::account::{AccountEvent, CloseCause};
 use crate::events::metadata::Metadata;
 use crate::events::values::{Role, Username};
 
-impl Inner {
-    /// The account whose password this is. Redis is asked before any work is done.
-    pub(super) async fn proven(
+/// The result of a log-in.
+pub struct LoggedIn {
+    pub token: String,
+    /// The value of the session cookie.
+    pub cookie: String,
+    pub ttl: Duration,
+}
+
+impl Auth {
+    /// Checks a user name and its password and opens a session; `bind_now` binds it to its cookie at
+    /// once. [`AuthError::Unauthenticated`] for an unknown name, a wrong password and a disabled account
+    /// alike, after the same work.
+    pub async fn login(
+        &self,
+        username: &str,
+        password: String,
+        bind_now: bool,
+        address: &str,
+        mut metadata: Metadata,
+    ) -> Result<LoggedIn, AuthError> {
+        let username = Username::parse(username).ok();
+        let address = address.to_owned();
+        self.run_to_completion(|auth| async move {
+            let account =
+                auth.verify_password(username.as_ref(), password, &address, &metadata).await?;
+            metadata.actor = Some(account.username.to_string());
+            metadata.role = Some(account.role.to_string());
+            auth.open_session(&account, bind_now, metadata).await
+        })
+        .await
+    }
+
+    /// The account of that name, if this is its password. Redis is asked before any work is done.
+    pub(super) async fn verify_password(
         &self,
         username: Option<&Username>,
         password: String,
         address: &str,
         metadata: &Metadata,
     ) -> Result<Account, AuthError> {
-        self.admit(username, address).await?;
+        self.check_throttle(username, address).await?;
         let account = match username {
             Some(username) => self.accounts.find(username).await?,
             None => None,
         };
         let hash = account.as_ref().map(|account| account.password_hash.clone());
         let slot = self.passwords.slot().await?;
-        // Asked again behind the wait for a slot: those who held it before have been counted by now.
-        self.admit(username, address).await?;
+        // Asked again after the wait for a slot: failures of those who held it before are counted by now.
+        self.check_throttle(username, address).await?;
         let (matched, slot) = self.passwords.verify(slot, password.clone(), hash).await?;
         let Some(account) = account.filter(|account| matched.is_right() && !account.disabled)
         else {
@@ -47,34 +81,38 @@ impl Inner {
         };
         // A new hash takes a slot of its own.
         drop(slot);
-        if matched.is_outdated() { self.rehashed(account, password).await } else { Ok(account) }
+        if matched.is_outdated() { self.rehash(account, password).await } else { Ok(account) }
     }
 
-    /// The account with a hash of today's parameters.
-    async fn rehashed(&self, mut account: Account, password: String) -> Result<Account, AuthError> {
+    /// Replaces the account's hash by one of today's parameters.
+    async fn rehash(&self, mut account: Account, password: String) -> Result<Account, AuthError> {
         let hash = self.passwords.hash(password.clone()).await?;
         if self.accounts.rehash(&account.username, &account.password_hash, &hash).await? {
             account.password_hash = hash;
             return Ok(account);
         }
-        // Somebody was quicker: another log-in, or a new password that this one is not.
+        // Another log-in has replaced it, or the password was changed.
         let account = self.accounts.find(&account.username).await?;
         let account = account.ok_or(AuthError::Unauthenticated)?;
         let slot = self.passwords.slot().await?;
         let hash = Some(account.password_hash.clone());
         let (matched, _) = self.passwords.verify(slot, password, hash).await?;
-        let is_let_in = matched.is_right() && !account.disabled;
-        if is_let_in { Ok(account) } else { Err(AuthError::Unauthenticated) }
+        let is_admitted = matched.is_right() && !account.disabled;
+        if is_admitted { Ok(account) } else { Err(AuthError::Unauthenticated) }
     }
 
-    async fn admit(&self, username: Option<&Username>, address: &str) -> Result<(), AuthError> {
-        match self.throttle.ask(username, address).await? {
-            Verdict::Go => Ok(()),
-            Verdict::Wait(retry_after) => Err(AuthError::Throttled { retry_after }),
+    async fn check_throttle(
+        &self,
+        username: Option<&Username>,
+        address: &str,
+    ) -> Result<(), AuthError> {
+        match self.throttle.check(username, address).await? {
+            Verdict::Allowed => Ok(()),
+            Verdict::Throttled(retry_after) => Err(AuthError::Throttled { retry_after }),
         }
     }
 
-    pub(super) async fn open_session(
+    async fn open_session(
         &self,
         account: &Account,
         bind_now: bool,
@@ -109,16 +147,16 @@ impl Inner {
             .await?;
         let ended = closed(&ended, CloseCause::SessionLimit);
         metadata.session = Some(sid.clone());
-        if let Err(error) = self.opened(account, &sid, ended, metadata).await {
-            self.sessions.close(&account.username, &sid, &jti, ANY_RUN).await?;
+        if let Err(error) = self.record_opened(account, &sid, ended, metadata).await {
+            self.sessions.discard(&account.username, &sid, &jti).await?;
             return Err(error);
         }
         Ok(LoggedIn { token, cookie, ttl: self.ttl })
     }
 
-    /// Records a session, and those that ended for it, unless the account has changed while its password
-    /// was being checked, too late for the change to end this session.
-    async fn opened(
+    /// Records the session and those that ended by the limit, unless the account has changed while its
+    /// password was checked, too late for the change to end this session.
+    async fn record_opened(
         &self,
         account: &Account,
         sid: &str,

@@ -1,0 +1,131 @@
+//! The parts of auth, put together for one process.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::account::Accounts;
+use super::error::AuthError;
+use super::keys::{self, Keys};
+use super::password::Passwords;
+use super::principal::Principal;
+use super::reconciler::Reconciler;
+use super::redis_client::RedisClient;
+use super::redis_epoch::RedisEpochs;
+use super::session::{OpenSession, SessionLimits, Sessions};
+use super::throttle::Throttle;
+use super::token::Tokens;
+use super::trusted_sessions::TrustedSessions;
+use crate::clock::Clock;
+use crate::config::{Config, CookieBinding};
+use crate::events::values::Role;
+
+/// Accounts, tokens and sessions. Clones share them. Log-in, authentication and log-out are in files of
+/// their own.
+#[derive(Clone)]
+pub struct Auth(Arc<Parts>);
+
+/// What [`Auth`] consists of.
+pub struct Parts {
+    pub(super) accounts: Accounts,
+    pub(super) passwords: Passwords,
+    pub(super) tokens: Tokens,
+    pub(super) sessions: TrustedSessions,
+    pub(super) throttle: Throttle,
+    reconciler: Arc<Reconciler>,
+    pub(super) clock: Clock,
+    pub(super) ttl: Duration,
+    pub(super) binding: CookieBinding,
+}
+
+impl Deref for Auth {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl Auth {
+    /// Reads the signing keys, or makes the first; does not wait for Redis.
+    pub fn new(
+        config: &Config,
+        redis_url: &str,
+        accounts: Accounts,
+        clock: Clock,
+    ) -> Result<Self, AuthError> {
+        let client = RedisClient::new(redis_url, &config.redis_prefix)?;
+        let limits = SessionLimits { live: config.session_limit, requests: config.account_limit };
+        let sessions = Sessions::new(client.clone(), limits);
+        let epochs = RedisEpochs::new(client.clone());
+        let reconciler = Arc::new(Reconciler::new(sessions, epochs, accounts.clone()));
+        Ok(Self(Arc::new(Parts {
+            accounts,
+            passwords: Passwords::new(),
+            tokens: Tokens::new(Keys::open(&config.keys_dir)?, config.public_url()),
+            sessions: TrustedSessions::new(Arc::clone(&reconciler)),
+            throttle: Throttle::new(client, config.login_limit),
+            reconciler,
+            clock,
+            ttl: config.token_ttl,
+            binding: config.cookie_binding,
+        })))
+    }
+
+    /// The role of a session that was authenticated before; `None` if the session is over. For answers
+    /// that last.
+    pub async fn role_of(&self, principal: &Principal) -> Result<Option<Role>, AuthError> {
+        self.sessions.role(principal).await
+    }
+
+    /// The account's open sessions, oldest first.
+    pub async fn list_sessions(
+        &self,
+        principal: &Principal,
+    ) -> Result<Vec<OpenSession>, AuthError> {
+        self.sessions.list(&principal.username, self.clock.now().timestamp()).await
+    }
+
+    /// Runs the reconciler, and reads the keys that other processes make, until `shutdown`.
+    pub fn follow(&self, shutdown: &CancellationToken) {
+        let reconcile = Arc::clone(&self.reconciler).follow();
+        tokio::spawn(shutdown.clone().run_until_cancelled_owned(reconcile));
+        let read_keys = self.clone().read_keys();
+        tokio::spawn(shutdown.clone().run_until_cancelled_owned(read_keys));
+    }
+
+    /// Runs work to its end, also when the client goes away: the log and Redis must not part.
+    pub(super) async fn run_to_completion<T: Send + 'static, F>(
+        &self,
+        work: impl FnOnce(Self) -> F,
+    ) -> Result<T, AuthError>
+    where
+        F: Future<Output = Result<T, AuthError>> + Send + 'static,
+    {
+        tokio::spawn(work(self.clone())).await?
+    }
+
+    /// The public keys, as a JWK set (RFC 7517, section 5).
+    #[must_use]
+    pub fn jwks(&self) -> serde_json::Value {
+        self.tokens.keys().jwks(self.clock.now())
+    }
+
+    /// Whether Redis is in a trusted epoch and takes writes.
+    pub async fn ready(&self) -> Result<(), AuthError> {
+        self.sessions.ready().await
+    }
+
+    async fn read_keys(self) {
+        loop {
+            tokio::time::sleep(keys::READ_EVERY).await;
+            let auth = self.clone();
+            let read = tokio::task::spawn_blocking(move || auth.tokens.keys().read_again()).await;
+            if let Ok(Err(error)) = read {
+                tracing::error!(%error, "signing keys: read failed, retrying");
+            }
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Why a request was not admitted, or an account not changed.
+
+use std::time::Duration;
+
+use super::account::AccountError;
+use super::keys::KeyError;
+use super::password::PasswordError;
+use super::redis_client::RedisClientError;
+use crate::events::log::AppendError;
+
+/// What a caller of [`Auth`](super::Auth) has to tell apart.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthError {
+    /// No token, not ours, out of time, or its session is over. Also every failed log-in.
+    #[error("not authenticated")]
+    Unauthenticated,
+    /// The token came without its session cookie.
+    #[error("the token came without its session cookie")]
+    TokenReplay,
+    #[error("too many failed log-ins; retry in {retry_after:?}")]
+    Throttled { retry_after: Duration },
+    #[error("too many requests of the account; retry in {retry_after:?}")]
+    Limited { retry_after: Duration },
+    #[error("too many log-ins at once")]
+    Overloaded,
+    #[error("Redis: {0}")]
+    Redis(#[from] RedisClientError),
+    #[error(transparent)]
+    Account(#[from] AccountError),
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// Redis is in an epoch that does not have the effects of the log yet.
+    #[error("Redis is in a new epoch and is catching up with the log")]
+    CatchingUp,
+    #[error("PostgreSQL: {0}")]
+    Database(#[from] sqlx::Error),
+    #[error("signing keys: {0}")]
+    Keys(#[from] KeyError),
+    #[error("a task ended early: {0}")]
+    Lost(#[from] tokio::task::JoinError),
+    #[error("password hash: {0}")]
+    Password(PasswordError),
+}
+
+impl From<PasswordError> for AuthError {
+    fn from(error: PasswordError) -> Self {
+        match error {
+            PasswordError::Overloaded => Self::Overloaded,
+            PasswordError::Hash(_) | PasswordError::Lost => Self::Password(error),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Log-out: an owner ends sessions, or ends all others with a new password. `SessionClosed` is in the log
+//! before Redis forgets a session, so that the session stays ended whatever happens to Redis.
+
+use super::account::{AccountError, Change};
+use super::core::Auth;
+use super::error::AuthError;
+use super::principal::Principal;
+use super::revocation::{Ended, closed};
+use crate::events::account::CloseCause;
+use crate::events::metadata::Metadata;
+
+impl Auth {
+    /// Ends the principal's session. After an error the client has to ask again.
+    pub async fn logout(&self, principal: &Principal, metadata: Metadata) -> Result<(), AuthError> {
+        let own = (principal.sid.clone(), principal.jti.clone());
+        self.end(principal, vec![own], metadata).await
+    }
+
+    /// Ends one session of the account; `false` if the account has no such session.
+    pub async fn end_session(
+        &self,
+        principal: &Principal,
+        sid: &str,
+        metadata: Metadata,
+    ) -> Result<bool, AuthError> {
+        let open = self.list_sessions(principal).await?;
+        let Some(open) = open.into_iter().find(|open| open.sid == sid) else { return Ok(false) };
+        self.end(principal, vec![(open.sid, open.jti)], metadata).await?;
+        Ok(true)
+    }
+
+    /// Ends all sessions of the account; returns how many.
+    pub async fn end_all_sessions(
+        &self,
+        principal: &Principal,
+        metadata: Metadata,
+    ) -> Result<usize, AuthError> {
+        let open = self.list_sessions(principal).await?;
+        let open: Vec<_> = open.into_iter().map(|open| (open.sid, open.jti)).collect();
+        let number = open.len();
+        self.end(principal, open, metadata).await?;
+        Ok(number)
+    }
+
+    async fn end(
+        &self,
+        by: &Principal,
+        ended: Vec<Ended>,
+        metadata: Metadata,
+    ) -> Result<(), AuthError> {
+        let username = by.username.clone();
+        self.run_to_completion(|auth| async move {
+            let events = closed(&ended, CloseCause::LogOut);
+            auth.accounts.record(&username, &events, metadata).await?;
+            for (sid, jti) in &ended {
+                auth.sessions.close(&username, sid, jti).await?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Changes the account's password and ends its other sessions; `false` when `old` is wrong.
+    pub async fn change_password(
+        &self,
+        principal: &Principal,
+        old: String,
+        new: String,
+        address: &str,
+        metadata: Metadata,
+    ) -> Result<bool, AuthError> {
+        let (principal, address) = (principal.clone(), address.to_owned());
+        self.run_to_completion(|auth| async move {
+            let Principal { username, sid, .. } = &principal;
+            let old = match auth.verify_password(Some(username), old, &address, &metadata).await {
+                Ok(account) => account.password_hash,
+                Err(AuthError::Unauthenticated) => return Ok(false),
+                Err(error) => return Err(error),
+            };
+            let hash = auth.passwords.hash(new).await?;
+            // Another session may have changed the password meanwhile, to lock this one out.
+            let changed =
+                auth.accounts.change_password(username, Some(&old), &hash, metadata.clone());
+            let Change { position, previous } = match changed.await {
+                Err(AccountError::Unknown(_)) => return Ok(false),
+                changed => changed?,
+            };
+            let except = Some((sid.as_str(), previous));
+            match auth.sessions.close_all(username, except, position).await {
+                Ok(ended) => {
+                    let events = closed(&ended, CloseCause::PasswordChanged);
+                    auth.accounts.record(username, &events, metadata).await?;
+                }
+                // The password is changed; the reconcilers end the sessions when Redis is back.
+                Err(error) => {
+                    tracing::warn!(%username, %error, "password change: sessions not ended yet, reconciler retries");
+                }
+            }
+            Ok(true)
+        })
+        .await
+    }
+}

@@ -1,0 +1,45 @@
+//! Revocation: ends the sessions that a change of their account ends.
+
+use super::account::Accounts;
+use super::error::AuthError;
+use super::session::Sessions;
+use crate::events::account::{AccountEvent, CloseCause};
+use crate::events::metadata::Metadata;
+use crate::events::values::Username;
+
+pub(super) use super::session::Ended;
+
+/// The sessions of an account that were opened before a change of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Revocation<'a> {
+    pub cause: CloseCause,
+    /// The position of the change.
+    pub position: i64,
+    /// The epochs of Redis in which they may end, or [`ANY_EPOCH`](super::redis_epoch::ANY_EPOCH).
+    pub epochs: &'a str,
+}
+
+/// Ends the sessions and records that. After an error the reconciler of each running process does the
+/// same as soon as Redis and PostgreSQL answer.
+pub async fn revoke(
+    sessions: &Sessions,
+    accounts: &Accounts,
+    username: &Username,
+    revocation: Revocation<'_>,
+    metadata: Metadata,
+) -> Result<(), AuthError> {
+    let Revocation { cause, position, epochs } = revocation;
+    let ended = sessions.close_all(username, None, position, epochs).await?;
+    accounts.record(username, &closed(&ended, cause), metadata).await?;
+    Ok(())
+}
+
+/// The events of sessions that have ended.
+pub(super) fn closed(sessions: &[Ended], cause: CloseCause) -> Vec<AccountEvent> {
+    let closed = |(sid, jti): &Ended| AccountEvent::SessionClosed {
+        session: sid.clone(),
+        jti: jti.clone(),
+        cause,
+    };
+    sessions.iter().map(closed).collect()
+}

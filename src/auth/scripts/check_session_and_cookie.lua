@@ -1,0 +1,44 @@
+-- Checks a session and its cookie; binds the session, or ends it when its token was replayed.
+--
+-- Both are told to one of the requests that come at once; its process records the event and confirms it
+-- by bind_session.lua or close_session.lua. If that does not happen within 5 s, the next request is told.
+-- `bound` is 0, 1 once the event is recorded, or the second since 1970 in which a request was told;
+-- `replayed` is such a second.
+--
+-- A request that is admitted counts towards the account's limit, by the clock of Redis and by the
+-- generic cell rate algorithm (ITU-T I.371, annex A): `rate` is the time, in microseconds, at which all
+-- requests so far are worked off; it may be one second ahead.
+--
+-- A full Redis refuses the first write of a script only if that write may take memory, and none after
+-- one that it took: a session that is open stays usable, and can be ended.
+local session, sessions, denied, changed, rate = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local sid, jti, cookie, obey, demanded = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local limit = tonumber(ARGV[6])
+local time = redis.call('TIME')
+local second = tonumber(time[1])
+local s = redis.call(
+    'HMGET', session, 'jti', 'role', 'cookie', 'bound', 'ip', 'user_agent', 'changed', 'replayed'
+)
+if s[1] ~= jti or redis.call('EXISTS', denied) == 1 then return { epoch, 'closed' } end
+if tonumber(s[7] or 0) < tonumber(redis.call('GET', changed) or 0) then return { epoch, 'closed' } end
+local right = cookie ~= '' and cookie == s[3]
+local replayed = obey == '1' and not right and s[4] ~= '0'
+if s[8] or replayed then
+    if second - tonumber(s[8] or 0) < 5 then return { epoch, 'closed' } end
+    redis.call('ZREM', sessions, sid)
+    redis.call('HSET', session, 'replayed', second)
+    return { epoch, 'replayed', s[5], s[6] }
+end
+if not right and (demanded == '1' or (obey == '1' and cookie ~= '')) then return { epoch, 'refused' } end
+local first = obey == '1' and right and s[4] ~= '1' and second - tonumber(s[4]) >= 5
+if first or limit > 0 then redis.call('ZREM', sessions, '') end
+if first then redis.call('HSET', session, 'bound', second) end
+if limit > 0 then
+    local now, whole = second * 1000000 + time[2], 1000000
+    local due = math.max(now, tonumber(redis.call('GET', rate) or 0)) + whole / limit
+    if due - now > whole then
+        return { epoch, 'limited', string.format('%.0f', due - now - whole) }
+    end
+    redis.call('SET', rate, string.format('%.0f', due), 'PX', math.ceil((due - now) / 1000))
+end
+return { epoch, first and 'bound' or 'open', s[2] }

@@ -1,0 +1,2 @@
+-- Whether this epoch is trusted, and nothing else.
+return { epoch, 'known' }
