@@ -173,21 +173,21 @@ impl Bench {
         schema::migrate(&secret, None).await.unwrap();
         let pools = Pools::new(&secret).unwrap();
         let other = Pools::new(&secret).unwrap();
-        pools.bulk.execute(PLAIN_TABLE).await.unwrap();
+        pools.long.execute(PLAIN_TABLE).await.unwrap();
         sqlx::query(STREAMS)
             .bind(METADATA)
             .bind(LONG)
             .bind(UPDATED)
-            .execute(&pools.bulk)
+            .execute(&pools.long)
             .await
             .unwrap();
-        pools.bulk.execute("vacuum analyze events").await.unwrap();
+        pools.long.execute("vacuum analyze events").await.unwrap();
         let pool: PgPool = PgPoolOptions::new().max_connections(64).connect(&url).await.unwrap();
         let repository = PostgresEventRepository::new(pool).with_tables("cqrs_events", "none");
         let store = cqrs_es::persist::PersistedEventStore::new_event_store(repository);
         Self {
-            bus: Bus::new(pools.appender.clone(), pools.read.clone()),
-            other: Bus::new(other.appender.clone(), other.read.clone()),
+            bus: Bus::new(pools.appender.clone(), pools.short.clone()),
+            other: Bus::new(other.appender.clone(), other.short.clone()),
             cqrs: Arc::new(cqrs_es::CqrsFramework::new(store, vec![], ())),
             time: Duration::from_secs(variable("BENCH_SECONDS", 4)),
             next: AtomicU64::new(0),
@@ -201,7 +201,7 @@ impl Bench {
             "select current_setting('server_version'), current_setting('fsync'),
                     current_setting('synchronous_commit'), current_setting('full_page_writes')",
         )
-        .fetch_one(&self.pools.read)
+        .fetch_one(&self.pools.short)
         .await
         .unwrap();
         let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -315,7 +315,7 @@ impl Bench {
             match how {
                 How::Warm => {}
                 // Knows nobody yet.
-                How::Cold => bus = Bus::new(self.pools.appender.clone(), self.pools.read.clone()),
+                How::Cold => bus = Bus::new(self.pools.appender.clone(), self.pools.short.clone()),
                 How::InTurn if round % 2 == 0 => bus = self.other.clone(),
                 How::InTurn => bus = self.bus.clone(),
             }

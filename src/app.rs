@@ -2,6 +2,7 @@
 
 use std::future::IntoFuture as _;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::serve::ListenerExt as _;
@@ -9,11 +10,12 @@ use secrecy::{ExposeSecret as _, SecretString};
 use socket2::SockRef;
 use sqlx::PgPool;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::limits::RateLimit;
-use crate::api::replica::Replica;
-use crate::api::{self, Api};
+use crate::api::pool_choice::Replica;
+use crate::api::{self, Api, ApiState};
 use crate::auth::account::Accounts;
 use crate::auth::{Auth, AuthError};
 use crate::clock::Clock;
@@ -29,12 +31,16 @@ use crate::projections::customers::Customers;
 use crate::projections::projector::Projector;
 use crate::projections::{self, Projection, ProjectionError, status};
 use crate::schema::{self, SchemaError};
+use crate::tasks::Tasks;
 use crate::telemetry;
 
 /// How long commands that wait to be appended may take when the service stops.
 const APPEND_DRAIN: Duration = Duration::from_secs(2);
 
-/// How often keys that nobody will use again are forgotten.
+/// How long background tasks may take to end when the service stops.
+const TASK_DRAIN: Duration = Duration::from_secs(2);
+
+/// How often expired idempotency keys and imports are deleted.
 const PURGE_EVERY: Duration = Duration::from_mins(1);
 
 /// How long a client may take nothing of its answer before it is cut off.
@@ -50,13 +56,13 @@ pub struct App {
     listener: TcpListener,
     router: axum::Router,
     bus: Bus,
+    auth: Auth,
     projector: Projector,
     history: Projector,
     pools: Pools,
     /// Cancelled when the service takes no more requests.
     stopping: CancellationToken,
-    /// Cancelled when those at work have ended.
-    shutdown: CancellationToken,
+    tasks: Tasks,
 }
 
 /// Why a process cannot start.
@@ -79,31 +85,22 @@ pub enum StartError {
 }
 
 /// The configured database.
-///
-/// # Errors
-/// When none is configured.
 pub fn database_url(config: &Config) -> Result<&SecretString, StartError> {
     config.database_url.as_ref().ok_or(StartError::Missing("DATABASE_URL"))
 }
 
 /// The configured Redis.
-///
-/// # Errors
-/// When none is configured.
 pub fn redis_url(config: &Config) -> Result<&SecretString, StartError> {
     config.redis_url.as_ref().ok_or(StartError::Missing("REDIS_URL"))
 }
 
 impl App {
     /// Listens, checks the schema, gets ready to serve. Does not wait for Redis.
-    ///
-    /// # Errors
-    /// Says what is missing.
     pub async fn build(mut config: Config, clock: Clock) -> Result<Self, StartError> {
         let pools = Pools::new(database_url(&config)?)?;
         schema::check(database_url(&config)?).await?;
         // Before anybody follows the log here.
-        let empty = status::status(&pools.read).await?.into_iter().filter(|of| of.checkpoint == 0);
+        let empty = status::status(&pools.short).await?.into_iter().filter(|of| of.checkpoint == 0);
         let built_at = empty.map(|of| of.head).max().unwrap_or(0);
         let listener = TcpListener::bind(config.listen)
             .await
@@ -112,32 +109,18 @@ impl App {
         config.listen =
             listener.local_addr().map_err(|error| StartError::Listen(config.listen, error))?;
 
-        let shutdown = CancellationToken::new();
-        let auth = Auth::new(
-            &config,
-            redis_url(&config)?.expose_secret(),
-            Accounts::new(pools.accounts.clone(), pools.appender.clone()),
-            clock.clone(),
-        )
-        .map_err(|error| match error {
-            // Nobody has called Redis yet: it is the URL.
-            AuthError::Redis(error) => {
-                let problem = error.to_string();
-                StartError::Config(ConfigError { variable: "REDIS_URL", problem })
-            }
-            error => error.into(),
-        })?;
-        // So that the first request need not wait for it. If Redis is away, it serves what it can.
+        let tasks = Tasks::default();
+        let auth = auth(&config, &pools, &clock)?;
+        // So that the first request need not wait for it. Without Redis the service serves what it can.
         if let Err(error) = auth.ready().await {
-            tracing::warn!(%error, "nobody is let in yet");
+            tracing::warn!(%error, "redis: not ready, requests that need it are answered 503");
         }
-        auth.follow(&shutdown);
-        let bus = Bus::new(pools.appender.clone(), pools.read.clone());
-        tokio::spawn(shutdown.clone().run_until_cancelled_owned(purge(pools.read.clone())));
-        let appends = Subscription::start(&pools.appender, pools.notify.clone(), &shutdown);
+        auth.follow(&tasks);
+        let bus = Bus::new(pools.appender.clone(), pools.short.clone());
+        tasks.spawn_until_shutdown(purge(pools.short.clone()));
+        let appends = Subscription::start(&pools.appender, pools.notify.clone(), &tasks);
         let follow = |projection: &'static dyn Projection| {
-            let appends = appends.clone();
-            Projector::start(projection, pools.projector.clone(), appends, shutdown.clone())
+            Projector::start(projection, pools.projector.clone(), appends.clone(), &tasks)
         };
         let (projector, history) = (follow(&Customers), follow(&CustomerHistory));
         let served = [Customers.name(), CustomerHistory.name()];
@@ -145,15 +128,15 @@ impl App {
             let _ = follow(other);
         }
         let frame = api::stream::frame;
-        let tail = Tail::start(pools.read.clone(), appends.clone(), frame, &shutdown);
+        let tail = Tail::start(pools.short.clone(), appends.clone(), frame, &tasks);
         let stopping = CancellationToken::new();
         let replica = config.read_database_url.as_ref().map(pools::replica).transpose()?;
-        let api = Api::new(api::Parts {
+        let api = Api::new(ApiState {
             bus: bus.clone(),
             imports: Imports::new(pools.import.clone(), pools.appender.clone()),
-            auth,
-            read: pools.read.clone(),
-            bulk: pools.bulk.clone(),
+            auth: auth.clone(),
+            short: pools.short.clone(),
+            long: pools.long.clone(),
             replica: replica.map(|(short, long)| Replica::new(short, long)),
             rebuild: pools.rebuild.clone(),
             projector: projector.clone(),
@@ -165,18 +148,19 @@ impl App {
             https: config.is_https(),
             feed_url: format!("{}/events", config.public_url()),
             tail,
-            cursor_secret: schema::cursor_key(&pools.read).await?,
+            cursor_key: api::cursor_key(&schema::cursor_key(&pools.short).await?),
+            spool_dir: config.spool_dir(),
+            stream_slots: Arc::new(Semaphore::new(api::stream::STREAMS_MAX)),
+            import_slots: Arc::new(Semaphore::new(api::import::IMPORTS_MAX)),
+            tasks: tasks.clone(),
             stopping: stopping.clone(),
         });
-        let rate_limit = RateLimit::new(config.rate_limit, &shutdown);
+        let rate_limit = RateLimit::new(config.rate_limit, &tasks);
         let router = api::router(api, rate_limit.as_ref(), &config.cors_origins);
-        Ok(Self { listener, router, bus, projector, history, pools, stopping, shutdown })
+        Ok(Self { listener, router, bus, auth, projector, history, pools, stopping, tasks })
     }
 
     /// Where it listens.
-    ///
-    /// # Panics
-    /// Never: the listener was bound.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.listener.local_addr().expect("a bound listener has an address")
@@ -206,9 +190,6 @@ impl App {
 
     /// Serves until `stop` is cancelled, then takes no more connections and gives the requests at
     /// work `drain` to end.
-    ///
-    /// # Errors
-    /// When the listener fails.
     pub async fn run(self, stop: CancellationToken, drain: Duration) -> std::io::Result<()> {
         let service = self.router.into_make_service_with_connect_info::<SocketAddr>();
         let listener = self.listener.tap_io(|stream| set_options(stream));
@@ -224,13 +205,35 @@ impl App {
             served = serve => served,
             () = deadline => Ok(()),
         };
-        self.shutdown.cancel();
-        // What clients asked for and no longer wait for still reaches the log.
-        let _ = tokio::time::timeout(APPEND_DRAIN, self.pools.appender.stop()).await;
-        // A connection that some request still holds does not keep the process.
+        // Commands whose clients have disconnected still reach the log.
+        let begun = async {
+            tokio::join!(self.bus.drain(), self.auth.drain());
+            self.pools.appender.stop().await;
+        };
+        if tokio::time::timeout(APPEND_DRAIN, begun).await.is_err() {
+            tracing::warn!("shutdown: commands still running after {APPEND_DRAIN:?}");
+        }
+        if !self.tasks.shut_down(TASK_DRAIN).await {
+            tracing::warn!("shutdown: background tasks still running after {TASK_DRAIN:?}");
+        }
+        // A connection that a request still holds does not keep the process.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.pools.close()).await;
         served
     }
+}
+
+/// Accounts, tokens and sessions of this process.
+fn auth(config: &Config, pools: &Pools, clock: &Clock) -> Result<Auth, StartError> {
+    let accounts = Accounts::new(pools.accounts.clone(), pools.appender.clone());
+    Auth::new(config, redis_url(config)?.expose_secret(), accounts, clock.clone()).map_err(
+        |error| match error {
+            // No call to Redis was made yet: its URL is wrong.
+            AuthError::Redis(error) => {
+                StartError::Config(ConfigError::new("REDIS_URL", error.to_string()))
+            }
+            error => error.into(),
+        },
+    )
 }
 
 /// Options of one connection. None of them is needed to serve, so none of them may fail it.
@@ -246,14 +249,14 @@ fn set_options(stream: &TcpStream) {
     }
 }
 
-/// Forgets old keys and imports, for as long as the process runs.
+/// Deletes expired idempotency keys and imports, for as long as the process runs.
 async fn purge(pool: PgPool) {
     loop {
         if let Err(error) = idempotency::purge(&pool).await {
-            tracing::warn!(%error, "old idempotency keys cannot be forgotten");
+            tracing::warn!(%error, "purge: idempotency keys failed, retrying");
         }
         if let Err(error) = import::purge(&pool).await {
-            tracing::warn!(%error, "old imports cannot be forgotten");
+            tracing::warn!(%error, "purge: imports failed, retrying");
         }
         tokio::time::sleep(PURGE_EVERY).await;
     }

@@ -19,6 +19,12 @@ pub mod clock;
 /// The environment, read once.
 pub mod config;
 
+/// Background tasks, which shutdown waits for.
+pub mod tasks;
+
+/// Files that appear whole or not at all.
+pub mod files;
+
 /// PostgreSQL: transactions, COPY.
 pub mod postgres;
 

@@ -1,4 +1,4 @@
-//! The connections to PostgreSQL, in pools named by what they are for.
+//! Connections to PostgreSQL, in pools by purpose.
 
 use std::error::Error as _;
 use std::time::Duration;
@@ -16,13 +16,13 @@ use crate::projections::{self, rebuild};
 const ACCOUNT_CONNECTIONS: u32 = 4;
 
 /// Connections for short queries. PostgreSQL does not get faster by more of them than cores.
-const READ_CONNECTIONS: u32 = 16;
+const SHORT_CONNECTIONS: u32 = 16;
 
 /// Connections for long queries: lists of all customers, comparisons with the log.
-const BULK_CONNECTIONS: u32 = 4;
+const LONG_CONNECTIONS: u32 = 4;
 
-/// Connections that look after rebuilds, two each. One more holds the lock of each, and up to four
-/// that fill its tables are its own.
+/// Connections that coordinate rebuilds, two each. Each rebuild has one more for its lock, and one for
+/// each backfill worker.
 const REBUILD_CONNECTIONS: u32 = 4;
 
 /// Connections that append chunks of imports: one per import, and one to spare.
@@ -34,34 +34,33 @@ const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
 /// How long a request waits for a connection to a replica.
 const REPLICA_ACQUIRE_LIMIT: Duration = Duration::from_millis(500);
 
-/// The same for long queries: there are few connections, and the others end.
-const BULK_ACQUIRE_LIMIT: Duration = Duration::from_secs(20);
+/// The same for long queries: there are few connections, and their queries end.
+const LONG_ACQUIRE_LIMIT: Duration = Duration::from_secs(20);
 
-/// The same for a rebuild: others end before it.
+/// The same for a rebuild: those before it end.
 const REBUILD_ACQUIRE_LIMIT: Duration = Duration::from_mins(10);
 
-/// Named by what they are for, in `pg_stat_activity` too; each with its own limits, so that none
-/// starves another.
+/// One pool per purpose, each with limits of its own, so that none starves another. `pg_stat_activity`
+/// shows the purpose.
 #[derive(Clone)]
 pub struct Pools {
-    /// Everything that is appended goes through it; it has a connection of its own.
+    /// Appends all events; it has a connection of its own.
     pub appender: Appender,
     pub accounts: PgPool,
-    pub read: PgPool,
-    pub bulk: PgPool,
+    /// Short queries, and the small writes beside them.
+    pub short: PgPool,
+    /// Long queries: lists of all customers, comparisons with the log.
+    pub long: PgPool,
     pub projector: PgPool,
-    /// Fills and swaps tables.
+    /// Rebuilds.
     pub rebuild: PgPool,
     pub import: PgPool,
-    /// Says and hears that the log has grown.
+    /// Notifications that the log has grown.
     pub notify: PgPool,
 }
 
 impl Pools {
     /// Connects lazily.
-    ///
-    /// # Errors
-    /// When the URL is none.
     pub fn new(url: &SecretString) -> Result<Self, ConfigError> {
         let options = address(url, "DATABASE_URL")?;
         let limited = [
@@ -84,19 +83,19 @@ impl Pools {
                 options.clone().application_name("customers append").options(limited),
             ),
             accounts: pool("customers accounts", ACCOUNT_CONNECTIONS, ACQUIRE_LIMIT, &limited),
-            read: pool("customers read", READ_CONNECTIONS, ACQUIRE_LIMIT, &limited),
-            bulk: pool(
+            short: pool("customers read", SHORT_CONNECTIONS, ACQUIRE_LIMIT, &limited),
+            long: pool(
                 "customers bulk",
-                BULK_CONNECTIONS,
-                BULK_ACQUIRE_LIMIT,
+                LONG_CONNECTIONS,
+                LONG_ACQUIRE_LIMIT,
                 &[
                     ("lock_timeout", "10s"),
                     ("statement_timeout", "300s"),
                     ("idle_in_transaction_session_timeout", "60s"),
                 ],
             ),
-            // An index over many rows takes its time, but not for a process that was killed, or a
-            // machine that is gone. What is lost in a crash is lost with the note that it was done.
+            // An index over many rows takes long, but not for a process that was killed or a machine
+            // that is gone. What a crash loses, it loses together with the record that it was done.
             rebuild: pool(
                 rebuild::APPLICATION_NAME,
                 REBUILD_CONNECTIONS,
@@ -112,14 +111,14 @@ impl Pools {
                     ("tcp_keepalives_count", "4"),
                 ],
             ),
-            // Others may be many before it; it has time.
+            // Many commands may be before it; an import has time.
             import: pool(
                 "customers import",
                 IMPORT_CONNECTIONS,
                 ACQUIRE_LIMIT,
                 &[("lock_timeout", "10s"), ("statement_timeout", "15s")],
             ),
-            // What it says need not survive a crash.
+            // A notification need not survive a crash.
             notify: pool(
                 "customers growth",
                 notify::CONNECTIONS,
@@ -142,12 +141,12 @@ impl Pools {
         })
     }
 
-    /// Waits for what is at work.
+    /// Closes all pools; waits for the connections that are in use.
     pub async fn close(&self) {
         tokio::join!(
             self.accounts.close(),
-            self.read.close(),
-            self.bulk.close(),
+            self.short.close(),
+            self.long.close(),
             self.projector.close(),
             self.rebuild.close(),
             self.import.close(),
@@ -156,11 +155,8 @@ impl Pools {
     }
 }
 
-/// Connections to a replica: for short queries and for long ones. Those that find none soon ask the
-/// primary.
-///
-/// # Errors
-/// When the URL is none.
+/// Connections to a replica: for short queries and for long ones. A request that gets none in time asks
+/// the primary.
 pub fn replica(url: &SecretString) -> Result<(PgPool, PgPool), ConfigError> {
     let options = address(url, "DATABASE_READ_URL")?.application_name("customers replica");
     let pool = |max, statement_timeout| {
@@ -173,12 +169,12 @@ pub fn replica(url: &SecretString) -> Result<(PgPool, PgPool), ConfigError> {
                 ("idle_in_transaction_session_timeout", "60s"),
             ]))
     };
-    Ok((pool(READ_CONNECTIONS, "5s"), pool(BULK_CONNECTIONS, "300s")))
+    Ok((pool(SHORT_CONNECTIONS, "5s"), pool(LONG_CONNECTIONS, "300s")))
 }
 
 fn address(url: &SecretString, variable: &'static str) -> Result<PgConnectOptions, ConfigError> {
-    url.expose_secret().parse::<PgConnectOptions>().map_err(|error| ConfigError {
-        variable,
-        problem: error.source().map_or_else(|| error.to_string(), ToString::to_string),
+    url.expose_secret().parse::<PgConnectOptions>().map_err(|error| {
+        let problem = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+        ConfigError::new(variable, problem)
     })
 }

@@ -52,6 +52,6 @@ impl Cursor {
 
 /// The key of the installation's secret.
 #[must_use]
-pub(super) fn key(secret: &str) -> hmac::Key {
+pub fn key(secret: &str) -> hmac::Key {
     hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes())
 }

@@ -21,50 +21,50 @@ use crate::events::log::read::ReadError;
 use crate::events::values::{Role, ValueError};
 use crate::projections::ProjectionError;
 
-/// Why a request was not answered as asked.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    #[error("log in first")]
+    #[error("a valid token and its session are required")]
     Unauthenticated,
     #[error("wrong user name or password")]
     LoginFailed,
-    #[error("the token came without its cookie")]
+    #[error("the token came without its session cookie")]
     TokenReplay,
-    #[error("this needs the role {0}")]
+    #[error("the role {0} is required")]
     Forbidden(Role),
-    #[error("there is nothing here")]
+    #[error("no such resource")]
     NoRoute,
-    #[error("there is no such customer")]
+    #[error("no such customer")]
     NoCustomer,
-    #[error("you have no such session")]
+    #[error("no such session")]
     NoSession,
-    #[error("this method is not allowed here")]
+    #[error("the resource does not support this method")]
     MethodNotAllowed,
-    #[error("the request cannot be read")]
+    #[error("the request cannot be parsed")]
     Malformed(Vec<FieldError>),
-    #[error("some values are refused")]
+    #[error("the request has invalid values")]
     Invalid(Vec<FieldError>),
-    /// Names the types that the route reads.
+    /// Names the media types that the route accepts.
     #[error("the body must be {0}")]
     UnsupportedMediaType(&'static str),
     #[error("the body must have at most {0} bytes")]
     TooLarge(usize),
     #[error("the customer is at version {current}")]
     VersionMismatch { current: i64 },
-    #[error("the key was used for another request")]
+    #[error("the idempotency key was used for another request")]
     IdempotencyMismatch,
     #[error("too many requests")]
     RateLimited { retry_after: Duration },
-    #[error("too much at once; try again in a moment")]
+    #[error("the service is overloaded; retry later")]
     Overloaded,
-    /// Something that the answer needs cannot be reached. The cause is for the log only.
-    #[error("try again in a moment")]
+    /// PostgreSQL, Redis or the disk is unavailable. The cause is for the log only.
+    #[error("a dependency is unavailable; retry later")]
     Unavailable(String),
-    /// The projection has not come to the position that the read asked for.
-    #[error("the position asked for is not there yet; try again in a moment")]
-    NotThereYet,
+    /// The projection does not show the position that the read named.
+    #[error("the requested position is not shown yet; retry later")]
+    PositionNotShown,
     /// A fault of ours. The cause is for the log only.
-    #[error("something went wrong here; it has been logged")]
+    #[error("internal error; the cause is in the service's log under this request id")]
     Internal(String),
 }
 
@@ -82,7 +82,7 @@ impl FieldError {
 }
 
 impl ApiError {
-    /// One thing that cannot be read.
+    /// One parameter, header or member that cannot be parsed.
     pub fn malformed(field: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::Malformed(vec![FieldError::new(field, detail)])
     }
@@ -96,10 +96,10 @@ impl ApiError {
     pub(super) fn problem(&self) -> Problem {
         let (status, slug, title) = match self {
             Self::Unauthenticated | Self::LoginFailed => {
-                (StatusCode::UNAUTHORIZED, "unauthenticated", "Not logged in")
+                (StatusCode::UNAUTHORIZED, "unauthenticated", "Unauthenticated")
             }
             Self::TokenReplay => (StatusCode::UNAUTHORIZED, "token-replay", "Token replay"),
-            Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden", "Not allowed"),
+            Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden", "Forbidden"),
             Self::NoRoute | Self::NoCustomer | Self::NoSession => {
                 (StatusCode::NOT_FOUND, "not-found", "Not found")
             }
@@ -115,17 +115,17 @@ impl ApiError {
             ),
             Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Body too large"),
             Self::VersionMismatch { .. } => {
-                (StatusCode::PRECONDITION_FAILED, "version-mismatch", "Another version")
+                (StatusCode::PRECONDITION_FAILED, "version-mismatch", "Version mismatch")
             }
             Self::IdempotencyMismatch => {
-                (StatusCode::UNPROCESSABLE_ENTITY, "idempotency-mismatch", "Another request")
+                (StatusCode::UNPROCESSABLE_ENTITY, "idempotency-mismatch", "Idempotency key reused")
             }
             Self::RateLimited { .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, "rate-limited", "Too many requests")
             }
             Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded"),
-            Self::Unavailable(_) | Self::NotThereYet => {
-                (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Unavailable")
+            Self::Unavailable(_) | Self::PositionNotShown => {
+                (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Service unavailable")
             }
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
         };
@@ -150,7 +150,7 @@ impl ApiError {
             Self::RateLimited { retry_after } => {
                 Some((header::RETRY_AFTER, HeaderValue::from(seconds(*retry_after))))
             }
-            Self::Overloaded | Self::Unavailable(_) | Self::NotThereYet => {
+            Self::Overloaded | Self::Unavailable(_) | Self::PositionNotShown => {
                 Some((header::RETRY_AFTER, HeaderValue::from(1)))
             }
             Self::Forbidden(_)
@@ -169,7 +169,7 @@ impl ApiError {
     }
 }
 
-/// What the body of a failed request says, all but the request's id.
+/// The body of a failed request, without the request id.
 #[derive(Debug, Clone)]
 pub struct Problem {
     pub status: StatusCode,
@@ -248,7 +248,7 @@ impl From<AppendError> for ApiError {
             AppendError::Unavailable(_) | AppendError::Stopped => {
                 Self::Unavailable(error.to_string())
             }
-            // Values are parsed before they come so far.
+            // Values are parsed before: PostgreSQL has no reason to refuse one.
             AppendError::Refused(_) => Self::Internal(error.to_string()),
         }
     }
@@ -279,7 +279,7 @@ impl From<ProjectionError> for ApiError {
     fn from(error: ProjectionError) -> Self {
         match error {
             ProjectionError::Database(error) => error.into(),
-            // A newer program can read it, or the event is broken: not for the client to mend.
+            // A newer program wrote the event, or it is corrupt: the client cannot do anything about it.
             ProjectionError::Decode { .. }
             | ProjectionError::NotRegistered(_)
             | ProjectionError::Fenced => Self::Internal(error.to_string()),
@@ -287,7 +287,7 @@ impl From<ProjectionError> for ApiError {
     }
 }
 
-/// Whole seconds, rounded up: never 0, which says "at once".
+/// Whole seconds, rounded up, at least 1.
 fn seconds(wait: Duration) -> u64 {
     u64::try_from(wait.as_nanos().div_ceil(1_000_000_000)).unwrap_or(u64::MAX).max(1)
 }

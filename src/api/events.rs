@@ -4,11 +4,11 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 
-use super::Api;
 use super::error::ApiError;
-use super::extract::{Params, page_limit, plain_number};
-use super::freshness;
-use super::guard::{Allowed, Auditor};
+use super::guard::{Auditor, Authorized};
+use super::query::{Params, page_limit, plain_number};
+use super::read_your_writes;
+use super::state::Api;
 use crate::events::account::AccountEvent;
 use crate::events::customer::CustomerEvent;
 use crate::events::log::{DecodeError, StoredEvent, read};
@@ -32,7 +32,7 @@ enum Format {
 }
 
 impl Format {
-    /// In the order of preference when a client likes several as much.
+    /// In the order of preference when a client accepts several alike.
     const ALL: [Self; 3] = [Self::Json, Self::Ndjson, Self::CloudEvents];
 
     fn media_type(self) -> &'static str {
@@ -43,7 +43,7 @@ impl Format {
         }
     }
 
-    /// The one that `Accept` likes best (RFC 9110, section 12.5.1); JSON when it likes none.
+    /// The format that `Accept` prefers (RFC 9110, section 12.5.1); JSON when it accepts none of them.
     fn accepted(headers: &HeaderMap) -> Self {
         let accept: Vec<&str> = headers
             .get_all(header::ACCEPT)
@@ -53,17 +53,17 @@ impl Format {
             .collect();
         let mut best = (Self::Json, 0);
         for format in Self::ALL {
-            let liking = liking(&accept, format.media_type());
-            if liking > best.1 {
-                best = (format, liking);
+            let quality = quality(&accept, format.media_type());
+            if quality > best.1 {
+                best = (format, quality);
             }
         }
         best.0
     }
 }
 
-/// How much a media type is liked, in thousandths: by the most specific range that covers it.
-fn liking(accept: &[&str], media_type: &str) -> u16 {
+/// The quality of a media type, in thousandths: that of the most specific range that covers it.
+fn quality(accept: &[&str], media_type: &str) -> u16 {
     let mut found = (0, 0);
     for range in accept {
         let mut parts = range.split(';').map(str::trim);
@@ -86,26 +86,25 @@ fn liking(accept: &[&str], media_type: &str) -> u16 {
 
 /// `GET /events?after=&limit=&type=&customer=&actor=`
 pub(super) async fn feed(
-    allowed: Allowed<Auditor>,
+    _: Authorized<Auditor>,
     State(api): State<Api>,
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let Allowed { .. } = allowed;
     let [after, limit, event_type, customer, actor] =
         params.only(["after", "limit", "type", "customer", "actor"])?;
     let after = after.map_or(Ok(0), |after| plain_number("after", &after))?;
     let limit = i64::try_from(page_limit(limit.as_deref())?).unwrap_or(i64::MAX);
     let filter = filter(event_type, customer.as_deref(), actor)?;
-    let shown = freshness::asked(&headers)?;
-    let head = read::head(api.read()).await?;
-    freshness::not_beyond(shown, head)?;
+    let shown = read_your_writes::min_position(&headers)?;
+    let head = read::head(&api.short).await?;
+    read_your_writes::not_beyond(shown, head)?;
     if after > head {
-        return Err(ApiError::malformed("after", "lies beyond the end of the log"));
+        return Err(ApiError::malformed("after", "is beyond the end of the log"));
     }
-    let page = page::page(api.read(), after, head, limit, &filter).await?;
+    let page = page::page(&api.short, after, head, limit, &filter).await?;
     let format = Format::accepted(&headers);
-    let body = written(&page.events, format, page.next, head, api.feed_url())
+    let body = body_of(&page.events, format, page.next, head, &api.feed_url)
         .map_err(|error| ApiError::Internal(error.to_string()))?;
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(format.media_type())),
@@ -135,14 +134,14 @@ fn filter(
     if actor.as_ref().is_some_and(|actor| actor.is_empty() || actor.len() > ACTOR_MAX) {
         return Err(ApiError::malformed("actor", "must have 1 to 255 bytes"));
     }
-    // PostgreSQL takes no NUL, and nobody has one in its name.
+    // PostgreSQL stores no NUL, and no actor has one.
     if actor.as_ref().is_some_and(|actor| actor.contains('\0')) {
         return Err(ApiError::malformed("actor", "must have no NUL"));
     }
     Ok(Filter { event_type, customer, actor })
 }
 
-fn written(
+fn body_of(
     events: &[StoredEvent],
     format: Format,
     next: i64,

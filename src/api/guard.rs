@@ -1,5 +1,5 @@
-//! Who may use a route: a parameter of its handler, with the role in its type, so that a handler
-//! that forgets it does not get at the session either.
+//! Authorization: a parameter of a handler, with the role in its type. A handler without it has no
+//! principal either.
 
 use std::marker::PhantomData;
 
@@ -7,9 +7,9 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 
-use super::Api;
 use super::error::ApiError;
 use super::request::Caller;
+use super::state::Api;
 use crate::auth::{Cookie, Principal, Purpose};
 use crate::events::metadata::Metadata;
 use crate::events::values::Role;
@@ -21,84 +21,84 @@ const COOKIE: &str = "customers_session";
 /// the path `/` (RFC 6265bis, section 4.1.3.2).
 const HOST_COOKIE: &str = "__Host-session";
 
-/// A role that a handler asks for.
-pub trait Needs: Send {
+/// The role and the purpose that a handler requires.
+pub trait Requirement: Send {
     const ROLE: Role;
     const PURPOSE: Purpose = Purpose::Access;
 }
 
-/// Every account covers a viewer: this is "any".
+/// Any account: every role covers a viewer.
 pub struct Viewer;
 pub struct Editor;
 pub struct Auditor;
 pub struct Admin;
 /// Any account, and the cookie in any case.
-pub struct WithCookie;
-/// Any account, also one that has used up its limit: to see and end its sessions.
-pub struct OwnSessions;
-/// Any account, whatever was asked in its name: to end this session.
-pub struct Leave;
+pub struct CookieProof;
+/// Any account, also one over its limit: to see and end its sessions.
+pub struct SessionManagement;
+/// Any account, without a limit: to end this session.
+pub struct Logout;
 
-impl Needs for Viewer {
+impl Requirement for Viewer {
     const ROLE: Role = Role::Viewer;
 }
 
-impl Needs for Editor {
+impl Requirement for Editor {
     const ROLE: Role = Role::Editor;
 }
 
-impl Needs for Auditor {
+impl Requirement for Auditor {
     const ROLE: Role = Role::Auditor;
 }
 
-impl Needs for Admin {
+impl Requirement for Admin {
     const ROLE: Role = Role::Admin;
 }
 
-impl Needs for WithCookie {
+impl Requirement for CookieProof {
     const ROLE: Role = Role::Viewer;
     const PURPOSE: Purpose = Purpose::CookieProof;
 }
 
-impl Needs for OwnSessions {
+impl Requirement for SessionManagement {
     const ROLE: Role = Role::Viewer;
     const PURPOSE: Purpose = Purpose::SessionManagement;
 }
 
-impl Needs for Leave {
+impl Requirement for Logout {
     const ROLE: Role = Role::Viewer;
     const PURPOSE: Purpose = Purpose::Logout;
 }
 
-/// A request that was let in with a role that covers `N`'s.
-pub struct Allowed<N> {
+/// An authenticated request whose role covers that of `R`.
+pub struct Authorized<R> {
     pub principal: Principal,
     pub caller: Caller,
-    /// What events remember of the request, all but its reason.
+    /// The metadata of the events that the request leads to, without its reason.
     pub metadata: Metadata,
-    needs: PhantomData<N>,
+    requirement: PhantomData<R>,
 }
 
-impl<N: Needs> FromRequestParts<Api> for Allowed<N> {
+impl<R: Requirement> FromRequestParts<Api> for Authorized<R> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
         let caller = caller(parts)?;
         let mut metadata = caller.metadata();
         let token = bearer(&parts.headers).ok_or(ApiError::Unauthenticated)?;
-        let cookie = cookie(&parts.headers, cookie_name(api.is_https()));
-        let principal = api.auth().authenticate(token, cookie, N::PURPOSE, &metadata).await?;
-        if !principal.role.covers(N::ROLE) {
-            return Err(ApiError::Forbidden(N::ROLE));
+        let cookie = cookie(&parts.headers, cookie_name(api.https));
+        let principal = api.auth.authenticate(token, cookie, R::PURPOSE, &metadata).await?;
+        if !principal.role.covers(R::ROLE) {
+            return Err(ApiError::Forbidden(R::ROLE));
         }
         metadata.actor = Some(principal.username.to_string());
         metadata.role = Some(principal.role.to_string());
         metadata.session = Some(principal.sid.clone());
-        Ok(Self { principal, caller, metadata, needs: PhantomData })
+        Ok(Self { principal, caller, metadata, requirement: PhantomData })
     }
 }
 
-/// Who asks, where nobody needs to be logged in.
+/// The caller of a route that needs no log-in.
 impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = ApiError;
 
@@ -112,7 +112,7 @@ fn caller(parts: &Parts) -> Result<Caller, ApiError> {
         .extensions
         .get()
         .cloned()
-        .ok_or_else(|| ApiError::Internal("the frame is missing around a route".to_owned()))
+        .ok_or_else(|| ApiError::Internal("a route without the request middleware".to_owned()))
 }
 
 /// The token of the one `Authorization: Bearer` (RFC 6750, section 2.1).
@@ -123,11 +123,11 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// The cookie that shows that a token has not moved. Other cookies are passed over.
+/// The session cookie. Other cookies are ignored.
 fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Cookie<'a> {
     let mut found = Cookie::Absent;
     let pairs = headers.get_all(header::COOKIE).iter().flat_map(|value| {
-        // Byte by byte: another application's cookie need not be ASCII.
+        // As bytes: another application's cookie need not be ASCII.
         value.as_bytes().split(|byte| *byte == b';')
     });
     for pair in pairs {

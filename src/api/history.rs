@@ -6,11 +6,11 @@ use axum::http::HeaderMap;
 use serde::Serialize;
 
 use super::error::ApiError;
-use super::extract::{CustomerPath, Params, page_limit, plain_number};
-use super::freshness;
-use super::guard::{Allowed, Auditor};
-use super::replica::Source;
-use super::{Api, Length};
+use super::guard::{Auditor, Authorized};
+use super::pool_choice::{PoolKind, Source};
+use super::query::{CustomerPath, Params, page_limit, plain_number};
+use super::read_your_writes;
+use super::state::Api;
 use crate::clock;
 use crate::projections::customer_history::{self, CustomerHistory, Version};
 
@@ -48,22 +48,22 @@ struct FieldEntry {
 
 /// `GET /customers/{id}/history?limit=&after=`
 pub(super) async fn show(
-    allowed: Allowed<Auditor>,
+    _: Authorized<Auditor>,
     State(api): State<Api>,
     source: Source,
     path: CustomerPath,
     params: Params,
     headers: HeaderMap,
 ) -> Result<Json<Page>, ApiError> {
-    let Allowed { .. } = allowed;
     let [limit, after] = params.only(["limit", "after"])?;
     let limit = page_limit(limit.as_deref())?;
     let after = after.map_or(Ok(0), |after| plain_number("after", &after))?;
-    let position = freshness::wait_in_history(&api, source, &headers).await?;
+    let position = read_your_writes::wait_for_past(&api, source, &headers).await?;
     let id = path.id()?;
-    // With the state before the page, which its first change started from, and the one behind it.
+    // With the state before the page, which its first change starts from, and one after it.
     let end = after.saturating_add(i64::try_from(limit).unwrap_or(i64::MAX)).saturating_add(1);
-    let mut db = freshness::reader(&api, source, Length::Short, &CustomerHistory, position).await?;
+    let mut db =
+        read_your_writes::reader(&api, source, PoolKind::Short, &CustomerHistory, position).await?;
     let states = customer_history::versions(&mut db, id, after, end).await?;
     if states.is_empty() && customer_history::versions(&mut db, id, 1, 1).await?.is_empty() {
         return Err(ApiError::NoCustomer);

@@ -1,7 +1,8 @@
-//! `POST /customers/import`: many customers from one body. It is taken whole, into an unlinked file,
-//! before anything is done with it: a client that goes away half-way has asked for nothing.
+//! `POST /customers/import`: many customers from one body. The body is received whole, into a spool file,
+//! before anything is imported: a client that disconnects half-way has imported nothing.
 
 use std::io::SeekFrom;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, Bytes};
@@ -14,18 +15,20 @@ use tokio::fs::File;
 use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
-use super::Api;
+use super::body::media_type;
 use super::error::{ApiError, FieldError};
-use super::extract::{Params, media_type, visible_ascii, with_reason};
-use super::freshness;
-use super::guard::{Allowed, Editor};
+use super::guard::{Authorized, Editor};
+use super::headers::{visible_ascii, with_reason};
 use super::limits::Limits;
-use super::list::full;
+use super::query::Params;
+use super::read_your_writes;
+use super::spool::{spool_error, spool_file};
+use super::state::Api;
 use crate::commands::BusError;
 use crate::commands::import::lines::{FileError, Format, LineError, Lines};
 use crate::commands::import::{Fingerprint, ImportError, ImportRequest, Summary};
 
-/// What stands before the handler: files are large and take their time to arrive.
+/// The limits of the route: files are large and slow to arrive.
 pub const LIMITS: Limits = Limits { body: 1024 * 1024 * 1024, answer: Duration::from_hours(1) };
 
 /// How many imports one process takes at the same time.
@@ -42,7 +45,7 @@ const IMPORT_ID: HeaderName = HeaderName::from_static("import-id");
 
 /// `POST /customers/import`
 pub(super) async fn import(
-    allowed: Allowed<Editor>,
+    authorized: Authorized<Editor>,
     State(api): State<Api>,
     params: Params,
     request: Request,
@@ -50,29 +53,31 @@ pub(super) async fn import(
     let headers = request.headers().clone();
     let format = format(&headers)?;
     params.none()?;
-    let metadata = with_reason(allowed.metadata, &headers)?;
+    let metadata = with_reason(authorized.metadata, &headers)?;
     let id = visible_ascii(&headers, &IMPORT_ID)?;
-    let place = api.imports_free().try_acquire_owned().map_err(|_| ApiError::Overloaded)?;
+    let slot =
+        Arc::clone(&api.import_slots).try_acquire_owned().map_err(|_| ApiError::Overloaded)?;
 
     let mut fingerprint = Fingerprint::new(format);
-    let file = spooled(request.into_body().into_data_stream(), &mut fingerprint).await?;
+    let file = receive(&api, request.into_body().into_data_stream(), &mut fingerprint).await?;
     let file = file.into_std().await;
-    let today = api.clock().now().date_naive();
+    let today = api.clock.today();
     let opening = tokio::task::spawn_blocking(move || Lines::open(file, format, today));
     let lines = opening.await.map_err(BusError::Lost)?.map_err(|error| match error {
         FileError::Header(errors) => ApiError::Invalid(fields(errors)),
-        FileError::Read(error) => full(&error),
+        FileError::Read(error) => spool_error(&error),
     })?;
-    let account = allowed.principal.username.to_string();
+    let account = authorized.principal.username.to_string();
     let request = ImportRequest { account, id, fingerprint: fingerprint.finish(), metadata };
-    api.imports().check(&request).await?;
+    api.imports.check(&request).await?;
 
     let (sender, answer) = mpsc::channel(4);
     let answering = Answer { sender, waiting: vec![] };
-    tokio::spawn(async move {
-        let _place = place;
-        // To its end, whether or not the client still waits.
-        take_in(api, lines, request, answering, &allowed.caller.request_id).await;
+    let tasks = api.tasks.clone();
+    tasks.spawn(async move {
+        let _slot = slot;
+        // To its end, whether or not the client still reads.
+        run(api, lines, request, answering, &authorized.caller.request_id).await;
     });
     let body = stream::unfold(answer, async |mut answer: mpsc::Receiver<Bytes>| {
         answer.recv().await.map(|piece| (Ok::<_, std::convert::Infallible>(piece), answer))
@@ -92,10 +97,14 @@ fn format(headers: &HeaderMap) -> Result<Format, ApiError> {
     }
 }
 
-/// The whole body, in an unlinked file.
-async fn spooled(mut body: BodyDataStream, hash: &mut Fingerprint) -> Result<File, ApiError> {
-    let file = tempfile::tempfile().map_err(|error| full(&error))?;
-    let (mut file, mut length) = (File::from_std(file), 0);
+/// The whole body, in a spool file.
+async fn receive(
+    api: &Api,
+    mut body: BodyDataStream,
+    hash: &mut Fingerprint,
+) -> Result<File, ApiError> {
+    let mut file = spool_file(&api.spool_dir).map_err(|error| spool_error(&error))?;
+    let mut length = 0;
     loop {
         let late = |_| ApiError::malformed("body", "did not arrive in time");
         let piece = tokio::time::timeout(PIECE_TIME, body.next()).await.map_err(late)?;
@@ -106,21 +115,15 @@ async fn spooled(mut body: BodyDataStream, hash: &mut Fingerprint) -> Result<Fil
             return Err(ApiError::TooLarge(LIMITS.body));
         }
         hash.update(&piece);
-        file.write_all(&piece).await.map_err(|error| full(&error))?;
+        file.write_all(&piece).await.map_err(|error| spool_error(&error))?;
     }
-    file.flush().await.map_err(|error| full(&error))?;
-    file.seek(SeekFrom::Start(0)).await.map_err(|error| full(&error))?;
+    file.flush().await.map_err(|error| spool_error(&error))?;
+    file.seek(SeekFrom::Start(0)).await.map_err(|error| spool_error(&error))?;
     Ok(file)
 }
 
-/// Runs the import and tells of it.
-async fn take_in(
-    api: Api,
-    lines: Lines,
-    request: ImportRequest,
-    mut answer: Answer,
-    request_id: &str,
-) {
+/// Runs the import and answers with its results.
+async fn run(api: Api, lines: Lines, request: ImportRequest, mut answer: Answer, request_id: &str) {
     #[derive(Serialize)]
     struct Last {
         summary: Summary,
@@ -131,16 +134,16 @@ async fn take_in(
             answer.line(&line).await;
         }
     };
-    let importing = api.imports().run(lines, &request, api.stopping(), sender);
+    let importing = api.imports.run(lines, &request, &api.stopping, sender);
     let (outcome, ()) = tokio::join!(importing, telling);
     match outcome {
         Ok(summary) => {
-            // Like every write: it answers when the read table shows it.
-            freshness::shown(&api, summary.last_position).await;
+            // Like every write: answered when the read table shows it.
+            read_your_writes::wait_for_customers(&api, summary.last_position).await;
             answer.line(&Last { summary }).await;
         }
         Err(error) => {
-            tracing::error!(request_id, %error, "an import stopped");
+            tracing::error!(request_id, %error, "import: stopped");
             let problem = ApiError::from(error).problem().body(request_id);
             answer.waiting.extend_from_slice(format!("{{\"error\":{problem}}}\n").as_bytes());
         }
@@ -148,7 +151,7 @@ async fn take_in(
     answer.send().await;
 }
 
-/// What is told, gathered to pieces.
+/// The answer, sent in pieces.
 struct Answer {
     sender: mpsc::Sender<Bytes>,
     waiting: Vec<u8>,
@@ -165,7 +168,7 @@ impl Answer {
     }
 
     async fn send(&mut self) {
-        // The client may have gone.
+        // The client may have disconnected.
         let _ = self.sender.send(Bytes::from(std::mem::take(&mut self.waiting))).await;
     }
 }

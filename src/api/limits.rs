@@ -10,14 +10,14 @@ use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use governor::middleware::StateInformationMiddleware;
-use tokio_util::sync::CancellationToken;
 use tower_governor::governor::GovernorConfigBuilder;
 use tower_governor::key_extractor::KeyExtractor;
 use tower_governor::{GovernorError, GovernorLayer};
 
+use super::body::BODY_MAX;
 use super::error::ApiError;
-use super::extract::BODY_MAX;
 use super::request::Caller;
+use crate::tasks::Tasks;
 
 /// How often clients that were quiet are forgotten.
 const FORGET_EVERY: Duration = Duration::from_mins(1);
@@ -101,9 +101,9 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// `None` when `per_second` is 0. Forgets quiet clients until `shutdown`.
+    /// `None` when `per_second` is 0. Forgets quiet clients on a timer, until shutdown.
     #[must_use]
-    pub fn new(per_second: u32, shutdown: &CancellationToken) -> Option<Self> {
+    pub fn new(per_second: u32, tasks: &Tasks) -> Option<Self> {
         let period = Duration::from_secs(1).checked_div(per_second)?;
         let config = GovernorConfigBuilder::default()
             .period(period)
@@ -118,15 +118,14 @@ impl RateLimit {
                 limiter.retain_recent();
             }
         };
-        tokio::spawn(shutdown.clone().run_until_cancelled_owned(forget));
+        tasks.spawn_until_shutdown(forget);
         let layer = GovernorLayer::new(Arc::new(config))
             .error_handler(|error| refusal(error).into_response());
         Some(Self { layer, per_second })
     }
 
-    /// Says what is left, in the fields of draft-ietf-httpapi-ratelimit-headers-10 instead of the
-    /// library's own.
-    pub(super) async fn announced(self, request: Request, next: Next) -> Response {
+    /// Replaces the library's headers by those of draft-ietf-httpapi-ratelimit-headers-10.
+    pub(super) async fn add_headers(self, request: Request, next: Next) -> Response {
         let mut response = next.run(request).await;
         let headers = response.headers_mut();
         // The library's own refusal says nothing: nothing is left.
@@ -156,7 +155,7 @@ fn refusal(error: GovernorError) -> ApiError {
             ApiError::RateLimited { retry_after: Duration::from_secs(wait_time) }
         }
         GovernorError::UnableToExtractKey => {
-            ApiError::Internal("the frame is missing around a route".to_owned())
+            ApiError::Internal("a route without the request middleware".to_owned())
         }
         GovernorError::Other { msg, .. } => ApiError::Internal(msg.unwrap_or_default()),
     }

@@ -1,150 +1,169 @@
-//! Lists of customers, youngest first. The rows are taken from PostgreSQL as fast as it sends them
-//! and given to the client as fast as it takes them: in between they wait in memory, or in an
-//! unlinked file when they are many. So a slow client holds no snapshot, and memory stays flat.
+//! Lists of customers, youngest first. Rows are read at the speed of PostgreSQL and sent at the speed of
+//! the client; in between they wait in memory, or in a spool file when they are many. A slow client holds
+//! no snapshot, and memory stays flat.
 
-use std::io::SeekFrom;
 use std::pin::pin;
 
 use axum::Json;
-use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use chrono::{DateTime, Utc};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
-use tokio::fs::File;
-use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
-use tokio_util::io::ReaderStream;
 
+use super::as_of;
 use super::cursor::Cursor;
 use super::customers::Customer;
 use super::error::ApiError;
-use super::extract::{Params, page_limit, plain_number};
-use super::freshness;
-use super::guard::{Allowed, Viewer};
-use super::past;
-use super::replica::Source;
-use super::{Api, Length};
+use super::guard::{Authorized, Viewer};
+use super::pool_choice::{PoolKind, Source};
+use super::query::{Params, page_limit, plain_number};
+use super::read_your_writes;
+use super::spool::{Spool, spool_error};
+use super::state::Api;
 use crate::projections::Projection;
 use crate::projections::customer_history::{self, CustomerHistory};
 use crate::projections::customers::{self, Customers, Row};
 
-/// How many bytes wait in memory before a file takes them.
-const MEMORY_MAX: usize = 256 * 1024;
-
-/// How many bytes a client is sent at a time.
-const CHUNK: usize = 64 * 1024;
-
-/// Lists of up to so many customers are answered over the connections for short queries.
+/// Lists of up to that many customers use the pool for short queries.
 const SHORT: i64 = 1000;
 
-/// `GET /customers`, with `numbers=n` or `limit=&after=`, and `as_of=T`
-pub(super) async fn list(
-    allowed: Allowed<Viewer>,
-    State(api): State<Api>,
-    source: Source,
-    params: Params,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
-    let [numbers, number, limit, after, as_of] =
-        params.only(["numbers", "number", "limit", "after", "as_of"])?;
-    let part = part(numbers, number, limit.as_deref(), after.is_some())?;
-    if as_of.is_some() {
-        past::allowed(&allowed.principal)?;
-    }
-    let moment = as_of.as_deref().map(past::moment).transpose()?;
-    let behind = match &after {
-        Some(after) => Some(Cursor::verify(api.cursor_key(), after)?),
-        None => None,
-    };
-    let (asked, position) = if let Some(moment) = moment {
-        let position = past::position(&api, source, &headers, moment).await?;
-        (Some(position), Some(position))
-    } else {
-        (freshness::wait(&api, source, &headers).await?, None)
-    };
-    if behind.is_some_and(|behind| behind.position != position) {
-        return Err(ApiError::malformed("after", "belongs to a list of another moment"));
-    }
-    let behind = behind.map(|behind| (behind.dob, behind.id));
-    let number = match part {
-        Part::All => None,
-        Part::Youngest(number) => Some(number),
-        // One more than asked for says whether there is another page.
-        Part::Page(limit) => Some(limit + 1),
-    };
-    let short = position.is_none() && number.is_some_and(|number| number <= SHORT);
-    let length = if short { Length::Short } else { Length::Long };
-    let kept: &dyn Projection = if position.is_some() { &CustomerHistory } else { &Customers };
-    let mut db = freshness::reader(&api, source, length, kept, asked).await?;
-    let rows = match position {
-        Some(position) => {
-            customer_history::youngest_at(&mut *db, position, behind, number).left_stream()
-        }
-        None => customers::youngest(&mut *db, behind, number).right_stream(),
-    };
-    let Part::Page(limit) = part else { return whole(rows).await };
-    let rows: Vec<Row> = rows.try_collect().await?;
-    page(&api, rows, limit, position, as_of.as_deref())
+/// The query of a list, parsed.
+struct ListQuery {
+    selection: Selection,
+    /// The last customer of the page before.
+    after: Option<Cursor>,
+    as_of: Option<AsOf>,
 }
 
-/// Which part of a list is asked for.
-enum Part {
+/// Which customers a list has.
+enum Selection {
     All,
     Youngest(i64),
     Page(i64),
 }
 
-fn part(
-    numbers: Option<String>,
-    number: Option<String>,
-    limit: Option<&str>,
-    has_after: bool,
-) -> Result<Part, ApiError> {
-    let number = match (numbers, number) {
-        (Some(_), Some(_)) => {
-            return Err(ApiError::malformed("number", "conflicts with numbers"));
-        }
-        (Some(text), None) => Some(plain_number("numbers", &text)?),
-        (None, Some(text)) => Some(plain_number("number", &text)?),
-        (None, None) => None,
-    };
-    match (number, limit.is_some() || has_after) {
-        (Some(_), true) => Err(ApiError::malformed("numbers", "conflicts with limit and after")),
-        (Some(number), false) => Ok(Part::Youngest(number)),
-        (None, true) => Ok(Part::Page(i64::try_from(page_limit(limit)?).unwrap_or(i64::MAX))),
-        (None, false) => Ok(Part::All),
+/// The moment that a list shows, as the client wrote it and parsed.
+struct AsOf {
+    text: String,
+    moment: DateTime<Utc>,
+}
+
+impl ListQuery {
+    fn parse(api: &Api, params: Params) -> Result<Self, ApiError> {
+        let [numbers, number, limit, after, as_of] =
+            params.only(["numbers", "number", "limit", "after", "as_of"])?;
+        let selection = Selection::parse(numbers, number, limit.as_deref(), after.is_some())?;
+        let as_of = as_of
+            .map(|text| as_of::parse(&text).map(|moment| AsOf { text, moment }))
+            .transpose()?;
+        let after = after.map(|after| Cursor::verify(&api.cursor_key, &after)).transpose()?;
+        Ok(Self { selection, after, as_of })
     }
+}
+
+impl Selection {
+    fn parse(
+        numbers: Option<String>,
+        number: Option<String>,
+        limit: Option<&str>,
+        has_after: bool,
+    ) -> Result<Self, ApiError> {
+        let number = match (numbers, number) {
+            (Some(_), Some(_)) => {
+                return Err(ApiError::malformed("number", "conflicts with numbers"));
+            }
+            (Some(text), None) => Some(plain_number("numbers", &text)?),
+            (None, Some(text)) => Some(plain_number("number", &text)?),
+            (None, None) => None,
+        };
+        match (number, limit.is_some() || has_after) {
+            (Some(_), true) => {
+                Err(ApiError::malformed("numbers", "conflicts with limit and after"))
+            }
+            (Some(number), false) => Ok(Self::Youngest(number)),
+            (None, true) => Ok(Self::Page(i64::try_from(page_limit(limit)?).unwrap_or(i64::MAX))),
+            (None, false) => Ok(Self::All),
+        }
+    }
+
+    /// How many rows to read; `None` for all.
+    fn rows(&self) -> Option<i64> {
+        match self {
+            Self::All => None,
+            Self::Youngest(number) => Some(*number),
+            // The additional row says whether there is another page.
+            Self::Page(limit) => Some(limit + 1),
+        }
+    }
+}
+
+/// `GET /customers`, with `numbers=n` or `limit=&after=`, and `as_of=T`
+pub(super) async fn list(
+    authorized: Authorized<Viewer>,
+    State(api): State<Api>,
+    source: Source,
+    params: Params,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let query = ListQuery::parse(&api, params)?;
+    let (shown, position) = if let Some(as_of) = &query.as_of {
+        as_of::require_auditor(&authorized.principal)?;
+        let position = as_of::position(&api, source, &headers, as_of.moment).await?;
+        (Some(position), Some(position))
+    } else {
+        (read_your_writes::wait_for_present(&api, source, &headers).await?, None)
+    };
+    if query.after.is_some_and(|after| after.position != position) {
+        return Err(ApiError::malformed("after", "belongs to a list of another moment"));
+    }
+    let after = query.after.map(|after| (after.dob, after.id));
+    let number = query.selection.rows();
+    let is_short = position.is_none() && number.is_some_and(|number| number <= SHORT);
+    let kind = if is_short { PoolKind::Short } else { PoolKind::Long };
+    let kept: &dyn Projection = if position.is_some() { &CustomerHistory } else { &Customers };
+    let mut db = read_your_writes::reader(&api, source, kind, kept, shown).await?;
+    let rows = match position {
+        Some(position) => {
+            customer_history::youngest_at(&mut *db, position, after, number).left_stream()
+        }
+        None => customers::youngest(&mut *db, after, number).right_stream(),
+    };
+    let Selection::Page(limit) = query.selection else { return whole(&api, rows).await };
+    let rows: Vec<Row> = rows.try_collect().await?;
+    page(&api, rows, limit, position, query.as_of.as_ref())
 }
 
 /// All rows, however many.
-async fn whole(rows: impl Stream<Item = Result<Row, sqlx::Error>>) -> Result<Response, ApiError> {
+async fn whole(
+    api: &Api,
+    rows: impl Stream<Item = Result<Row, sqlx::Error>>,
+) -> Result<Response, ApiError> {
     let mut rows = pin!(rows);
-    let mut spool = Spool::default();
+    let mut spool = Spool::new(api.spool_dir.clone());
     let mut count: u64 = 0;
     while let Some(row) = rows.try_next().await? {
         if count > 0 {
-            spool.waiting.push(b',');
+            spool.pending.push(b',');
         }
-        serde_json::to_writer(&mut spool.waiting, &Customer::from(&row))
+        serde_json::to_writer(&mut spool.pending, &Customer::from(&row))
             .map_err(|error| ApiError::Internal(error.to_string()))?;
         count += 1;
-        spool.relieve().await.map_err(|error| full(&error))?;
+        spool.spill().await.map_err(|error| spool_error(&error))?;
     }
-    spool.waiting.extend_from_slice(b"]}");
-    spool
-        .answer(format!("{{\"number\":{count},\"customers\":["))
-        .await
-        .map_err(|error| full(&error))
+    spool.pending.extend_from_slice(b"]}");
+    let head = format!("{{\"number\":{count},\"customers\":[");
+    spool.answer(head).await.map_err(|error| spool_error(&error))
 }
 
-/// A page, and where the next one begins (RFC 8288, section 3).
+/// A page, and a link to the next one (RFC 8288, section 3).
 fn page(
     api: &Api,
     mut rows: Vec<Row>,
     limit: i64,
     position: Option<i64>,
-    as_of: Option<&str>,
+    as_of: Option<&AsOf>,
 ) -> Result<Response, ApiError> {
     #[derive(Serialize)]
     struct Page<'a> {
@@ -153,17 +172,17 @@ fn page(
         next: Option<String>,
     }
     let keep = usize::try_from(limit).unwrap_or(usize::MAX);
-    let more = rows.len() > keep;
+    let has_more = rows.len() > keep;
     rows.truncate(keep);
-    let next = match rows.last().filter(|_| more) {
-        Some(row) => Some(Cursor { dob: row.dob, id: row.id, position }.sign(api.cursor_key())?),
+    let next = match rows.last().filter(|_| has_more) {
+        Some(row) => Some(Cursor { dob: row.dob, id: row.id, position }.sign(&api.cursor_key)?),
         None => None,
     };
     let link = next.as_ref().map(|next| {
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.append_pair("limit", &limit.to_string()).append_pair("after", next);
         if let Some(as_of) = as_of {
-            query.append_pair("as_of", as_of);
+            query.append_pair("as_of", &as_of.text);
         }
         format!("</customers?{}>; rel=\"next\"", query.finish())
     });
@@ -173,58 +192,4 @@ fn page(
         response.headers_mut().insert(header::LINK, link);
     }
     Ok(response)
-}
-
-/// The disk does not take what is spooled.
-pub(super) fn full(error: &std::io::Error) -> ApiError {
-    ApiError::Unavailable(format!("spool file: {error}"))
-}
-
-/// Bytes on their way from PostgreSQL to the client.
-#[derive(Default)]
-struct Spool {
-    waiting: Vec<u8>,
-    file: Option<File>,
-    filed: u64,
-}
-
-impl Spool {
-    /// Moves what waits into the file when it is much.
-    async fn relieve(&mut self) -> std::io::Result<()> {
-        if self.waiting.len() < MEMORY_MAX {
-            return Ok(());
-        }
-        let file = match &mut self.file {
-            Some(file) => file,
-            None => self.file.insert(File::from_std(tempfile::tempfile()?)),
-        };
-        file.write_all(&self.waiting).await?;
-        self.filed += self.waiting.len() as u64;
-        self.waiting.clear();
-        Ok(())
-    }
-
-    /// The head, what was filed, what still waits.
-    async fn answer(self, head: String) -> std::io::Result<Response> {
-        let length = head.len() as u64 + self.filed + self.waiting.len() as u64;
-        let body = match self.file {
-            None => {
-                let mut bytes = head.into_bytes();
-                bytes.extend_from_slice(&self.waiting);
-                Body::from(bytes)
-            }
-            Some(mut file) => {
-                file.flush().await?;
-                file.seek(SeekFrom::Start(0)).await?;
-                let head = stream::iter([Ok(Bytes::from(head))]);
-                let tail = stream::iter([Ok(Bytes::from(self.waiting))]);
-                Body::from_stream(head.chain(ReaderStream::with_capacity(file, CHUNK)).chain(tail))
-            }
-        };
-        let mut response = body.into_response();
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-        Ok(response)
-    }
 }

@@ -1,242 +1,93 @@
 //! HOW THEY ASK. The only module that knows HTTP. [`routes`](crate::api::routes) is THE table of routes.
 
-/// What is known of every request, and the frame around every answer.
+/// What handlers use.
+pub mod state;
+
+/// The caller of a request, and the outermost middleware.
 pub mod request;
 
-/// Limits that stand before every handler.
+/// Limits before every handler: size of the body, rate, time.
 pub mod limits;
 
-/// Which pages in browsers may ask.
+/// Origins whose pages may call (CORS).
 mod cors;
 
-/// Who may use a route.
+/// Authorization, as a parameter of a handler.
 pub mod guard;
 
-/// From bytes to values.
-pub mod extract;
+/// Query parameters and paths.
+mod query;
 
-/// Everything that can go wrong, as problem details.
+/// JSON bodies.
+pub mod body;
+
+/// Request headers.
+mod headers;
+
+/// Errors as problem details.
 pub mod error;
 
-/// Read your own writes.
-pub mod freshness;
+/// A write is answered when it is shown; a read names what it must show.
+mod read_your_writes;
 
-/// Reads that the primary need not answer.
-pub mod replica;
+/// Primary or replica, short or long.
+pub mod pool_choice;
+
+/// Reads that a replica answers.
+mod replica;
 
 /// Create, read, update, delete.
-pub mod customers;
+mod customers;
 
-/// How it was at a moment of the past.
-mod past;
+/// An earlier state.
+mod as_of;
 
 /// Where a list goes on.
 mod cursor;
 
-/// All customers, or the N youngest.
-pub mod list;
+/// Bytes that wait on disk.
+mod spool;
 
-/// Many customers from one file.
+/// All customers, the N youngest, a page.
+mod list;
+
+/// Many customers from one body.
 pub mod import;
 
 /// Who changed a customer.
-pub mod history;
+mod history;
 
-/// The log itself.
-pub mod events;
+/// The log.
+mod events;
 
 /// The log as it grows.
 pub mod stream;
 
-/// Log-in, log-out, password.
-pub mod sessions;
+/// Log-in, log-out, sessions, password.
+mod sessions;
 
-/// How far the read tables are, and rebuilding them.
-pub mod projections;
+/// Status and rebuild of projections.
+mod projections;
 
-/// Alive, ready, measured.
-pub mod ops;
+/// Liveness, readiness, metrics, public keys.
+mod ops;
 
-use std::sync::Arc;
-
-use aws_lc_rs::hmac;
 use axum::Router;
 use axum::extract::Request;
 use axum::middleware::{self, Next};
 use axum::routing::{MethodRouter, delete, get, post, put};
-use ipnet::IpNet;
-use metrics_exporter_prometheus::PrometheusHandle;
-use sqlx::PgPool;
-use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 
+pub use self::cursor::key as cursor_key;
 use self::error::ApiError;
 use self::limits::{Limits, RateLimit};
-use self::replica::{Replica, Source};
-use crate::auth::Auth;
-use crate::clock::Clock;
-use crate::commands::Bus;
-use crate::commands::import::Imports;
+pub use self::state::{Api, ApiState};
 use crate::events::values::Role;
-use crate::feed::tail::Tail;
-use crate::projections::projector::Projector;
-
-/// Everything that handlers use. Clones share it.
-#[derive(Clone)]
-pub struct Api {
-    parts: Arc<Parts>,
-    /// Places for streams and for imports that are free.
-    streams: Arc<Semaphore>,
-    imports: Arc<Semaphore>,
-    cursor_key: Arc<hmac::Key>,
-}
-
-/// What an [`Api`] is made of.
-pub struct Parts {
-    pub bus: Bus,
-    pub imports: Imports,
-    pub auth: Auth,
-    /// Short queries.
-    pub read: PgPool,
-    /// Long ones.
-    pub bulk: PgPool,
-    /// A copy of the primary that may be read, too.
-    pub replica: Option<Replica>,
-    /// For rebuilds.
-    pub rebuild: PgPool,
-    /// That of the projection `customers`.
-    pub projector: Projector,
-    /// That of the projection `customer_history`.
-    pub history: Projector,
-    /// Where the log ended when a projection that this process serves was found empty; 0 if none was.
-    pub built_at: i64,
-    pub clock: Clock,
-    pub metrics: PrometheusHandle,
-    pub trusted_proxies: Vec<IpNet>,
-    pub https: bool,
-    /// Where other programs find the feed: the source of its CloudEvents.
-    pub feed_url: String,
-    pub tail: Tail,
-    /// What signs the cursors of lists.
-    pub cursor_secret: String,
-    /// Cancelled when answers that last have to end.
-    pub stopping: CancellationToken,
-}
-
-impl Api {
-    #[must_use]
-    pub fn new(parts: Parts) -> Self {
-        let streams = Arc::new(Semaphore::new(stream::STREAMS_MAX));
-        let imports = Arc::new(Semaphore::new(import::IMPORTS_MAX));
-        let cursor_key = Arc::new(cursor::key(&parts.cursor_secret));
-        Self { parts: Arc::new(parts), streams, imports, cursor_key }
-    }
-
-    fn bus(&self) -> &Bus {
-        &self.parts.bus
-    }
-
-    fn imports(&self) -> &Imports {
-        &self.parts.imports
-    }
-
-    fn imports_free(&self) -> Arc<Semaphore> {
-        Arc::clone(&self.imports)
-    }
-
-    fn auth(&self) -> &Auth {
-        &self.parts.auth
-    }
-
-    fn read(&self) -> &PgPool {
-        &self.parts.read
-    }
-
-    fn bulk(&self) -> &PgPool {
-        &self.parts.bulk
-    }
-
-    fn replica(&self) -> Option<&Replica> {
-        self.parts.replica.as_ref()
-    }
-
-    /// For short queries or long ones, where the request reads.
-    fn pool(&self, source: Source, length: Length) -> &PgPool {
-        match (source, self.replica(), length) {
-            (Source::Replica, Some(replica), Length::Short) => &replica.read,
-            (Source::Replica, Some(replica), Length::Long) => &replica.bulk,
-            (_, _, Length::Short) => self.read(),
-            (_, _, Length::Long) => self.bulk(),
-        }
-    }
-
-    fn rebuild(&self) -> &PgPool {
-        &self.parts.rebuild
-    }
-
-    fn projector(&self) -> &Projector {
-        &self.parts.projector
-    }
-
-    fn history(&self) -> &Projector {
-        &self.parts.history
-    }
-
-    /// Whether what a new version of a projection had to read first has been read.
-    fn is_built(&self) -> bool {
-        let checkpoint = self.projector().checkpoint().min(self.history().checkpoint());
-        checkpoint >= self.parts.built_at
-    }
-
-    fn cursor_key(&self) -> &hmac::Key {
-        &self.cursor_key
-    }
-
-    fn clock(&self) -> &Clock {
-        &self.parts.clock
-    }
-
-    fn metrics(&self) -> &PrometheusHandle {
-        &self.parts.metrics
-    }
-
-    fn trusted_proxies(&self) -> &[IpNet] {
-        &self.parts.trusted_proxies
-    }
-
-    fn feed_url(&self) -> &str {
-        &self.parts.feed_url
-    }
-
-    fn tail(&self) -> &Tail {
-        &self.parts.tail
-    }
-
-    fn streams(&self) -> Arc<Semaphore> {
-        Arc::clone(&self.streams)
-    }
-
-    fn stopping(&self) -> &CancellationToken {
-        &self.parts.stopping
-    }
-
-    fn is_https(&self) -> bool {
-        self.parts.https
-    }
-}
-
-/// What a query is.
-#[derive(Debug, Clone, Copy)]
-enum Length {
-    Short,
-    Long,
-}
 
 /// One row of the table.
 pub struct Route {
     pub method: &'static str,
     pub path: &'static str,
-    /// Who may use it; `None` needs no log-in, [`Role::Viewer`] any.
+    /// The role that a caller needs; `None`: no log-in, [`Role::Viewer`]: any account.
     pub role: Option<Role>,
     pub limits: Limits,
     /// A replica may answer it.
@@ -244,8 +95,8 @@ pub struct Route {
     handler: MethodRouter<Api>,
 }
 
-/// THE table of routes. What a route costs and who may use it is decided nowhere else; that each
-/// handler's own type asks for the role that stands here is proved by a test over all rows.
+/// THE table of routes, with role and limits. A test over all rows proves that each handler requires the
+/// role of its row.
 #[must_use]
 pub fn routes() -> Vec<Route> {
     use Role::{Admin, Auditor, Editor, Viewer};
@@ -256,8 +107,8 @@ pub fn routes() -> Vec<Route> {
     let limited = |limits, route| Route { limits, ..route };
     let replicated = |route| Route { replicated: true, ..route };
     vec![
-        row("POST", "/login", None, post(sessions::log_in)),
-        row("DELETE", "/logout", Some(Viewer), delete(sessions::log_out)),
+        row("POST", "/login", None, post(sessions::login)),
+        row("DELETE", "/logout", Some(Viewer), delete(sessions::logout)),
         row("GET", "/session_cookie_experiment", Some(Viewer), get(sessions::experiment)),
         row("GET", "/sessions", Some(Viewer), get(sessions::list)),
         row("DELETE", "/sessions", Some(Viewer), delete(sessions::end_all)),
@@ -287,22 +138,21 @@ pub fn routes() -> Vec<Route> {
     ]
 }
 
-/// The table as a service. Layers stand on each route, so that 404 and 405 come before them: body
-/// size, then rate, then the handler's own parameters in their order.
+/// The table as a service. Layers are on each route, so that 404 and 405 come before them: body size,
+/// then rate, then the handler's parameters in their order.
 pub fn router(api: Api, rate_limit: Option<&RateLimit>, origins: &[String]) -> Router {
     let mut router = Router::new();
     for route in routes() {
         let mut handler = route.handler;
         if route.replicated {
-            let first = middleware::from_fn_with_state(api.clone(), replica::first);
-            handler = handler.route_layer(first);
+            let replica = middleware::from_fn_with_state(api.clone(), replica::prefer_replica);
+            handler = handler.route_layer(replica);
         }
         if let Some(limit) = rate_limit {
-            let announced = limit.clone();
-            let announced = move |request, next| announced.clone().announced(request, next);
-            handler = handler
-                .route_layer(limit.layer.clone())
-                .route_layer(middleware::from_fn(announced));
+            let headers = limit.clone();
+            let headers = move |request, next| headers.clone().add_headers(request, next);
+            handler =
+                handler.route_layer(limit.layer.clone()).route_layer(middleware::from_fn(headers));
         }
         let (method, path, limits) = (route.method, route.path, route.limits);
         handler = handler
@@ -324,5 +174,5 @@ pub fn router(api: Api, rate_limit: Option<&RateLimit>, origins: &[String]) -> R
     if let Some(cors) = cors::layer(origins) {
         router = router.layer(cors);
     }
-    router.layer(middleware::from_fn_with_state(api.clone(), request::frame)).with_state(api)
+    router.layer(middleware::from_fn_with_state(api.clone(), request::envelope)).with_state(api)
 }

@@ -10,9 +10,9 @@ use metrics::gauge;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::Api;
 use super::error::ApiError;
-use super::extract::Params;
+use super::query::Params;
+use super::state::Api;
 use crate::projections::{self, status};
 use crate::telemetry::as_f64;
 
@@ -38,13 +38,13 @@ pub(super) async fn livez(params: Params) -> Result<Response, ApiError> {
 pub(super) async fn readyz(State(api): State<Api>, params: Params) -> Result<Response, ApiError> {
     params.none()?;
     let (postgres, redis) = tokio::join!(
-        tokio::time::timeout(CHECK_LIMIT, status::status(api.read())),
-        api.auth().ready(),
+        tokio::time::timeout(CHECK_LIMIT, status::status(&api.short)),
+        api.auth.ready(),
     );
     let (postgres, projections) = match postgres {
         Ok(Ok(status)) => ("ok", json!(status)),
         Ok(Err(error)) => {
-            tracing::warn!(%error, "not ready: postgres");
+            tracing::warn!(%error, "readyz: PostgreSQL check failed");
             ("unavailable", Value::Null)
         }
         Err(_) => ("unavailable", Value::Null),
@@ -52,7 +52,7 @@ pub(super) async fn readyz(State(api): State<Api>, params: Params) -> Result<Res
     let redis = match redis {
         Ok(()) => "ok",
         Err(error) => {
-            tracing::warn!(%error, "not ready: redis");
+            tracing::warn!(%error, "readyz: Redis check failed");
             "unavailable"
         }
     };
@@ -72,7 +72,7 @@ pub(super) async fn readyz(State(api): State<Api>, params: Params) -> Result<Res
 pub(super) async fn metrics(State(api): State<Api>, params: Params) -> Result<Response, ApiError> {
     params.none()?;
     // Measured now and against the log itself: a projection that stands still says nothing.
-    let all = tokio::time::timeout(CHECK_LIMIT, status::status(api.read())).await;
+    let all = tokio::time::timeout(CHECK_LIMIT, status::status(&api.short)).await;
     for projection in projections::ALL {
         let name = projection.name();
         let found = all.as_ref().ok().and_then(|all| all.as_ref().ok());
@@ -87,11 +87,11 @@ pub(super) async fn metrics(State(api): State<Api>, params: Params) -> Result<Re
         gauge!("customers_projection_parked", "projection" => name).set(parked);
     }
     let headers = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
-    Ok((headers, api.metrics().render()).into_response())
+    Ok((headers, api.metrics.render()).into_response())
 }
 
 /// `GET /.well-known/jwks.json`
 pub(super) async fn jwks(State(api): State<Api>, params: Params) -> Result<Response, ApiError> {
     params.none()?;
-    Ok(Json(api.auth().jwks()).into_response())
+    Ok(Json(api.auth.jwks()).into_response())
 }

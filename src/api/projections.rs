@@ -1,4 +1,4 @@
-//! How far the read tables are, and rebuilding them: for operators.
+//! Status and rebuild of projections, for operators.
 
 use axum::Json;
 use axum::extract::State;
@@ -9,10 +9,10 @@ use serde_json::json;
 use sqlx::PgPool;
 use tokio::sync::oneshot;
 
-use super::Api;
 use super::error::ApiError;
-use super::extract::{Params, PathName};
-use super::guard::{Admin, Allowed};
+use super::guard::{Admin, Authorized};
+use super::query::{Params, PathName};
+use super::state::Api;
 use crate::projections::rebuild::{Rebuild, RebuildError, Rebuilt};
 use crate::projections::status::{self, Status};
 use crate::projections::{self, Projection};
@@ -25,30 +25,28 @@ pub struct All {
 
 /// `GET /projections`
 pub(super) async fn list(
-    allowed: Allowed<Admin>,
+    _: Authorized<Admin>,
     State(api): State<Api>,
     params: Params,
 ) -> Result<Json<All>, ApiError> {
-    let Allowed { .. } = allowed;
     params.none()?;
-    Ok(Json(All { projections: status::status(api.read()).await? }))
+    Ok(Json(All { projections: status::status(&api.short).await? }))
 }
 
-/// `POST /projections/{name}/rebuild`: begins it, or goes on with one that was cut off. One that is
-/// at work is left to go on.
+/// `POST /projections/{name}/rebuild`: begins a rebuild, or resumes one that was interrupted. One that is
+/// running goes on.
 pub(super) async fn rebuild(
-    allowed: Allowed<Admin>,
+    _: Authorized<Admin>,
     State(api): State<Api>,
     PathName(name): PathName,
     params: Params,
 ) -> Result<Response, ApiError> {
-    let Allowed { .. } = allowed;
     params.none()?;
     let projection = name.and_then(|name| projections::find(&name)).ok_or(ApiError::NoRoute)?;
     let (begun, answer) = oneshot::channel();
-    let rebuild = run(projection, api.rebuild().clone(), begun);
-    // It goes on when the client has gone.
-    tokio::spawn(api.stopping().clone().run_until_cancelled_owned(rebuild));
+    let rebuild = run(projection, api.rebuild.clone(), begun);
+    // It goes on when the client has disconnected.
+    api.tasks.spawn(api.stopping.clone().run_until_cancelled_owned(rebuild));
     match answer.await {
         Ok(Ok(()) | Err(RebuildError::AlreadyRunning)) => {}
         Ok(Err(RebuildError::Projection(error))) => return Err(error.into()),
@@ -62,7 +60,7 @@ pub(super) async fn rebuild(
     Ok((StatusCode::ACCEPTED, Json(body)).into_response())
 }
 
-/// Says how it began, and goes on.
+/// Reports whether the rebuild began, and runs it.
 async fn run(
     projection: &'static dyn Projection,
     pool: PgPool,
@@ -73,12 +71,12 @@ async fn run(
         Ok(rebuild) => rebuild,
         Err(error) => return drop(begun.send(Err(error))),
     };
-    // Whether or not anybody still waits for the answer.
+    // Whether or not the client still waits.
     let _ = begun.send(Ok(()));
     match rebuild.run().await {
         Ok(Rebuilt { position, changed }) => {
-            tracing::info!(projection = name, position, changed, "rebuilt");
+            tracing::info!(projection = name, position, changed, "rebuild: done");
         }
-        Err(error) => tracing::error!(projection = name, %error, "the rebuild stopped"),
+        Err(error) => tracing::error!(projection = name, %error, "rebuild: failed"),
     }
 }

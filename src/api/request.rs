@@ -1,5 +1,5 @@
-//! What is known of every request before it is routed, and the frame around every answer: its id,
-//! the client's address, the body of a problem, a panic turned into one.
+//! What is known of every request before it is routed, and the outermost middleware: request id, the
+//! client's address, problem bodies, panics as problems, security headers.
 
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
@@ -12,8 +12,8 @@ use axum::response::{IntoResponse as _, Response};
 use futures_util::FutureExt as _;
 use ipnet::IpNet;
 
-use super::Api;
 use super::error::{ApiError, Problem};
+use super::state::Api;
 use crate::clock;
 use crate::events::metadata::Metadata;
 
@@ -28,7 +28,7 @@ const REQUEST_ID_MAX: usize = 64;
 /// The longest user agent and traceparent that are kept, in bytes.
 const KEPT_HEADER_MAX: usize = 256;
 
-/// Who asks, before anybody knows the account.
+/// The caller of a request, before authentication.
 #[derive(Debug, Clone)]
 pub struct Caller {
     pub request_id: String,
@@ -38,7 +38,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// What events remember of the request.
+    /// The metadata of the events that the request leads to.
     #[must_use]
     pub fn metadata(&self) -> Metadata {
         Metadata {
@@ -59,15 +59,15 @@ impl Caller {
         Self {
             request_id: request_id(headers),
             ip: client(peer, headers, trusted),
-            user_agent: kept(headers, &header::USER_AGENT),
-            traceparent: kept(headers, &HeaderName::from_static("traceparent")),
+            user_agent: kept_header(headers, &header::USER_AGENT),
+            traceparent: kept_header(headers, &HeaderName::from_static("traceparent")),
         }
     }
 }
 
-/// The outermost layer.
-pub(super) async fn frame(State(api): State<Api>, mut request: Request, next: Next) -> Response {
-    let caller = Caller::of(&request, api.trusted_proxies());
+/// The outermost middleware.
+pub(super) async fn envelope(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    let caller = Caller::of(&request, &api.trusted_proxies);
     let request_id = caller.request_id.clone();
     request.extensions_mut().insert(caller);
     let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
@@ -82,15 +82,15 @@ pub(super) async fn frame(State(api): State<Api>, mut request: Request, next: Ne
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         write_problem(&mut response, &problem, &request_id);
     }
-    protect(response.headers_mut(), api.is_https());
+    protect(response.headers_mut(), api.https);
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
     response
 }
 
-/// What keeps browsers and caches from doing with an answer what nobody asked for: they neither guess
-/// its type nor load anything for it, show it in a frame or keep it, unless the handler said so.
+/// Headers for browsers and caches: no content sniffing, no subresources, no frames, no referrer, no
+/// storing unless the handler allows it, https only when the service is on https.
 fn protect(headers: &mut HeaderMap, https: bool) {
     let set = [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -112,7 +112,7 @@ fn protect(headers: &mut HeaderMap, https: bool) {
 fn write_problem(response: &mut Response, problem: &Problem, request_id: &str) {
     if problem.status.is_server_error() {
         let (status, cause) = (problem.status.as_u16(), problem.cause.as_deref());
-        tracing::error!(request_id, status, cause, "answered with an error");
+        tracing::error!(request_id, status, cause, "request failed");
     }
     let body = problem.body(request_id);
     let headers = response.headers_mut();
@@ -131,15 +131,15 @@ fn request_id(headers: &HeaderMap) -> String {
         .map_or_else(|| clock::new_id().to_string(), |id| String::from_utf8_lossy(id).into_owned())
 }
 
-fn kept(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+fn kept_header(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     let text = String::from_utf8_lossy(headers.get(name)?.as_bytes());
     let text: String = text.chars().filter(|c| !c.is_control()).collect();
     let end = text.floor_char_boundary(KEPT_HEADER_MAX);
     Some(text[..end].to_owned())
 }
 
-/// The client's address: `X-Forwarded-For` walked from the right past the proxies that are trusted,
-/// since everything to the left of those was written by whoever asked.
+/// The client's address: `X-Forwarded-For` walked from the right past the trusted proxies. What is left
+/// of those was written by the client.
 fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let is_trusted = |ip: IpAddr| trusted.iter().any(|net| net.contains(&ip));
     let mut client = peer.to_canonical();
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_untrusted_is_believed_about_addresses() {
+    fn the_address_comes_from_trusted_proxies_only() {
         assert_eq!(client_of("192.0.2.1", &["203.0.113.9"], &[]), "192.0.2.1");
         let proxy = &["10.0.0.0/8"];
         assert_eq!(client_of("10.0.0.1", &["203.0.113.9"], proxy), "203.0.113.9");

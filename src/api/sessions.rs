@@ -7,12 +7,14 @@ use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use serde_json::json;
 
-use super::Api;
+use super::body::Body;
 use super::error::ApiError;
-use super::extract::{Body, Params, PathName, with_reason};
-use super::guard::{Allowed, Leave, OwnSessions, WithCookie, set_cookie};
+use super::guard::{Authorized, CookieProof, Logout, SessionManagement, set_cookie};
+use super::headers::with_reason;
 use super::limits;
+use super::query::{Params, PathName};
 use super::request::Caller;
+use super::state::Api;
 use crate::auth::AuthError;
 use crate::auth::account::check_password;
 use crate::clock;
@@ -27,7 +29,7 @@ struct TokenAnswer<'a> {
 }
 
 /// `POST /login`
-pub(super) async fn log_in(
+pub(super) async fn login(
     State(api): State<Api>,
     caller: Caller,
     params: Params,
@@ -41,13 +43,10 @@ pub(super) async fn log_in(
         "cookie" => Ok(()),
         _ => Err(ValueError("must be cookie if it is given")),
     });
-    body.finish()?;
-    let (Some(username), Some(password)) = (username, password) else {
-        return Err(ApiError::LoginFailed);
-    };
+    let (username, password) = body.finish((username, password))?;
     let address = limits::network(caller.ip).to_string();
     let logged_in = api
-        .auth()
+        .auth
         .login(&username, password, bind_now.is_some(), &address, caller.metadata())
         .await
         .map_err(|error| match error {
@@ -63,16 +62,16 @@ pub(super) async fn log_in(
 }
 
 /// `DELETE /logout`
-pub(super) async fn log_out(
-    allowed: Allowed<Leave>,
+pub(super) async fn logout(
+    authorized: Authorized<Logout>,
     State(api): State<Api>,
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     params.none()?;
-    let metadata = with_reason(allowed.metadata, &headers)?;
-    api.auth().logout(&allowed.principal, metadata).await?;
-    parting(&api, "logged out")
+    let metadata = with_reason(authorized.metadata, &headers)?;
+    api.auth.logout(&authorized.principal, metadata).await?;
+    session_ended(&api, "logged out")
 }
 
 /// One session, as its owner sees it.
@@ -89,7 +88,7 @@ struct Shown<'a> {
 
 /// `GET /sessions`
 pub(super) async fn list(
-    allowed: Allowed<OwnSessions>,
+    authorized: Authorized<SessionManagement>,
     State(api): State<Api>,
     params: Params,
 ) -> Result<Response, ApiError> {
@@ -99,7 +98,7 @@ pub(super) async fn list(
             .map(clock::rfc3339)
             .ok_or_else(|| ApiError::Internal(format!("a session has the time {seconds}")))
     };
-    let sessions = api.auth().list_sessions(&allowed.principal).await?;
+    let sessions = api.auth.list_sessions(&authorized.principal).await?;
     let shown: Result<Vec<_>, ApiError> = sessions
         .iter()
         .map(|open| {
@@ -109,7 +108,7 @@ pub(super) async fn list(
                 expires_at: time(open.expires_at)?,
                 ip: &open.ip,
                 user_agent: &open.user_agent,
-                current: open.sid == allowed.principal.sid,
+                current: open.sid == authorized.principal.sid,
             })
         })
         .collect();
@@ -118,20 +117,20 @@ pub(super) async fn list(
 
 /// `DELETE /sessions`
 pub(super) async fn end_all(
-    allowed: Allowed<Leave>,
+    authorized: Authorized<Logout>,
     State(api): State<Api>,
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     params.none()?;
-    let metadata = with_reason(allowed.metadata, &headers)?;
-    let ended = api.auth().end_all_sessions(&allowed.principal, metadata).await?;
-    parting(&api, &format!("logged out everywhere: {ended}"))
+    let metadata = with_reason(authorized.metadata, &headers)?;
+    let ended = api.auth.end_all_sessions(&authorized.principal, metadata).await?;
+    session_ended(&api, &format!("logged out everywhere: {ended}"))
 }
 
 /// `DELETE /sessions/{sid}`
 pub(super) async fn end_one(
-    allowed: Allowed<OwnSessions>,
+    authorized: Authorized<SessionManagement>,
     State(api): State<Api>,
     PathName(sid): PathName,
     params: Params,
@@ -139,30 +138,31 @@ pub(super) async fn end_one(
 ) -> Result<Response, ApiError> {
     params.none()?;
     let sid = sid.ok_or(ApiError::NoSession)?;
-    let metadata = with_reason(allowed.metadata, &headers)?;
-    if !api.auth().end_session(&allowed.principal, &sid, metadata).await? {
+    let metadata = with_reason(authorized.metadata, &headers)?;
+    if !api.auth.end_session(&authorized.principal, &sid, metadata).await? {
         return Err(ApiError::NoSession);
     }
     let msg = "session ended";
-    if sid == allowed.principal.sid {
-        return parting(&api, msg);
+    if sid == authorized.principal.sid {
+        return session_ended(&api, msg);
     }
     Ok(Json(json!({"msg": msg})).into_response())
 }
 
 /// `GET /session_cookie_experiment`
 pub(super) async fn experiment(
-    allowed: Allowed<WithCookie>,
+    authorized: Authorized<CookieProof>,
     params: Params,
 ) -> Result<Response, ApiError> {
     params.none()?;
-    let msg = format!("welcome, {}: token and cookie belong together", allowed.principal.username);
+    let msg =
+        format!("welcome, {}: token and cookie belong together", authorized.principal.username);
     Ok(Json(json!({ "msg": msg })).into_response())
 }
 
 /// `POST /password`
 pub(super) async fn change_password(
-    allowed: Allowed<OwnSessions>,
+    authorized: Authorized<SessionManagement>,
     State(api): State<Api>,
     params: Params,
     headers: HeaderMap,
@@ -171,22 +171,19 @@ pub(super) async fn change_password(
     params.none()?;
     let old = body.text("old", |text| Ok(text.to_owned()));
     let new = body.text("new", |text| check_password(text).map(|()| text.to_owned()));
-    body.finish()?;
-    let (Some(old), Some(new)) = (old, new) else {
-        return Err(ApiError::invalid("body", ValueError("is incomplete")));
-    };
-    let metadata = with_reason(allowed.metadata, &headers)?;
-    let address = limits::network(allowed.caller.ip).to_string();
+    let (old, new) = body.finish((old, new))?;
+    let metadata = with_reason(authorized.metadata, &headers)?;
+    let address = limits::network(authorized.caller.ip).to_string();
     let changed =
-        api.auth().change_password(&allowed.principal, old, new, &address, metadata).await?;
+        api.auth.change_password(&authorized.principal, old, new, &address, metadata).await?;
     if !changed {
         return Err(ApiError::invalid("old", ValueError("is not the account's password")));
     }
     Ok(Json(json!({"msg": "password changed, all other sessions ended"})).into_response())
 }
 
-/// The answer to who has no session any more.
-fn parting(api: &Api, msg: &str) -> Result<Response, ApiError> {
+/// An answer that expires the cookie of a session that has ended.
+fn session_ended(api: &Api, msg: &str) -> Result<Response, ApiError> {
     let mut response = Json(json!({"msg": msg})).into_response();
     put_cookie(api, &mut response, None)?;
     Ok(response)
@@ -197,7 +194,7 @@ fn put_cookie(
     response: &mut Response,
     value: Option<(&str, u64)>,
 ) -> Result<(), ApiError> {
-    let cookie = HeaderValue::from_str(&set_cookie(api.is_https(), value))
+    let cookie = HeaderValue::from_str(&set_cookie(api.https, value))
         .map_err(|error| ApiError::Internal(error.to_string()))?;
     let headers = response.headers_mut();
     headers.insert(header::SET_COOKIE, cookie);

@@ -1,6 +1,7 @@
-//! The log as it grows, as Server-Sent Events (WHATWG HTML, section 9.2). An answer that lasts: it
-//! ends with the session that asked for it, with the process, or when the client takes nothing.
+//! The log as it grows, as Server-Sent Events (WHATWG HTML, section 9.2). A stream ends with its session,
+//! with the process, or when the client reads nothing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -11,10 +12,11 @@ use futures_util::stream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::Api;
 use super::error::ApiError;
-use super::extract::{Params, header_text, plain_number};
-use super::guard::{Allowed, Auditor, Needs as _};
+use super::guard::{Auditor, Authorized, Requirement as _};
+use super::headers::header_text;
+use super::query::{Params, plain_number};
+use super::state::Api;
 use crate::auth::Principal;
 use crate::events::log::{DecodeError, StoredEvent, read};
 use crate::feed::event_format;
@@ -23,54 +25,54 @@ use crate::feed::tail::Follower;
 /// How many streams one process serves.
 pub const STREAMS_MAX: usize = 1000;
 
-/// When nothing happens something is sent all the same, so that both sides notice when the other is
-/// gone.
+/// A comment is sent after that long without an event, so that both sides notice a dead connection.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// How often a stream asks whether its session is still open.
-const ASK_EVERY: Duration = Duration::from_secs(5);
+/// How often a stream checks that its session is still open.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
 
-/// How long a stream goes on when Redis cannot say so.
-const UNSURE_FOR: Duration = Duration::from_secs(15);
+/// How long a stream goes on while Redis does not answer.
+const UNCHECKED_MAX: Duration = Duration::from_secs(15);
 
-/// After how many milliseconds a client should come back.
+/// The milliseconds after which a client reconnects.
 const RETRY: u32 = 2000;
 
-/// Where a client that comes back goes on.
+/// The last event that a reconnecting client has seen.
 const LAST_EVENT_ID: &str = "last-event-id";
 
 /// `GET /events/stream?after=`
 pub(super) async fn stream(
-    allowed: Allowed<Auditor>,
+    authorized: Authorized<Auditor>,
     State(api): State<Api>,
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let [after] = params.only(["after"])?;
     let after = after.map(|after| plain_number("after", &after)).transpose()?;
-    // A browser that comes back sends the same query again, and where it was.
+    // A browser that reconnects repeats the query, and adds the last event that it has seen.
     let last = header_text(&headers, &HeaderName::from_static(LAST_EVENT_ID))?
         .map(|last| plain_number(LAST_EVENT_ID, last))
         .transpose()?;
-    let head = read::head(api.read()).await?;
+    let head = read::head(&api.short).await?;
     let (name, from) = match (last, after) {
         (Some(last), _) => (LAST_EVENT_ID, last),
         (None, after) => ("after", after.unwrap_or(head)),
     };
     if from > head {
-        return Err(ApiError::malformed(name, "lies beyond the end of the log"));
+        return Err(ApiError::malformed(name, "is beyond the end of the log"));
     }
-    let place = api.streams().try_acquire_owned().map_err(|_| ApiError::Overloaded)?;
+    let slot =
+        Arc::clone(&api.stream_slots).try_acquire_owned().map_err(|_| ApiError::Overloaded)?;
     let stream = Stream {
-        follower: api.tail().follow(from, head),
-        principal: allowed.principal,
-        sure_at: Instant::now(),
-        ask_at: Instant::now() + ASK_EVERY,
+        follower: api.tail.follow(from, head),
+        principal: authorized.principal,
+        checked_at: Instant::now(),
+        check_at: Instant::now() + CHECK_EVERY,
         sent_at: Instant::now(),
         api,
-        _counted: Counted::new(place),
+        _counted: Counted::new(slot),
     };
-    // Also tells a client that sees no event before it is cut off where to go on.
+    // Gives a client that sees no event before it is cut off a position to resume from.
     let opening = Bytes::from(format!("retry: {RETRY}\nid: {from}\n\n"));
     let body = stream::unfold((Some(opening), stream), async |(opening, mut stream)| {
         let frames = match opening {
@@ -90,9 +92,6 @@ pub(super) async fn stream(
 }
 
 /// One event: its position, and the object of the feed.
-///
-/// # Errors
-/// When what is stored is no JSON object.
 pub fn frame(event: &StoredEvent) -> Result<String, DecodeError> {
     // JSON as it is written has no line feed: one line of data is enough.
     Ok(format!("id: {}\ndata: {}\n\n", event.position, event_format::json(event)?))
@@ -104,8 +103,8 @@ struct Stream {
     follower: Follower,
     principal: Principal,
     /// When Redis last said that the session is open.
-    sure_at: Instant,
-    ask_at: Instant,
+    checked_at: Instant,
+    check_at: Instant,
     sent_at: Instant,
     _counted: Counted,
 }
@@ -113,22 +112,22 @@ struct Stream {
 impl Stream {
     /// What to send next; `None` when it is over.
     async fn next(&mut self) -> Option<Bytes> {
-        let stopping = self.api.stopping().clone();
+        let stopping = self.api.stopping.clone();
         loop {
             tokio::select! {
                 // In this order: nothing more is sent once it should be over.
                 biased;
                 () = stopping.cancelled() => return None,
-                () = tokio::time::sleep_until(self.ask_at) => {
-                    if !self.is_allowed().await {
+                () = tokio::time::sleep_until(self.check_at) => {
+                    if !self.is_authorized().await {
                         return None;
                     }
-                    self.ask_at = Instant::now() + ASK_EVERY;
+                    self.check_at = Instant::now() + CHECK_EVERY;
                 }
                 frames = self.follower.next() => {
                     self.sent_at = Instant::now();
                     return frames.unwrap_or_else(|error| {
-                        tracing::warn!(%error, "a stream of events is cut");
+                        tracing::warn!(%error, "event stream: log read failed, stream ended");
                         None
                     });
                 }
@@ -140,27 +139,27 @@ impl Stream {
         }
     }
 
-    async fn is_allowed(&mut self) -> bool {
-        match self.api.auth().role_of(&self.principal).await {
+    async fn is_authorized(&mut self) -> bool {
+        match self.api.auth.role_of(&self.principal).await {
             Ok(role) => {
-                self.sure_at = Instant::now();
+                self.checked_at = Instant::now();
                 role.is_some_and(|role| role.covers(Auditor::ROLE))
             }
             Err(error) => {
-                tracing::warn!(%error, "whether a stream's session is open is not known");
-                self.sure_at.elapsed() < UNSURE_FOR
+                tracing::warn!(%error, "event stream: session check failed, retrying");
+                self.checked_at.elapsed() < UNCHECKED_MAX
             }
         }
     }
 }
 
-/// A place among the streams, shown in the metrics while it is taken.
+/// A slot of the streams, counted in the metrics while it is held.
 struct Counted(#[expect(dead_code, reason = "held until the stream ends")] OwnedSemaphorePermit);
 
 impl Counted {
-    fn new(place: OwnedSemaphorePermit) -> Self {
+    fn new(slot: OwnedSemaphorePermit) -> Self {
         metrics::gauge!("customers_event_streams").increment(1.0);
-        Self(place)
+        Self(slot)
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::account::Accounts;
 use super::error::AuthError;
@@ -21,6 +21,7 @@ use super::trusted_sessions::TrustedSessions;
 use crate::clock::Clock;
 use crate::config::{Config, CookieBinding};
 use crate::events::values::Role;
+use crate::tasks::Tasks;
 
 /// Accounts, tokens and sessions. Clones share them. Log-in, authentication and log-out are in files of
 /// their own.
@@ -38,6 +39,8 @@ pub struct Parts {
     pub(super) clock: Clock,
     pub(super) ttl: Duration,
     pub(super) binding: CookieBinding,
+    /// Work that runs to its end when its client disconnects.
+    running: TaskTracker,
 }
 
 impl Deref for Auth {
@@ -71,6 +74,7 @@ impl Auth {
             clock,
             ttl: config.token_ttl,
             binding: config.cookie_binding,
+            running: TaskTracker::new(),
         })))
     }
 
@@ -88,12 +92,16 @@ impl Auth {
         self.sessions.list(&principal.username, self.clock.now().timestamp()).await
     }
 
-    /// Runs the reconciler, and reads the keys that other processes make, until `shutdown`.
-    pub fn follow(&self, shutdown: &CancellationToken) {
-        let reconcile = Arc::clone(&self.reconciler).follow();
-        tokio::spawn(shutdown.clone().run_until_cancelled_owned(reconcile));
-        let read_keys = self.clone().read_keys();
-        tokio::spawn(shutdown.clone().run_until_cancelled_owned(read_keys));
+    /// Runs the reconciler, and reads the keys that other processes make, until shutdown.
+    pub fn follow(&self, tasks: &Tasks) {
+        tasks.spawn_until_shutdown(Arc::clone(&self.reconciler).follow());
+        tasks.spawn_until_shutdown(self.clone().read_keys());
+    }
+
+    /// Waits for the work that clients have begun.
+    pub async fn drain(&self) {
+        self.running.close();
+        self.running.wait().await;
     }
 
     /// Runs work to its end, also when the client goes away: the log and Redis must not part.
@@ -104,7 +112,7 @@ impl Auth {
     where
         F: Future<Output = Result<T, AuthError>> + Send + 'static,
     {
-        tokio::spawn(work(self.clone())).await?
+        self.running.spawn(work(self.clone())).await?
     }
 
     /// The public keys, as a JWK set (RFC 7517, section 5).

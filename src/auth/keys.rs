@@ -4,8 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -18,7 +17,7 @@ use jsonwebtoken::{DecodingKey, EncodingKey};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::clock;
+use crate::{clock, files};
 
 /// How often a process reads the folder again.
 pub const READ_EVERY: Duration = Duration::from_secs(5);
@@ -241,15 +240,6 @@ fn make_key(folder: &Path) -> Result<Uuid, KeyError> {
     Ok(kid)
 }
 
-/// Whole or not at all, for its owner alone.
 fn write_whole(path: &Path, text: &str) -> Result<(), KeyError> {
-    let half = path.with_extension("new");
-    let write = || {
-        let mut options = fs::OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&half)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&half, path)
-    };
-    write().map_err(|error| file_error(path, error))
+    files::write_private(path, text.as_bytes(), |_| Ok(())).map_err(|error| file_error(path, error))
 }

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use secrecy::ExposeSecret as _;
 use serde_json::json;
 
-use super::serve::pools;
+use super::database::pools;
 use crate::auth::account::{Account, Accounts, PASSWORD_BYTES, check_password};
 use crate::auth::password::Passwords;
 use crate::auth::redis_client::RedisClient;
@@ -103,10 +103,8 @@ pub async fn run(config: &Config, command: Command) -> anyhow::Result<()> {
     };
     let ended = match &config.redis_url {
         Some(redis_url) => {
-            let client =
-                RedisClient::new(redis_url.expose_secret(), &config.redis_prefix).map_err(
-                    |error| ConfigError { variable: "REDIS_URL", problem: error.to_string() },
-                )?;
+            let client = RedisClient::new(redis_url.expose_secret(), &config.redis_prefix)
+                .map_err(|error| ConfigError::new("REDIS_URL", error.to_string()))?;
             let revocation = Revocation { cause, position, epochs: ANY_EPOCH };
             revoke(
                 &Sessions::new(client, SessionLimits::default()),

@@ -1,8 +1,7 @@
 //! `customers demo`: dummy data, through commands.
 
-use indicatif::{ProgressBar, ProgressStyle};
-
-use super::serve::pools;
+use super::database::pools;
+use super::progress::progress_bar;
 use crate::auth::account::Accounts;
 use crate::auth::password::Passwords;
 use crate::commands::Bus;
@@ -34,24 +33,14 @@ pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
         .await?;
     }
     let Some(number) = arguments.customers else { return Ok(()) };
-    if arguments.if_empty && read::has_customers(&pools.read).await? {
+    if arguments.if_empty && read::has_customers(&pools.short).await? {
         say!("created 0 customers: there are some already");
         return Ok(());
     }
     let bar = progress_bar(number);
-    let bus = Bus::new(pools.appender.clone(), pools.read.clone());
+    let bus = Bus::new(pools.appender.clone(), pools.short.clone());
     demo::create(&bus, number, || bar.inc(1)).await?;
     bar.finish_and_clear();
     say!("created {number} customers");
     Ok(())
-}
-
-/// A bar on a terminal, nothing elsewhere.
-pub fn progress_bar(total: u64) -> ProgressBar {
-    let bar = ProgressBar::new(total);
-    let style = "{wide_bar} {human_pos} of {human_len}  {per_sec}  {eta} left";
-    if let Ok(style) = ProgressStyle::with_template(style) {
-        bar.set_style(style);
-    }
-    bar
 }

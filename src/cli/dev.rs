@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,7 +11,8 @@ use anyhow::Context as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
-use super::{DEV_FOLDER, serve, stop_signal};
+use super::serve;
+use super::signals::stop_signal;
 use crate::app::App;
 use crate::auth::account::Accounts;
 use crate::auth::password::Passwords;
@@ -19,7 +20,10 @@ use crate::clock::{self, Clock};
 use crate::config::{Config, ConfigError, check_environment};
 use crate::dev::{Options, Servers, demo};
 use crate::events::log::read;
-use crate::telemetry;
+use crate::{files, telemetry};
+
+/// The folder of its servers, keys and addresses.
+pub const FOLDER: &str = ".customers";
 
 /// Limits that `dev` sets off if they are not set.
 const OFF: [&str; 2] = ["CUSTOMERS_RATE_LIMIT", "CUSTOMERS_ACCOUNT_LIMIT"];
@@ -58,7 +62,7 @@ fn settings(given: Vec<String>, is_started: bool) -> Result<Vec<String>, ConfigE
         return Ok(given);
     }
     let problem = "is set, and --postgres is for a PostgreSQL that is started here".to_owned();
-    Err(ConfigError { variable: "DATABASE_URL", problem })
+    Err(ConfigError::new("DATABASE_URL", problem))
 }
 
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
@@ -75,7 +79,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let mut config = Config::from_lookup(lookup)?;
     telemetry::start_logging(&config);
     let options = Options {
-        folder: PathBuf::from(DEV_FOLDER),
+        folder: PathBuf::from(FOLDER),
         postgres: config.database_url.is_none(),
         redis: config.redis_url.is_none(),
         secret: clock::random_bytes(),
@@ -117,10 +121,10 @@ async fn serve_with_demo(
         &Passwords::new(),
     )
     .await?;
-    if !read::has_customers(&pools.read).await? {
+    if !read::has_customers(&pools.short).await? {
         demo::create(app.bus(), CUSTOMERS, || ()).await?;
         // Whoever comes in sees them.
-        app.projector().wait_for_position(read::head(&pools.read).await?, SHOWN_WITHIN).await;
+        app.projector().wait_for_position(read::head(&pools.short).await?, SHOWN_WITHIN).await;
     }
     say!("address http://{}", app.address());
     say!("login {} {}", demo::USERNAME, demo::PASSWORD);
@@ -142,15 +146,7 @@ fn write_env(path: &Path, urls: &str) -> anyhow::Result<()> {
         if let Some(folder) = path.parent() {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         }
-        let half = path.with_extension("new");
-        let _ = fs::remove_file(&half);
-        fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&half)?
-            .write_all(urls.as_bytes())?;
-        fs::rename(&half, path)
+        files::write_private(path, urls.as_bytes(), |_| Ok(()))
     };
     write().with_context(|| format!("cannot write {}", path.display()))
 }

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use secrecy::ExposeSecret as _;
 use serde_json::json;
 
-use super::serve::misconfigured;
+use super::database::misconfigured;
 use crate::app::database_url;
 use crate::auth::redis_client::RedisClient;
 use crate::auth::redis_epoch::RedisEpochs;

@@ -5,8 +5,8 @@ use std::io::Write as _;
 
 use serde_json::json;
 
-use super::demo::progress_bar;
-use super::serve::pools;
+use super::database::pools;
+use super::progress::progress_bar;
 use crate::config::Config;
 use crate::events::log::read;
 use crate::feed::event_format;
@@ -39,7 +39,7 @@ enum Format {
 
 pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     let pools = pools(config).await?;
-    let head = read::head(&pools.read).await?;
+    let head = read::head(&pools.short).await?;
     let last = arguments.to.unwrap_or(head);
     anyhow::ensure!(last <= head, "the log ends at position {head}");
     let source = format!("{}/events", config.public_url());
@@ -51,7 +51,7 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     let mut summary = Summary { events: 0, last_position: 0 };
     while summary.last_position < last {
         let after = summary.last_position;
-        let page = page::page(&pools.read, after, last, PAGE, &Filter::default()).await?;
+        let page = page::page(&pools.short, after, last, PAGE, &Filter::default()).await?;
         for event in &page.events {
             match arguments.format {
                 Format::Ndjson => writeln!(out, "{}", event_format::json(event)?)?,

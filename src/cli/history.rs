@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::Context as _;
 use serde_json::{Map, Value, json};
 
-use super::serve::pools;
+use super::database::pools;
 use crate::clock;
 use crate::commands::history::{self, Change};
 use crate::config::Config;
@@ -22,7 +22,7 @@ pub struct Arguments {
 
 pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     let pools = pools(config).await?;
-    let changes = history::load(&pools.read, arguments.id).await?;
+    let changes = history::load(&pools.short, arguments.id).await?;
     let first = changes.first().map(|change| change.version);
     first.with_context(|| format!("there was never a customer {}", arguments.id))?;
     for change in &changes {

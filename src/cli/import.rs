@@ -12,11 +12,10 @@ use secrecy::ExposeSecret as _;
 use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
-use super::demo::progress_bar;
-use super::serve::{misconfigured, pools};
-use super::stop_signal;
+use super::database::{misconfigured, pools};
+use super::progress::progress_bar;
+use super::signals::stop_signal;
 use crate::app::database_url;
 use crate::clock::Clock;
 use crate::commands::import::lines::{FileError, Format, Line, Lines};
@@ -25,6 +24,7 @@ use crate::config::Config;
 use crate::events::log::notify::Subscription;
 use crate::events::metadata::Metadata;
 use crate::feed::log_copy;
+use crate::tasks::Tasks;
 
 /// Who the history says it was.
 const ACTOR: &str = "customers import";
@@ -101,8 +101,8 @@ async fn import(
     bar: &ProgressBar,
 ) -> anyhow::Result<()> {
     let pools = pools(config).await?;
-    let shutdown = CancellationToken::new();
-    let _notifying = Subscription::start(&pools.appender, pools.notify.clone(), &shutdown);
+    let tasks = Tasks::default();
+    let _notifying = Subscription::start(&pools.appender, pools.notify.clone(), &tasks);
     let stop = stop_signal()?;
     let imports = Imports::new(pools.import.clone(), pools.appender.clone());
     let (sender, mut refused) = mpsc::channel::<RejectedLine>(128);

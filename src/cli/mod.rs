@@ -38,18 +38,22 @@ mod projection;
 /// `customers serve`, `migrate`, `routes`, `health`.
 mod serve;
 
+/// The database of a command.
+mod database;
+
+/// Progress on a terminal.
+mod progress;
+
+/// Ctrl-C and SIGTERM.
+mod signals;
+
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, ConfigError, VARIABLES, check_environment};
+use crate::config::{Config, ConfigError, check_environment, variables};
 use crate::telemetry;
-
-/// Where `customers dev` keeps its servers, keys and addresses.
-const DEV_FOLDER: &str = ".customers";
 
 /// An event-sourced registry of customers on PostgreSQL and Redis.
 #[derive(Parser)]
@@ -155,7 +159,7 @@ fn configured(name: &str) -> Option<String> {
         if std::env::var_os(format!("{name}_FILE")).is_some() {
             return None;
         }
-        let env = std::fs::read_to_string(Path::new(DEV_FOLDER).join("env")).ok()?;
+        let env = std::fs::read_to_string(Path::new(dev::FOLDER).join("env")).ok()?;
         env.lines().find_map(|line| {
             let (key, value) = line.split_once('=')?;
             (key == name).then(|| value.to_owned())
@@ -163,31 +167,13 @@ fn configured(name: &str) -> Option<String> {
     })
 }
 
-/// A token that Ctrl-C or SIGTERM cancels.
-fn stop_signal() -> anyhow::Result<CancellationToken> {
-    let token = CancellationToken::new();
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let cancelled = token.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        cancelled.cancel();
-    });
-    Ok(token)
-}
-
 fn environment_help() -> String {
     use std::fmt::Write as _;
     let mut help = String::from("Environment:\n");
-    for variable in &VARIABLES {
-        let default = match variable.default {
-            "" => String::new(),
-            default => format!(" [default: {default}]"),
-        };
-        let file = if variable.secret { " (or a file: ..._FILE)" } else { "" };
+    for variable in variables() {
+        let default = variable.default.map(|text| format!(" [default: {text}]"));
+        let default = default.unwrap_or_default();
+        let file = if variable.is_secret { " (or a file: ..._FILE)" } else { "" };
         let _ = writeln!(help, "  {}\n          {}{file}{default}", variable.name, variable.help);
     }
     help

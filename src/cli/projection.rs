@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use sqlx::PgPool;
 
-use super::demo::progress_bar;
-use super::serve::pools;
+use super::database::pools;
+use super::progress::progress_bar;
 use crate::config::Config;
 use crate::pools::Pools;
 use crate::projections::status::{self, State, Status};
@@ -37,10 +37,10 @@ pub enum Command {
 pub async fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> {
     let pools = pools(config).await?;
     let good = match command {
-        Command::Status { json } => show(&status::status(&pools.read).await?, json)?,
+        Command::Status { json } => show(&status::status(&pools.short).await?, json)?,
         Command::Rebuild { name } => rebuild(find(&name)?, &pools).await?,
-        Command::Verify { name } => verify(find(&name)?, &pools.bulk).await?,
-        Command::Retry { name } => retry(find(&name)?, &pools.bulk).await?,
+        Command::Verify { name } => verify(find(&name)?, &pools.long).await?,
+        Command::Retry { name } => retry(find(&name)?, &pools.long).await?,
         Command::Rollback { name } => {
             let position = rebuild::rollback(find(&name)?, &pools.rebuild).await?;
             say!("{name} serves its previous table again, up to position {position}");
@@ -84,7 +84,7 @@ async fn rebuild(projection: &'static dyn Projection, pools: &Pools) -> anyhow::
     let watched = async {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            if let Ok(Status { rebuild: Some(at), .. }) = status::of(projection, &pools.read).await
+            if let Ok(Status { rebuild: Some(at), .. }) = status::of(projection, &pools.short).await
             {
                 bar.set_length(at.total.unsigned_abs());
                 bar.set_position(at.done.unsigned_abs());

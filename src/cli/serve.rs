@@ -8,13 +8,13 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::stop_signal;
+use super::database::misconfigured;
+use super::signals::stop_signal;
 use crate::api;
-use crate::app::{App, StartError, database_url};
+use crate::app::{App, database_url};
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::events::values::Role;
-use crate::pools::Pools;
 use crate::schema;
 
 /// How long requests at work may take when the service is told to stop.
@@ -40,27 +40,6 @@ pub async fn migrate(config: &Config) -> anyhow::Result<()> {
     schema::migrate(owner, config.database_url.as_ref()).await?;
     eprintln!("the schema is up to date");
     Ok(())
-}
-
-/// Connections for a command, to a database that answers and has this program's schema: a pool
-/// alone would go on trying, and then say only that it took too long.
-pub async fn pools(config: &Config) -> anyhow::Result<Pools> {
-    let url = database_url(config).map_err(misconfigured)?;
-    let pools = Pools::new(url)?;
-    schema::check(url).await?;
-    Ok(pools)
-}
-
-/// A variable that is missing is bad configuration; the rest is a failure.
-pub fn misconfigured(error: StartError) -> anyhow::Error {
-    match error {
-        StartError::Missing(variable) => {
-            ConfigError { variable, problem: "must be set; or run `customers dev`".to_owned() }
-                .into()
-        }
-        StartError::Config(error) => error.into(),
-        error => error.into(),
-    }
 }
 
 #[derive(clap::Args)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use cqrs_es::event_sink::EventSink;
 use sqlx::PgPool;
+use tokio_util::task::TaskTracker;
 
 use super::aggregate::{IdSource, LastEventAggregate};
 use super::aggregate_cache::{AggregateCache, Loaded};
@@ -55,6 +56,8 @@ struct Inner<A: LastEventAggregate, I> {
     cache: AggregateCache<A>,
     aggregate_locks: StripedLock,
     key_locks: StripedLock,
+    /// Commands run to their end when their caller stops waiting.
+    running: TaskTracker,
 }
 
 /// The caller's metadata and `Idempotency-Key`.
@@ -166,7 +169,14 @@ impl<A: LastEventAggregate, I: IdSource<A::Id>> CommandBus<A, I> {
             cache: AggregateCache::default(),
             aggregate_locks: StripedLock::default(),
             key_locks: StripedLock::default(),
+            running: TaskTracker::new(),
         }))
+    }
+
+    /// Waits for the commands that were begun.
+    pub async fn drain(&self) {
+        self.0.running.close();
+        self.0.running.wait().await;
     }
 
     /// Executes a command of the aggregate of that id, or of a new aggregate under a new id. The command
@@ -179,21 +189,23 @@ impl<A: LastEventAggregate, I: IdSource<A::Id>> CommandBus<A, I> {
     ) -> Result<Written<A>, BusError> {
         let Origin { metadata, key } = origin.into();
         let bus = Arc::clone(&self.0);
-        tokio::spawn(async move {
-            let account = metadata.actor.clone().unwrap_or_default();
-            let key = key.map(|key| IdempotencyKey {
-                account,
-                key,
-                fingerprint: A::fingerprint(&command, id),
-                known_position: 0,
-            });
-            let pending = PendingCommand { id, command, metadata, key };
-            match &pending.key {
-                None => bus.execute(&pending).await,
-                Some(key) => bus.execute_once(key, &pending).await,
-            }
-        })
-        .await?
+        self.0
+            .running
+            .spawn(async move {
+                let account = metadata.actor.clone().unwrap_or_default();
+                let key = key.map(|key| IdempotencyKey {
+                    account,
+                    key,
+                    fingerprint: A::fingerprint(&command, id),
+                    known_position: 0,
+                });
+                let pending = PendingCommand { id, command, metadata, key };
+                match &pending.key {
+                    None => bus.execute(&pending).await,
+                    Some(key) => bus.execute_once(key, &pending).await,
+                }
+            })
+            .await?
     }
 }
 

@@ -8,8 +8,9 @@ use std::{
 };
 
 use super::{
-    READY_LIMIT, StartError,
+    error::StartError,
     folder::{Folder, remove_if_there},
+    options::READY_LIMIT,
     programs,
     redis::hex,
     watchdog::{Log, Program, Watched},

@@ -3,7 +3,8 @@
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path, process::Command};
 
 use super::{
-    StartError, programs,
+    error::StartError,
+    programs,
     run_as::{Facts, ROOT, RunAs, User, choose, ourselves, passable},
 };
 

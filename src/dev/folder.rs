@@ -14,8 +14,11 @@ use rustix::{
     io::Errno,
 };
 
+use crate::files;
+
 use super::{
-    StartError, facts,
+    error::StartError,
+    facts,
     run_as::{self, RunAs, User},
 };
 
@@ -65,17 +68,9 @@ impl Folder {
 
     /// A whole new file of mode 0600, in place of an older one, that the programs can read.
     pub fn write_private(&self, name: &str, content: &[u8]) -> Result<PathBuf, StartError> {
-        let (path, new) = (self.join(name), self.join(&format!("{name}.new")));
-        let write = || {
-            remove_if_there(&new)?;
-            // `create_new` follows no link that somebody else may have put there.
-            let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
-            file.write_all(content)?;
-            file.sync_all()?;
-            self.give(&file)?;
-            fs::rename(&new, &path)
-        };
-        write().map_err(StartError::at(&path))?;
+        let path = self.join(name);
+        files::write_private(&path, content, |file| self.give(file))
+            .map_err(StartError::at(&path))?;
         Ok(path)
     }
 

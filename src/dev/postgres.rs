@@ -5,10 +5,12 @@ use std::{ffi::OsString, fs, net::Ipv4Addr, path::Path, time::Duration};
 use tokio::{net::TcpStream, time::Instant};
 
 use super::{
-    OLD_SERVER_LIMIT, Options, READY_LIMIT, Running, StartError,
     cluster::{Cluster, NAME, words},
+    error::StartError,
     folder::{Folder, remove_if_there},
+    options::{OLD_SERVER_LIMIT, Options, READY_LIMIT},
     redis::{ADDRESS_TAKEN, PORT_ATTEMPTS, free_port},
+    running::Running,
     watchdog::{POLL, Watched},
 };
 

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use super::StartError;
+use super::error::StartError;
 
 /// The oldest Postgres that is supported (Debian 12).
 pub const OLDEST_POSTGRES: u32 = 15;

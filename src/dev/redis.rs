@@ -15,9 +15,11 @@ use tokio::{
 };
 
 use super::{
-    READY_LIMIT, Running, StartError,
+    error::StartError,
     folder::Folder,
+    options::READY_LIMIT,
     programs,
+    running::Running,
     watchdog::{Log, POLL, Program, Watched},
 };
 

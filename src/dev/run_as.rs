@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use super::{StartError, programs};
+use super::{error::StartError, programs};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct User {

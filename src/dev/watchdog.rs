@@ -19,8 +19,9 @@ use rustix::process::{Pid, Signal};
 use tokio::time::Instant;
 
 use super::{
-    OLD_SERVER_LIMIT, StartError,
+    error::StartError,
     folder::{Folder, open_private, try_lock},
+    options::OLD_SERVER_LIMIT,
 };
 
 /// How often a condition is looked at while waiting for it.

@@ -10,12 +10,12 @@ use bytes::Bytes;
 use sqlx::PgPool;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, Semaphore, broadcast};
-use tokio_util::sync::CancellationToken;
 
 use super::page::{self, Filter};
 use crate::events::log::notify::Subscription;
 use crate::events::log::read::{self, ReadError};
 use crate::events::log::{DecodeError, StoredEvent};
+use crate::tasks::Tasks;
 
 /// How many events the tail reads at a time.
 const PAGE: i64 = 500;
@@ -86,16 +86,11 @@ impl Chunk {
 impl Tail {
     /// Starts to read, whenever somebody follows; ends with `shutdown`.
     #[must_use]
-    pub fn start(
-        pool: PgPool,
-        appends: Subscription,
-        frame: Frame,
-        shutdown: &CancellationToken,
-    ) -> Self {
+    pub fn start(pool: PgPool, appends: Subscription, frame: Frame, tasks: &Tasks) -> Self {
         let live = Mutex::new(Live { position: 0, ring: broadcast::Sender::new(RING) });
         let (joined, catching_up) = (Notify::new(), Semaphore::new(CATCH_UP_MAX));
         let tail = Self(Arc::new(Inner { pool, frame, live, joined, catching_up }));
-        tokio::spawn(shutdown.clone().run_until_cancelled_owned(run(tail.clone(), appends)));
+        tasks.spawn_until_shutdown(run(tail.clone(), appends));
         tail
     }
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::set_checkpoint;
 use super::page::{PageMode, PageStep};
@@ -15,6 +14,7 @@ use super::projection::{Projection, ProjectionError};
 use super::table_slot::TableSlot;
 use crate::events::log::notify::Subscription;
 use crate::postgres::transaction;
+use crate::tasks::Tasks;
 use crate::telemetry::as_f64;
 
 /// The most events that one transaction applies: large enough that the cost of a transaction does
@@ -46,18 +46,17 @@ struct Progress {
 }
 
 impl Projector {
-    /// Starts to follow the log; ends when `shutdown` is cancelled.
+    /// Starts to follow the log, until shutdown.
     #[must_use]
     pub fn start(
         projection: &'static dyn Projection,
         pool: PgPool,
         mut appends: Subscription,
-        shutdown: CancellationToken,
+        tasks: &Tasks,
     ) -> Self {
         let (sender, progress) = watch::channel(Progress::default());
-        tokio::spawn(async move {
-            let follow = follow(projection, &pool, &mut appends, &sender);
-            shutdown.run_until_cancelled(follow).await;
+        tasks.spawn_until_shutdown(async move {
+            follow(projection, &pool, &mut appends, &sender).await;
         });
         Self { projection, progress }
     }

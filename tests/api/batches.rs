@@ -76,7 +76,7 @@ fn shapes(outcomes: Vec<Result<Outcome, AppendError>>) -> Vec<String> {
 async fn stream(service: &Service, world: &str) -> Vec<(String, i64)> {
     let query = "select replace(aggregate_id, $1, ''), sequence from events
                  where aggregate_id like $1 || '-%' order by 1, 2";
-    sqlx::query_as(query).bind(world).fetch_all(&service.pools.read).await.unwrap()
+    sqlx::query_as(query).bind(world).fetch_all(&service.pools.short).await.unwrap()
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn commands_have_the_same_outcomes_together_as_one_by_one() {
             let gaps: i64 = sqlx::query_scalar(
                 "select coalesce(max(position), 0) - count(*) from events",
             )
-            .fetch_one(&service.pools.read)
+            .fetch_one(&service.pools.short)
             .await
             .unwrap();
             prop_assert_eq!(gaps, 0);

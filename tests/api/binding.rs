@@ -44,7 +44,7 @@ async fn the_first_right_cookie_binds_and_the_token_alone_is_a_replay() {
     let answer = send(service.get("/customers?numbers=0").token(&login)).await;
     insta::assert_snapshot!(
         answer.shape(),
-        @r#"401 {"detail":"the token came without its cookie","request_id":"[id]","status":401,"title":"Token replay","type":"/problems/token-replay"}"#
+        @r#"401 {"detail":"the token came without its session cookie","request_id":"[id]","status":401,"title":"Token replay","type":"/problems/token-replay"}"#
     );
     assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
     // The session is over for everybody, its owner included.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
-use customers::config::VARIABLES;
+use customers::config;
 use customers::events::values::Role;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -156,6 +156,7 @@ async fn a_bad_value_is_named_in_one_line_without_its_secret() {
         ("CUSTOMERS_REDIS_PREFIX", "two words"),
         ("CUSTOMERS_LISTEN", "localhost"),
         ("CUSTOMERS_PUBLIC_URL", "customers.test"),
+        ("CUSTOMERS_SPOOL_DIR", "/nowhere/at/all"),
         ("CUSTOMERS_TOKEN_TTL", "soon"),
         ("CUSTOMERS_TOKEN_TTL", "0s"),
         ("CUSTOMERS_TOKEN_TTL", "25h"),
@@ -285,7 +286,7 @@ async fn help_lists_every_variable_and_misuse_is_two() {
     let shell = Shell::bare().with("DATABASE_URL", "postgres://me:hunter2@db/customers");
     let help = shell.run("--help").await;
     assert_eq!((help.code, help.stderr.as_str()), (0, ""));
-    for variable in &VARIABLES {
+    for variable in config::variables() {
         let line = help.stdout.lines().find(|line| {
             line.split_whitespace().next().is_some_and(|first| first == variable.name)
         });

@@ -67,20 +67,20 @@ impl Seen {
 }
 
 fn ours(service: &Service) -> EventRepository {
-    EventRepository::new(service.pools.read.clone(), service.pools.appender.clone())
+    EventRepository::new(service.pools.short.clone(), service.pools.appender.clone())
 }
 
 async fn theirs(service: &Service) -> PostgresEventRepository {
     let mut owner = PgConnection::connect(service.database_url()).await.unwrap();
     owner.execute("create sequence postgres_es_positions").await.unwrap();
     owner.execute(DEFAULTS).await.unwrap();
-    PostgresEventRepository::new(service.pools.read.clone())
+    PostgresEventRepository::new(service.pools.short.clone())
 }
 
 /// The next position that postgres-es would give: one after the head.
 async fn align(service: &Service) {
     let statement = "select setval('postgres_es_positions', max(position)) from events";
-    service.pools.read.execute(statement).await.unwrap();
+    service.pools.short.execute(statement).await.unwrap();
 }
 
 fn store<R: cqrs_es::persist::PersistedEventRepository>(
@@ -116,7 +116,7 @@ async fn the_framework_runs_on_the_log_and_each_repository_reads_what_the_other_
     // Both load the same aggregate, with its metadata.
     let on_both = [
         store(ours(&service)).load_events("1").await.unwrap(),
-        store(PostgresEventRepository::new(service.pools.read.clone()))
+        store(PostgresEventRepository::new(service.pools.short.clone()))
             .load_events("1")
             .await
             .unwrap(),
@@ -146,7 +146,7 @@ async fn the_framework_runs_on_the_log_and_each_repository_reads_what_the_other_
         "select payload::text from events where event_type = 'CustomerCreated'
                             order by position limit 1",
     )
-    .fetch_one(&service.pools.read)
+    .fetch_one(&service.pools.short)
     .await
     .unwrap();
     assert_eq!(payload, r#"{"type":"CustomerCreated","name":"Ada","dob":"1990-12-10"}"#);
@@ -193,7 +193,7 @@ async fn an_event_of_an_older_version_is_upcast_in_every_store() {
     let (name, dob) = values("Ada");
     let expected = CustomerEvent::CustomerCreated { name, dob };
     assert_eq!(seen.take(), [("1".to_owned(), 1, expected)]);
-    let theirs = store(PostgresEventRepository::new(service.pools.read.clone()));
+    let theirs = store(PostgresEventRepository::new(service.pools.short.clone()));
     assert_eq!(theirs.load_events("1").await.unwrap().len(), 1);
     service.stop().await;
 }

@@ -81,7 +81,7 @@ async fn every_acknowledged_create_is_there_once_after_a_kill_in_the_middle() {
     let verified = verify.envs(variables.clone()).output().await.unwrap();
     assert!(verified.status.success(), "{verified:?}");
     let gaps: i64 = sqlx::query_scalar("select max(position) - count(*) from events")
-        .fetch_one(&service.pools.read)
+        .fetch_one(&service.pools.short)
         .await
         .unwrap();
     assert_eq!(gaps, 0);

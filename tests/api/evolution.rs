@@ -151,7 +151,7 @@ async fn an_event_of_version_0_loads_projects_and_is_shown_as_todays() {
     let history = send(service.get("/customers/900/history").login(&login)).await;
     assert_eq!(history.body["history"][0]["changes"][0]["to"], "Ada Lovelace");
     assert_eq!(history.body["history"][1]["changes"][0]["from"], "Ada Lovelace");
-    assert_eq!(verify(&Customers, &service.pools.bulk).await.unwrap().difference, None);
+    assert_eq!(verify(&Customers, &service.pools.long).await.unwrap().difference, None);
     service.stop().await;
 }
 

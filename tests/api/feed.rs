@@ -149,8 +149,8 @@ async fn a_filter_that_nothing_meets_looks_at_a_bounded_stretch_and_moves_on() {
                 '{\"type\":\"CustomerUpdated\",\"name\":\"A\",\"dob\":\"1990-12-10\"}', '{}',
                 gen_random_uuid(), now() + position * interval '1 millisecond'
          from generate_series($1::bigint, 25000) position";
-    let head = customers::events::log::read::head(&service.pools.read).await.unwrap();
-    sqlx::query(query).bind(head + 1).execute(&service.pools.bulk).await.unwrap();
+    let head = customers::events::log::read::head(&service.pools.short).await.unwrap();
+    sqlx::query(query).bind(head + 1).execute(&service.pools.long).await.unwrap();
     let mut next = vec![];
     let mut after = 0;
     while after < 25_000 {

@@ -243,7 +243,7 @@ impl Service {
 
     /// Waits until the read tables show the whole log.
     pub async fn caught_up(&self) {
-        let head = read::head(&self.pools.read).await.unwrap();
+        let head = read::head(&self.pools.short).await.unwrap();
         for projector in [&self.projector, &self.history] {
             assert!(projector.wait_for_position(head, PATIENCE).await, "a projection stands still");
         }

@@ -99,7 +99,7 @@ async fn a_customer_that_never_was_has_no_history() {
         let answer = send(service.get(&format!("/customers/{id}/history")).token(&auditor)).await;
         assert_eq!(
             answer.shape(),
-            r#"404 {"detail":"there is no such customer","request_id":"[id]","status":404,"title":"Not found","type":"/problems/not-found"}"#
+            r#"404 {"detail":"no such customer","request_id":"[id]","status":404,"title":"Not found","type":"/problems/not-found"}"#
         );
     }
 }

@@ -71,7 +71,7 @@ async fn a_body_says_each_thing_once_and_unpacked() {
     let twice = send(post(r#"{"name":"Ada","dob":"1990-12-10","name":"Eve"}"#)).await;
     assert_eq!(
         twice.shape(),
-        r#"400 {"detail":"the request cannot be read","errors":[{"detail":"the member \"name\" must be given only once at line 1 column 46","field":"body"}],"request_id":"[id]","status":400,"title":"Malformed request","type":"/problems/malformed"}"#
+        r#"400 {"detail":"the request cannot be parsed","errors":[{"detail":"the member \"name\" must be given only once at line 1 column 46","field":"body"}],"request_id":"[id]","status":400,"title":"Malformed request","type":"/problems/malformed"}"#
     );
     let good = r#"{"name":"Ada","dob":"1990-12-10"}"#;
     let other = post(good).header(header::CONTENT_TYPE, "text/xml");

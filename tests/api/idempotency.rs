@@ -28,7 +28,7 @@ fn told(answer: &Answer) -> (u16, String, Vec<Option<&str>>) {
 }
 
 async fn head(service: &Service) -> i64 {
-    customers::events::log::read::head(&service.pools.read).await.unwrap()
+    customers::events::log::read::head(&service.pools.short).await.unwrap()
 }
 
 #[tokio::test]

@@ -78,7 +78,7 @@ async fn a_change_is_made_only_of_a_version_that_was_named() {
             if status == 412 {
                 assert_eq!(
                     answer.shape(),
-                    r#"412 {"detail":"the customer is at version 2","request_id":"[id]","status":412,"title":"Another version","type":"/problems/version-mismatch"}"#
+                    r#"412 {"detail":"the customer is at version 2","request_id":"[id]","status":412,"title":"Version mismatch","type":"/problems/version-mismatch"}"#
                 );
             }
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use customers::commands::Bus;
+use customers::config::Config;
 use customers::dev::demo;
 use customers::events::customer::{CUSTOMER, CustomerEvent};
 use customers::events::log::{Append, NewEvent, append};
@@ -14,7 +15,9 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
-use crate::harness::{Answer, Login, PATIENCE, Service, With as _, folder, send, until, variables};
+use crate::harness::{
+    Answer, Login, PATIENCE, Service, With as _, config, folder, send, until, variables,
+};
 use crate::process::{Process, command};
 use crate::sessions::verdict;
 
@@ -322,7 +325,7 @@ async fn a_large_import_takes_little_memory_and_leaves_room_for_others() {
 async fn imports_leave_half_of_the_log_to_those_who_write_beside_them() {
     let service = Service::start().await;
     let editor = service.log_in_as(Role::Editor).await;
-    let bus = Bus::new(service.pools.appender.clone(), service.pools.read.clone());
+    let bus = Bus::new(service.pools.appender.clone(), service.pools.short.clone());
     let over = Arc::new(AtomicBool::new(false));
     let writers = (0..512).map(|writer| {
         let (bus, over) = (bus.clone(), Arc::clone(&over));
@@ -359,5 +362,25 @@ async fn imports_leave_half_of_the_log_to_those_who_write_beside_them() {
     // Half is what they are left; how much of it they take is up to them and to the machine, which
     // other tests use too.
     assert!(others * 2 >= imported, "{imported} by imports, {others} by others meanwhile");
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_and_long_lists_wait_in_the_configured_folder() {
+    let spool = folder("spool");
+    let service = Service::with(Config { spool_dir: Some(spool.clone()), ..config().await }).await;
+    let admin = service.log_in_as(Role::Admin).await;
+    let line = |n: u32| format!("{{\"name\":\"Person {n}\",\"dob\":\"1990-12-10\"}}");
+    let lines = (0..3000).map(line).collect::<Vec<_>>().join("\n");
+    let import = || send(import(&service, &admin, NDJSON).body(lines.clone()));
+    assert_eq!(import().await.status, 200);
+    let list = || send(service.get("/customers").login(&admin));
+    assert_eq!(list().await.body["number"], 3000);
+    // Without the folder nothing can wait, and nothing is imported.
+    std::fs::remove_dir(&spool).unwrap();
+    for answer in [import().await, list().await] {
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{answer:?}");
+    }
+    assert_eq!(send(service.get("/customers?numbers=1").login(&admin)).await.status, 200);
     service.stop().await;
 }

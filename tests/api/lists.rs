@@ -182,7 +182,7 @@ async fn a_client_that_reads_slowly_gets_one_state_and_holds_nothing_in_the_data
                 where datname = current_database() and state <> 'idle' and query like '%customers%'
                   and pid <> pg_backend_pid()";
     until("no connection is busy", async || {
-        let count: i64 = sqlx::query_scalar(busy).fetch_one(&service.pools.bulk).await.unwrap();
+        let count: i64 = sqlx::query_scalar(busy).fetch_one(&service.pools.long).await.unwrap();
         count == 0
     })
     .await;

@@ -15,7 +15,7 @@ fn person() -> (Name, DateOfBirth) {
 }
 
 fn bus(service: &Service) -> Bus {
-    Bus::new(service.pools.appender.clone(), service.pools.read.clone())
+    Bus::new(service.pools.appender.clone(), service.pools.short.clone())
 }
 
 /// Position, sequence and microseconds of every event, in the order of the positions.
@@ -49,7 +49,7 @@ async fn positions_have_no_gaps_and_time_order_is_position_order() {
     for task in tasks {
         task.await.unwrap();
     }
-    let log = log(&service.pools.read).await;
+    let log = log(&service.pools.short).await;
     assert_eq!(log.len(), 320);
     assert!(log.iter().zip(1..).all(|((position, _, _), expected)| *position == expected));
     assert!(log.windows(2).all(|pair| pair[0].2 < pair[1].2), "time went back or stood still");
@@ -60,7 +60,7 @@ async fn positions_have_no_gaps_and_time_order_is_position_order() {
 async fn a_reader_that_remembers_its_position_misses_nothing_while_two_processes_append() {
     const EVENTS: usize = 400;
     let service = Service::start().await;
-    let pool = service.pools.read.clone();
+    let pool = service.pools.short.clone();
     let reader = tokio::spawn(async move {
         let mut seen = vec![];
         while seen.len() < EVENTS {
@@ -105,7 +105,7 @@ async fn fifty_writers_on_one_customer_lose_nothing_and_with_a_version_one_wins(
         written.unwrap();
     }
     let id = created.id.to_string();
-    let last = read::last_event::<CustomerEvent>(&service.pools.read, CUSTOMER, &id).await;
+    let last = read::last_event::<CustomerEvent>(&service.pools.short, CUSTOMER, &id).await;
     let last = last.unwrap().unwrap();
     assert_eq!(last.sequence, 51);
 
@@ -116,7 +116,7 @@ async fn fifty_writers_on_one_customer_lose_nothing_and_with_a_version_one_wins(
         let refusal = Refusal::VersionMismatch { current: 52 };
         assert!(matches!(refused, BusError::Refused(reason) if reason == refusal), "{refused}");
     }
-    let sequences: Vec<i64> = log(&service.pools.read).await.iter().map(|event| event.1).collect();
+    let sequences: Vec<i64> = log(&service.pools.short).await.iter().map(|event| event.1).collect();
     assert_eq!(sequences, (1..=52).collect::<Vec<_>>());
     service.stop().await;
 }
@@ -163,7 +163,7 @@ async fn a_batch_gives_each_command_its_own_outcome_and_appends_all_or_nothing_o
         })
         .collect();
     assert_eq!(shapes, ["2", "conflict at 2", "3", "4", "refused", "1"]);
-    let log = log(&service.pools.read).await;
+    let log = log(&service.pools.short).await;
     assert_eq!(log.iter().map(|event| event.0).collect::<Vec<_>>(), (1..=5).collect::<Vec<_>>());
     service.stop().await;
 }
@@ -188,7 +188,7 @@ async fn nobody_changes_what_happened() {
             assert!(error.contains("events is append-only"), "{statement}: {error}");
         }
     }
-    assert_eq!(log(&service.pools.read).await.len(), 1);
+    assert_eq!(log(&service.pools.short).await.len(), 1);
     drop(connection);
     service.stop().await;
 }
@@ -225,7 +225,7 @@ async fn a_command_runs_to_its_end_even_if_nobody_waits_for_it() {
     let waiting = bus.create(name, dob, Metadata::default());
     // Started, and given up before it can have an answer.
     assert!(futures_util::FutureExt::now_or_never(waiting).is_none());
-    let pool = service.pools.read.clone();
+    let pool = service.pools.short.clone();
     until("the event is in the log", async || read::head(&pool).await.unwrap() == 1).await;
     service.stop().await;
 }
@@ -237,11 +237,11 @@ async fn a_connection_that_is_cut_in_the_middle_of_an_append_loses_and_doubles_n
     let (name, dob) = person();
     for round in 1..=3 {
         // Whoever holds the append lock keeps the call in the server.
-        let mut holder = service.pools.bulk.begin().await.unwrap();
+        let mut holder = service.pools.long.begin().await.unwrap();
         holder.execute("select pg_advisory_xact_lock(7166761325952853362)").await.unwrap();
         let (name, bus) = (name.clone(), bus.clone());
         let create = tokio::spawn(async move { bus.create(name, dob, Metadata::default()).await });
-        let pool = service.pools.read.clone();
+        let pool = service.pools.short.clone();
         until("the call was cut", async || {
             let cut = "select pg_terminate_backend(pid) from pg_stat_activity
                        where datname = current_database() and wait_event = 'advisory'";
@@ -250,7 +250,7 @@ async fn a_connection_that_is_cut_in_the_middle_of_an_append_loses_and_doubles_n
         .await;
         holder.rollback().await.unwrap();
         assert_eq!(create.await.unwrap().unwrap().position, round);
-        assert_eq!(read::head(&service.pools.read).await.unwrap(), round);
+        assert_eq!(read::head(&service.pools.short).await.unwrap(), round);
     }
     service.stop().await;
 }

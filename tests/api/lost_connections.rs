@@ -35,7 +35,7 @@ async fn through_a_proxy(service: &Service) -> (Bus, Appender, Proxy) {
     let options: PgConnectOptions = url.parse().unwrap();
     let options = options.host(&proxy.address.ip().to_string()).port(proxy.address.port());
     let appender = Appender::start(options);
-    (Bus::new(appender.clone(), service.pools.read.clone()), appender, proxy)
+    (Bus::new(appender.clone(), service.pools.short.clone()), appender, proxy)
 }
 
 fn origin(key: Option<String>) -> Origin {
@@ -51,7 +51,7 @@ async fn a_connection_cut_between_commit_and_answer_changes_no_answer() {
     for round in 0..40_u64 {
         let cut = if round % 2 == 0 { Cut::NextAnswer } else { Cut::NextRequest };
         let key = (round % 4 < 2).then(|| format!("k{round}"));
-        let before = read::head(&service.pools.read).await.unwrap();
+        let before = read::head(&service.pools.short).await.unwrap();
         proxy.arm(cut);
         let (name, dob) = demo::person(round);
         let written = if round % 3 == 0 {
@@ -64,7 +64,7 @@ async fn a_connection_cut_between_commit_and_answer_changes_no_answer() {
         assert!(!proxy.is_armed(), "{round}: nothing was cut");
         let expected = if round % 3 == 0 { created.version() + 1 } else { 1 };
         assert_eq!((written.position, written.version()), (before + 1, expected), "{round}");
-        assert_eq!(read::head(&service.pools.read).await.unwrap(), before + 1, "{round}");
+        assert_eq!(read::head(&service.pools.short).await.unwrap(), before + 1, "{round}");
         if round % 3 == 0 {
             created = written;
         }
@@ -83,10 +83,10 @@ async fn what_waits_when_the_process_stops_still_comes_into_the_log() {
             tokio::spawn(async move { bus.create(name, dob, origin(None)).await })
         })
         .collect();
-    let pool = service.pools.read.clone();
+    let pool = service.pools.short.clone();
     until("some are in the log", async || read::head(&pool).await.unwrap() > 0).await;
     appender.stop().await;
-    let head = read::head(&service.pools.read).await.unwrap();
+    let head = read::head(&service.pools.short).await.unwrap();
     let mut written = 0;
     for create in creates {
         match create.await.unwrap() {
@@ -188,7 +188,7 @@ async fn nothing_is_lost_or_doubled_when_postgresql_is_killed_under_load() {
     let behind = url.replace(&server_of(&url).to_string(), &proxy.address.to_string());
     assert_ne!(behind, url);
     let pools = customers::pools::Pools::new(&SecretString::from(behind)).unwrap();
-    let writers = Writers::start(&Bus::new(pools.appender.clone(), pools.read.clone()));
+    let writers = Writers::start(&Bus::new(pools.appender.clone(), pools.short.clone()));
     for _ in 0..rounds {
         writers.progress("the load runs").await;
         kill_process(postmaster(&folder), Signal::KILL).unwrap();
@@ -201,7 +201,7 @@ async fn nothing_is_lost_or_doubled_when_postgresql_is_killed_under_load() {
 
     let stored: Vec<(String, i64)> =
         sqlx::query_as("select payload ->> 'name', count(*) from events group by 1")
-            .fetch_all(&pools.read)
+            .fetch_all(&pools.short)
             .await
             .unwrap();
     let stored: BTreeMap<String, i64> = stored.into_iter().collect();
@@ -210,7 +210,7 @@ async fn nothing_is_lost_or_doubled_when_postgresql_is_killed_under_load() {
     let doubled: Vec<_> = stored.iter().filter(|(_, count)| **count != 1).collect();
     assert_eq!(doubled, Vec::<(&String, &i64)>::new());
     let gaps: i64 = sqlx::query_scalar("select max(position) - count(*) from events")
-        .fetch_one(&pools.read)
+        .fetch_one(&pools.short)
         .await
         .unwrap();
     assert_eq!(gaps, 0);

@@ -140,7 +140,7 @@ async fn unavailable(request: RequestBuilder, limit: Duration) {
     let began = Instant::now();
     let answer = send(request).await;
     let took = began.elapsed();
-    let expected = r#"503 {"detail":"try again in a moment","request_id":"[id]","status":503,"title":"Unavailable","type":"/problems/unavailable"}"#;
+    let expected = r#"503 {"detail":"a dependency is unavailable; retry later","request_id":"[id]","status":503,"title":"Service unavailable","type":"/problems/unavailable"}"#;
     assert_eq!(answer.shape(), expected);
     assert_eq!(answer.header("content-type"), Some("application/problem+json"));
     assert_eq!(answer.header("retry-after"), Some("1"));

@@ -73,7 +73,7 @@ async fn a_write_is_answered_and_marked_when_the_projection_cannot_go_on() {
     let late = list(created.position()).await;
     assert!(asked.elapsed() < Duration::from_secs(6));
     assert_eq!(late.header("retry-after"), Some("1"));
-    insta::assert_snapshot!(late.shape(), @r#"503 {"detail":"the position asked for is not there yet; try again in a moment","request_id":"[id]","status":503,"title":"Unavailable","type":"/problems/unavailable"}"#);
+    insta::assert_snapshot!(late.shape(), @r#"503 {"detail":"the requested position is not shown yet; retry later","request_id":"[id]","status":503,"title":"Service unavailable","type":"/problems/unavailable"}"#);
 
     holder.execute("rollback").await.unwrap();
     until("the read shows the write", async || {
@@ -125,7 +125,7 @@ async fn a_read_shows_at_least_the_position_that_it_asks_for() {
             let answer = ask(&beyond).await;
             assert_eq!(
                 answer.shape(),
-                r#"400 {"detail":"the request cannot be read","errors":[{"detail":"lies beyond the end of the log","field":"min-event-position"}],"request_id":"[id]","status":400,"title":"Malformed request","type":"/problems/malformed"}"#
+                r#"400 {"detail":"the request cannot be parsed","errors":[{"detail":"is beyond the end of the log","field":"min-event-position"}],"request_id":"[id]","status":400,"title":"Malformed request","type":"/problems/malformed"}"#
             );
         }
         for garbage in ["", "abc", "-1", "+1", "1.0", "1e3", "0x1", "1, 2", "\"1\""] {

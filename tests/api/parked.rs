@@ -54,7 +54,7 @@ async fn listed(service: &Service, login: &Login, id: i64) -> Value {
 }
 
 async fn verified(service: &Service, projection: &dyn Projection) -> Verified {
-    verify(projection, &service.pools.bulk).await.unwrap()
+    verify(projection, &service.pools.long).await.unwrap()
 }
 
 async fn parked(service: &Service, login: &Login) -> Vec<i64> {
@@ -114,16 +114,16 @@ async fn what_cannot_be_stored_waits_in_order_and_everybody_else_goes_on() {
     }
 
     // The state it is in now can be stored, the history cannot.
-    let retried = retry(&Customers, &service.pools.bulk).await.unwrap();
+    let retried = retry(&Customers, &service.pools.long).await.unwrap();
     assert_eq!(retried, Retried { repaired: 1, still_parked: 0 });
     assert_eq!(listed(&service, &admin, 2).await, "Good");
-    let retried = retry(&CustomerHistory, &service.pools.bulk).await.unwrap();
+    let retried = retry(&CustomerHistory, &service.pools.long).await.unwrap();
     assert_eq!(retried, Retried { repaired: 0, still_parked: 1 });
     assert_eq!(parked(&service, &admin).await, [0, 1]);
     for antidote in ANTIDOTE {
         owner.execute(antidote).await.unwrap();
     }
-    let retried = retry(&CustomerHistory, &service.pools.bulk).await.unwrap();
+    let retried = retry(&CustomerHistory, &service.pools.long).await.unwrap();
     assert_eq!(retried, Retried { repaired: 1, still_parked: 0 });
     let clean = get(&service, &admin, "/customers/2/history").await;
     assert_eq!(clean.text, history.text);
@@ -190,7 +190,7 @@ async fn what_cannot_be_read_is_passed_on_as_it_stands_and_repaired_when_it_can(
         owner.execute(statement).await.unwrap();
     }
     for projection in ALL {
-        let retried = retry(projection, &service.pools.bulk).await.unwrap();
+        let retried = retry(projection, &service.pools.long).await.unwrap();
         assert_eq!(retried, Retried { repaired: 1, still_parked: 0 });
         let Verified { difference, parked, .. } = verified(&service, projection).await;
         assert_eq!((difference, parked), (None, vec![]));
@@ -225,7 +225,7 @@ async fn a_rebuild_finds_those_it_cannot_store_among_many() {
     for antidote in ANTIDOTE {
         owner.execute(antidote).await.unwrap();
     }
-    let retried = retry(&CustomerHistory, &service.pools.bulk).await.unwrap();
+    let retried = retry(&CustomerHistory, &service.pools.long).await.unwrap();
     assert_eq!(retried, Retried { repaired: 2, still_parked: 0 });
     assert_eq!(get(&service, &admin, "/customers/4/history").await.text, clean.text);
     assert_eq!(verified(&service, &CustomerHistory).await.difference, None);

@@ -95,7 +95,7 @@ async fn an_old_hash_is_replaced_at_log_in_by_one_of_todays_parameters() {
         assert_eq!(send(service.get("/customers").login(&login)).await.status, 200);
     }
     let hash: String = sqlx::query_scalar("select password_hash from accounts")
-        .fetch_one(&service.pools.read)
+        .fetch_one(&service.pools.short)
         .await
         .unwrap();
     assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
@@ -109,7 +109,7 @@ async fn an_account_that_is_disabled_during_a_log_in_is_not_let_in() {
     with_old_hash(&service).await;
     // The log-in has found its account and checked its password when it comes to replace the hash:
     // there it waits for this transaction.
-    let mut disabling = service.pools.bulk.begin().await.unwrap();
+    let mut disabling = service.pools.long.begin().await.unwrap();
     sqlx::query("update accounts set disabled = true").execute(&mut *disabling).await.unwrap();
     let body = json!({"username": "editor", "password": PASSWORD});
     let log_in = tokio::spawn(send(service.post("/login").json(&body)));
@@ -118,7 +118,7 @@ async fn an_account_that_is_disabled_during_a_log_in_is_not_let_in() {
             "select count(*) from pg_stat_activity
              where datname = current_database() and wait_event_type = 'Lock'",
         )
-        .fetch_one(&service.pools.read)
+        .fetch_one(&service.pools.short)
         .await
         .unwrap();
         waiting > 0
@@ -164,7 +164,7 @@ async fn a_new_password_does_not_undo_one_that_was_given_meanwhile() {
     let service = Service::start().await;
     let thief = service.log_in_as(Role::Viewer).await;
     // The operator's change is under way: the row is locked, the old hash still to be seen.
-    let mut changing = service.pools.bulk.begin().await.unwrap();
+    let mut changing = service.pools.long.begin().await.unwrap();
     sqlx::query("update accounts set password_hash = 'of the operator'")
         .execute(&mut *changing)
         .await
@@ -175,7 +175,7 @@ async fn a_new_password_does_not_undo_one_that_was_given_meanwhile() {
                  where datname = current_database() and wait_event_type = 'Lock')";
     let commit = async {
         until("it waits for the row", async || {
-            sqlx::query_scalar(waits).fetch_one(&service.pools.read).await.unwrap()
+            sqlx::query_scalar(waits).fetch_one(&service.pools.short).await.unwrap()
         })
         .await;
         changing.commit().await.unwrap();
@@ -183,7 +183,7 @@ async fn a_new_password_does_not_undo_one_that_was_given_meanwhile() {
     let (told, ()) = tokio::join!(asked, commit);
     assert_eq!(told, "422 invalid");
     let hash: String = sqlx::query_scalar("select password_hash from accounts")
-        .fetch_one(&service.pools.read)
+        .fetch_one(&service.pools.short)
         .await
         .unwrap();
     assert_eq!(hash, "of the operator");

@@ -187,7 +187,7 @@ async fn a_list_is_walked_page_by_page_at_any_moment() {
 async fn a_moment_that_was_shown_while_others_write_is_shown_again_as_it_was() {
     let service = Service::start().await;
     let admin = service.log_in_as(Role::Admin).await;
-    let bus = Bus::new(service.pools.appender.clone(), service.pools.read.clone());
+    let bus = Bus::new(service.pools.appender.clone(), service.pools.short.clone());
     let over = Arc::new(AtomicBool::new(false));
     let writers = (0..32).map(|writer| {
         let (bus, over) = (bus.clone(), Arc::clone(&over));
@@ -278,7 +278,7 @@ fn the_list_as_of_any_moment_is_the_list_of_that_moment() {
                 }
                 rebuild(&CustomerHistory, &service.pools.rebuild).await.unwrap();
             }
-            let difference = verify(&CustomerHistory, &service.pools.bulk).await.unwrap().difference;
+            let difference = verify(&CustomerHistory, &service.pools.long).await.unwrap().difference;
             prop_assert_eq!(difference, None);
             Ok(())
         })?;
@@ -312,11 +312,11 @@ async fn a_difference_between_the_histories_and_the_log_is_found() {
         ),
     ] {
         owner.execute(statement).await.unwrap();
-        let difference = verify(&CustomerHistory, &service.pools.bulk).await.unwrap().difference;
+        let difference = verify(&CustomerHistory, &service.pools.long).await.unwrap().difference;
         let difference = difference.unwrap_or_default();
         assert!(difference.contains(expected), "{statement}: {difference}");
         rebuild(&CustomerHistory, &service.pools.rebuild).await.unwrap();
-        let difference = verify(&CustomerHistory, &service.pools.bulk).await.unwrap().difference;
+        let difference = verify(&CustomerHistory, &service.pools.long).await.unwrap().difference;
         assert_eq!(difference, None);
     }
     service.stop().await;

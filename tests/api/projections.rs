@@ -116,14 +116,14 @@ async fn stopped_rebuild(projection: &'static dyn Projection, pool: &PgPool, aft
 fn a_rebuild_gives_what_following_gave_and_what_the_log_says() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let service = runtime.block_on(Service::start());
-    let bus = Bus::new(service.pools.appender.clone(), service.pools.read.clone());
+    let bus = Bus::new(service.pools.appender.clone(), service.pools.short.clone());
     let config = ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() };
     let sizes = prop::collection::vec(1..20_i64, 1..5);
     let stops = prop::collection::vec(0..40_u64, 0..3);
     let commands = prop::collection::vec(step(), 1..40);
     proptest!(config, |(steps in commands, sizes in sizes, stops in stops)| {
         runtime.block_on(async {
-            let pool = &service.pools.bulk;
+            let pool = &service.pools.long;
             take(&bus, &steps).await;
             service.caught_up().await;
             let live = (rows(pool).await, history(pool).await);
@@ -147,8 +147,8 @@ fn a_rebuild_gives_what_following_gave_and_what_the_log_says() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn verify_names_the_first_difference_and_a_rebuild_mends_it() {
     let service = Service::start().await;
-    let bus = Bus::new(service.pools.appender.clone(), service.pools.read.clone());
-    let pool = &service.pools.bulk;
+    let bus = Bus::new(service.pools.appender.clone(), service.pools.short.clone());
+    let pool = &service.pools.long;
     take(&bus, &[Step::Create(1), Step::Create(2), Step::Create(3)]).await;
     service.caught_up().await;
     for (mistake, expected) in [
@@ -196,7 +196,7 @@ async fn reads_go_on_while_a_rebuild_runs_and_writes_arrive_after_it() {
     }
     rebuilds.await.unwrap();
     service.caught_up().await;
-    assert_eq!(verify(&Customers, &service.pools.bulk).await.unwrap().difference, None);
+    assert_eq!(verify(&Customers, &service.pools.long).await.unwrap().difference, None);
     service.stop().await;
 }
 
@@ -215,7 +215,7 @@ async fn two_processes_share_the_work_and_apply_nothing_twice() {
     }
     let list = send(b.get("/customers").login(&login)).await;
     assert_eq!(list.body["number"], 60);
-    assert_eq!(verify(&Customers, &a.pools.bulk).await.unwrap().difference, None);
+    assert_eq!(verify(&Customers, &a.pools.long).await.unwrap().difference, None);
     a.stop().await;
     b.stop().await;
 }
@@ -243,7 +243,7 @@ async fn a_projection_that_stands_still_holds_no_other_back() {
     locked.commit().await.unwrap();
     service.caught_up().await;
     for projection in ALL {
-        assert_eq!(verify(projection, &service.pools.bulk).await.unwrap().difference, None);
+        assert_eq!(verify(projection, &service.pools.long).await.unwrap().difference, None);
     }
     service.stop().await;
 }

@@ -41,7 +41,7 @@ async fn filled(number: u64) -> (Arc<Service>, Login) {
 }
 
 async fn number(service: &Service, question: &str) -> i64 {
-    sqlx::query_scalar(question).fetch_one(&service.pools.read).await.unwrap()
+    sqlx::query_scalar(question).fetch_one(&service.pools.short).await.unwrap()
 }
 
 /// Of a rebuild there are only the tables that it has replaced.
@@ -57,7 +57,7 @@ async fn nothing_is_left(service: &Service) {
 async fn all_is_right(service: &Service) {
     service.caught_up().await;
     for projection in ALL {
-        let verified = verify(projection, &service.pools.bulk).await.unwrap();
+        let verified = verify(projection, &service.pools.long).await.unwrap();
         assert_eq!((verified.difference, verified.parked), (None, vec![]));
     }
 }
@@ -99,7 +99,7 @@ async fn a_rebuild_that_is_killed_at_any_moment_is_taken_up_again_and_nobody_not
             process.envs(variables(service.database_url())).stdout(Stdio::null()).spawn().unwrap();
         let part = f64::from(u16::from_be_bytes(clock::random_bytes())) / f64::from(u16::MAX);
         until("it has come far enough, or is through", async || {
-            let at = status::of(projection, &service.pools.read).await.unwrap().rebuild;
+            let at = status::of(projection, &service.pools.short).await.unwrap().rebuild;
             let far = at
                 .is_some_and(|at| telemetry::as_f64(at.done) >= part * telemetry::as_f64(at.total));
             far || process.try_wait().unwrap().is_some()
@@ -116,7 +116,7 @@ async fn a_rebuild_that_is_killed_at_any_moment_is_taken_up_again_and_nobody_not
     for projection in ALL {
         // PostgreSQL notices the end of the last one.
         until("nobody is at work", async || {
-            let status = status::of(projection, &service.pools.read).await.unwrap();
+            let status = status::of(projection, &service.pools.short).await.unwrap();
             status.state != State::Rebuilding
         })
         .await;
@@ -170,7 +170,7 @@ async fn waiting(service: &Service, what: &str, expected: i64) {
 /// A rebuild that is asked for is through, and left nothing.
 async fn is_through(service: &Service) {
     until("the rebuild is through", async || {
-        let status = status::of(&Customers, &service.pools.read).await.unwrap();
+        let status = status::of(&Customers, &service.pools.short).await.unwrap();
         status.state == State::Following
     })
     .await;
@@ -186,7 +186,7 @@ async fn stop(running: JoinHandle<impl Debug>) {
 /// A rebuild that was cut off, and a transaction that is still at work for it, as after a kill.
 async fn cut_off(service: &Service) -> Transaction<'static, Postgres> {
     drop(Rebuild::begin(&Customers, &service.pools.rebuild).await.unwrap());
-    let mut left = service.pools.bulk.begin().await.unwrap();
+    let mut left = service.pools.long.begin().await.unwrap();
     left.execute("select from rebuilds for share").await.unwrap();
     left
 }
@@ -196,7 +196,7 @@ async fn what_is_left_of_a_rebuild_that_was_stopped_changes_nothing_in_the_next(
     let (service, admin) = filled(50).await;
     let pool = &service.pools.rebuild;
     // It is stopped where its only part is about to begin.
-    let mut kept = service.pools.bulk.begin().await.unwrap();
+    let mut kept = service.pools.long.begin().await.unwrap();
     let begun = Rebuild::begin(&Customers, pool).await.unwrap();
     kept.execute("select from rebuilds for update").await.unwrap();
     let running = tokio::spawn(begun.run());
@@ -229,7 +229,7 @@ async fn parts_of_a_stopped_rebuild_that_are_at_work_are_waited_for() {
     let (service, _) = filled(50).await;
     let pool = &service.pools.rebuild;
     let begun = Rebuild::begin(&Customers, pool).await.unwrap();
-    let mut kept = service.pools.bulk.begin().await.unwrap();
+    let mut kept = service.pools.long.begin().await.unwrap();
     kept.execute("lock table shadow.customers in share mode").await.unwrap();
     let running = tokio::spawn(begun.run());
     waiting(&service, "the part is at work", 1).await;
@@ -330,7 +330,7 @@ async fn a_history_is_rebuilt_with_all_of_its_indexes() {
                    from pg_indexes where tablename = 'customer_history' and schemaname = ";
     let of = async |schema: &str| -> String {
         let question = format!("{indexes}'{schema}'");
-        sqlx::query_scalar(&question).fetch_one(&service.pools.read).await.unwrap()
+        sqlx::query_scalar(&question).fetch_one(&service.pools.short).await.unwrap()
     };
     let before = of("public").await;
     assert!(before.contains("customer_history_youngest"), "{before}");
@@ -342,7 +342,7 @@ async fn a_history_is_rebuilt_with_all_of_its_indexes() {
          where a.oid = 'public.customer_history'::regclass
            and b.oid = 'previous.customer_history'::regclass",
     )
-    .fetch_one(&service.pools.read)
+    .fetch_one(&service.pools.short)
     .await
     .unwrap();
     assert!(same, "other roles may read it than before");
@@ -353,10 +353,10 @@ async fn a_history_is_rebuilt_with_all_of_its_indexes() {
 async fn the_checksum_sees_two_names_of_one_length_that_were_swapped() {
     let service = Service::start().await;
     let bus =
-        customers::commands::Bus::new(service.pools.appender.clone(), service.pools.read.clone());
+        customers::commands::Bus::new(service.pools.appender.clone(), service.pools.short.clone());
     demo::create(&bus, 20, || ()).await.unwrap();
     service.caught_up().await;
-    let mut db = service.pools.read.acquire().await.unwrap();
+    let mut db = service.pools.short.acquire().await.unwrap();
     for projection in ALL {
         let before = projection.checksum(&mut db).await.unwrap();
         assert_eq!(before.rows, 20);

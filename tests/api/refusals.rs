@@ -92,7 +92,7 @@ async fn unknown_paths_and_methods_are_problems_that_say_so() {
         let answer = send(service.get(path)).await;
         assert_eq!(
             answer.shape(),
-            r#"404 {"detail":"there is nothing here","request_id":"[id]","status":404,"title":"Not found","type":"/problems/not-found"}"#,
+            r#"404 {"detail":"no such resource","request_id":"[id]","status":404,"title":"Not found","type":"/problems/not-found"}"#,
             "{path}"
         );
     }
@@ -110,7 +110,7 @@ async fn unknown_paths_and_methods_are_problems_that_say_so() {
         let answer = send(service.request(method.clone(), path)).await;
         assert_eq!(
             answer.shape(),
-            r#"405 {"detail":"this method is not allowed here","request_id":"[id]","status":405,"title":"Method not allowed","type":"/problems/method-not-allowed"}"#,
+            r#"405 {"detail":"the resource does not support this method","request_id":"[id]","status":405,"title":"Method not allowed","type":"/problems/method-not-allowed"}"#,
             "{method} {path}"
         );
         let mut allowed: Vec<_> =

@@ -24,7 +24,7 @@ fn assert_not_logged_in(answer: &Answer, what: &str) {
     assert_eq!(answer.header("www-authenticate"), Some("Bearer"), "{what}");
     assert_eq!(
         answer.shape(),
-        r#"401 {"detail":"log in first","request_id":"[id]","status":401,"title":"Not logged in","type":"/problems/unauthenticated"}"#,
+        r#"401 {"detail":"a valid token and its session are required","request_id":"[id]","status":401,"title":"Unauthenticated","type":"/problems/unauthenticated"}"#,
         "{what}"
     );
 }
@@ -40,7 +40,7 @@ async fn each_role_is_let_in_exactly_where_the_table_of_routes_says() {
             match route.role {
                 Some(needed) if !role.covers(needed) => {
                     let whole = format!(
-                        r#"403 {{"detail":"this needs the role {needed}","request_id":"[id]","status":403,"title":"Not allowed","type":"/problems/forbidden"}}"#
+                        r#"403 {{"detail":"the role {needed} is required","request_id":"[id]","status":403,"title":"Forbidden","type":"/problems/forbidden"}}"#
                     );
                     assert_eq!(answer.shape(), whole, "{what}");
                 }

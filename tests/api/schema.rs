@@ -45,7 +45,7 @@ async fn the_services_role_appends_through_the_function_and_in_no_other_way() {
         rebuild(projection, &service.pools.rebuild).await.unwrap();
         rollback(projection, &service.pools.rebuild).await.unwrap();
         rebuild(projection, &service.pools.rebuild).await.unwrap();
-        retry(projection, &service.pools.bulk).await.unwrap();
+        retry(projection, &service.pools.long).await.unwrap();
     }
     let seen = send(service.get("/customers").login(&login)).await;
     assert_eq!((seen.status, &seen.body["number"]), (200, &json!(2)));

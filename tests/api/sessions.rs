@@ -24,7 +24,7 @@ pub async fn account_events(service: &Service, name: &str) -> Vec<Recorded> {
          where aggregate_type = 'account' and aggregate_id = $1 order by position",
     )
     .bind(name)
-    .fetch_all(&service.pools.read)
+    .fetch_all(&service.pools.short)
     .await
     .unwrap();
     rows.into_iter()
@@ -141,7 +141,7 @@ async fn every_failed_log_in_says_the_same() {
     }
     insta::assert_snapshot!(
         answers[0],
-        @r#"401 {"detail":"wrong user name or password","request_id":"[id]","status":401,"title":"Not logged in","type":"/problems/unauthenticated"}"#
+        @r#"401 {"detail":"wrong user name or password","request_id":"[id]","status":401,"title":"Unauthenticated","type":"/problems/unauthenticated"}"#
     );
     answers.dedup();
     assert_eq!(answers.len(), 1, "{answers:?}");

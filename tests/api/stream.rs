@@ -9,12 +9,12 @@ use customers::events::log::read;
 use customers::events::metadata::Metadata;
 use customers::events::values::Role;
 use customers::pools::Pools;
+use customers::tasks::Tasks;
 use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpSocket, TcpStream};
-use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Login, PATIENCE, Service, With as _, folder, send, until, variables};
 use crate::process::{Process, command};
@@ -93,12 +93,12 @@ async fn create(service: &Service, login: &Login, name: &str) -> i64 {
 }
 
 async fn head(service: &Service) -> i64 {
-    read::head(&service.pools.read).await.unwrap()
+    read::head(&service.pools.short).await.unwrap()
 }
 
 /// Appends customers without the service, as a program of the same database would.
 async fn append(pools: &Pools, count: u64) {
-    let bus = Bus::new(pools.appender.clone(), pools.read.clone());
+    let bus = Bus::new(pools.appender.clone(), pools.short.clone());
     // So few at once that none waits too long for its turn, however busy the machine is.
     for start in (0..count).step_by(200) {
         let creates = (start..count.min(start + 200)).map(|i| {
@@ -170,8 +170,8 @@ async fn followers_from_anywhere_see_everything_while_others_write() {
 async fn another_process_says_that_the_log_has_grown() {
     let service = Service::start().await;
     let one = Pools::new(service.config.database_url.as_ref().unwrap()).unwrap();
-    let shutdown = CancellationToken::new();
-    let mut appends = Subscription::start(&one.appender, one.notify.clone(), &shutdown);
+    let tasks = Tasks::default();
+    let mut appends = Subscription::start(&one.appender, one.notify.clone(), &tasks);
     // Both sides have to listen first; until then nothing is said.
     until("it listens", async || {
         appends.mark_seen();
@@ -195,7 +195,7 @@ async fn another_process_says_that_the_log_has_grown() {
     tokio::time::timeout(PATIENCE, appends.wait(PATIENCE * 2))
         .await
         .expect("it does not come back");
-    shutdown.cancel();
+    tasks.shut_down(PATIENCE).await;
     service.stop().await;
 }
 

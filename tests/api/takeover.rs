@@ -49,12 +49,12 @@ async fn all_is_shown(pool: &PgPool) {
 async fn stopped_in_a_page(bus: &Bus, database_url: &str) -> Process {
     let one = serve(database_url).await;
     let pools = Pools::new(&SecretString::from(database_url)).unwrap();
-    all_is_shown(&pools.read).await;
+    all_is_shown(&pools.short).await;
     let asked = async |question: &str| -> bool {
-        sqlx::query_scalar(question).fetch_one(&pools.read).await.unwrap()
+        sqlx::query_scalar(question).fetch_one(&pools.short).await.unwrap()
     };
     loop {
-        let mut locked = pools.bulk.begin().await.unwrap();
+        let mut locked = pools.long.begin().await.unwrap();
         locked.execute("lock table customers in share mode").await.unwrap();
         create(bus, 1).await;
         let waits = "select exists (
@@ -99,23 +99,23 @@ async fn nothing_is_twice_or_missing(pool: &PgPool) {
 async fn when_the_process_at_work_stands_still_another_goes_on_and_it_does_no_harm_later() {
     let url = database().await;
     let pools = Pools::new(&SecretString::from(url.clone())).unwrap();
-    let bus = Bus::new(pools.appender.clone(), pools.read.clone());
+    let bus = Bus::new(pools.appender.clone(), pools.short.clone());
     create(&bus, 10).await;
     let one = stopped_in_a_page(&bus, &url).await;
     let two = serve(&url).await;
-    all_is_shown(&pools.read).await;
-    nothing_is_twice_or_missing(&pools.bulk).await;
+    all_is_shown(&pools.short).await;
+    nothing_is_twice_or_missing(&pools.long).await;
     create(&bus, 10).await;
-    all_is_shown(&pools.read).await;
+    all_is_shown(&pools.short).await;
     // It wakes up in the middle of its page, which is no longer its page.
     one.signal(Signal::CONT);
     create(&bus, 10).await;
-    all_is_shown(&pools.read).await;
+    all_is_shown(&pools.short).await;
     two.kill().await;
     create(&bus, 10).await;
     // And is as good as before.
-    all_is_shown(&pools.read).await;
-    nothing_is_twice_or_missing(&pools.bulk).await;
+    all_is_shown(&pools.short).await;
+    nothing_is_twice_or_missing(&pools.long).await;
     assert_eq!(one.end(Signal::TERM).await, Some(0));
 }
 
@@ -123,14 +123,14 @@ async fn when_the_process_at_work_stands_still_another_goes_on_and_it_does_no_ha
 async fn when_the_process_at_work_is_killed_another_goes_on() {
     let url = database().await;
     let pools = Pools::new(&SecretString::from(url.clone())).unwrap();
-    let bus = Bus::new(pools.appender.clone(), pools.read.clone());
+    let bus = Bus::new(pools.appender.clone(), pools.short.clone());
     create(&bus, 10).await;
     let one = stopped_in_a_page(&bus, &url).await;
     let two = serve(&url).await;
     one.kill().await;
-    all_is_shown(&pools.read).await;
+    all_is_shown(&pools.short).await;
     create(&bus, 10).await;
-    all_is_shown(&pools.read).await;
-    nothing_is_twice_or_missing(&pools.bulk).await;
+    all_is_shown(&pools.short).await;
+    nothing_is_twice_or_missing(&pools.long).await;
     assert_eq!(two.end(Signal::TERM).await, Some(0));
 }

@@ -102,7 +102,7 @@ async fn without_a_token_nobody_comes_in() {
     let answer = send(get()).await;
     insta::assert_snapshot!(
         answer.shape(),
-        @r#"401 {"detail":"log in first","request_id":"[id]","status":401,"title":"Not logged in","type":"/problems/unauthenticated"}"#
+        @r#"401 {"detail":"a valid token and its session are required","request_id":"[id]","status":401,"title":"Unauthenticated","type":"/problems/unauthenticated"}"#
     );
     assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
     let long = "x".repeat(5000);

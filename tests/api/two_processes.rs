@@ -100,7 +100,7 @@ async fn run(kill_one: bool) {
         for writer in writers {
             acknowledged.extend(writer.await.unwrap());
         }
-        let head = customers::events::log::read::head(&service.pools.read).await.unwrap();
+        let head = customers::events::log::read::head(&service.pools.short).await.unwrap();
         last.store(usize::try_from(head).unwrap(), Ordering::Relaxed);
         acknowledged
     };

@@ -12,11 +12,11 @@ use customers::projections::projector::Projector;
 use customers::projections::rebuild::rebuild;
 use customers::projections::verify::verify;
 use customers::projections::{ALL, ProjectionError, TableProjection, TableRow};
+use customers::tasks::Tasks;
 use rustix::process::Signal;
 use secrecy::SecretString;
 use serde_json::json;
 use sqlx::{Connection as _, Executor as _, PgConnection, PgPool};
-use tokio_util::sync::CancellationToken;
 
 use crate::harness::{PATIENCE, Service, With as _, folder, send, variables};
 use crate::process::{Process, command};
@@ -144,9 +144,9 @@ async fn a_new_version_is_built_beside_the_old_one_and_both_answer_rightly() {
     }
     let pools = Pools::new(&SecretString::from(url)).unwrap();
     rebuild(&CustomersTwo, &pools.rebuild).await.unwrap();
-    let shutdown = CancellationToken::new();
-    let appends = Subscription::start(&pools.appender, pools.notify.clone(), &shutdown);
-    let new = Projector::start(&CustomersTwo, pools.projector.clone(), appends, shutdown.clone());
+    let tasks = Tasks::default();
+    let appends = Subscription::start(&pools.appender, pools.notify.clone(), &tasks);
+    let new = Projector::start(&CustomersTwo, pools.projector.clone(), appends, &tasks);
     for n in 1..=20 {
         let path = format!("/customers/{n}");
         let name = format!("Changed {n}");
@@ -154,7 +154,7 @@ async fn a_new_version_is_built_beside_the_old_one_and_both_answer_rightly() {
         let read = send(old.request(reqwest::Method::GET, &path).login(&admin)).await;
         assert_eq!(read.body["name"], name);
         assert!(new.wait_for_position(position, PATIENCE).await);
-        assert_eq!(name_in_two(&pools.read, n).await, Some(name.to_uppercase()));
+        assert_eq!(name_in_two(&pools.short, n).await, Some(name.to_uppercase()));
         if n % 5 == 0 {
             // Either is rebuilt without the other's knowledge.
             assert_eq!(rebuild(&CustomersTwo, &pools.rebuild).await.unwrap().changed, 0);
@@ -163,13 +163,13 @@ async fn a_new_version_is_built_beside_the_old_one_and_both_answer_rightly() {
     }
     let position = write(reqwest::Method::DELETE, "/customers/3", "").await;
     assert!(new.wait_for_position(position, PATIENCE).await);
-    assert_eq!(name_in_two(&pools.read, 3).await, None);
+    assert_eq!(name_in_two(&pools.short, 3).await, None);
     let list = send(old.request(reqwest::Method::GET, "/customers").login(&admin)).await;
     assert_eq!(list.body["number"], 19);
     for projection in ALL {
-        assert_eq!(verify(projection, &pools.bulk).await.unwrap().difference, None);
+        assert_eq!(verify(projection, &pools.long).await.unwrap().difference, None);
     }
     assert_eq!(shouted(&mut owner).await.unwrap().len(), 19);
     assert_eq!(old.end(Signal::TERM).await, Some(0));
-    shutdown.cancel();
+    tasks.shut_down(PATIENCE).await;
 }

@@ -10,9 +10,9 @@ use std::time::Duration;
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use super::Appender;
+use crate::tasks::Tasks;
 
 /// The channel on which processes tell each other.
 pub const CHANNEL: &str = "customers_events";
@@ -33,7 +33,7 @@ pub struct Subscription(watch::Receiver<()>);
 impl Subscription {
     /// Starts to tell others what `appender` appends and to be told; ends with `shutdown`.
     #[must_use]
-    pub fn start(appender: &Appender, pool: PgPool, shutdown: &CancellationToken) -> Self {
+    pub fn start(appender: &Appender, pool: PgPool, tasks: &Tasks) -> Self {
         let (appended, subscription) = watch::channel(());
         let batches = appender.subscribe();
         let work = async move {
@@ -43,7 +43,7 @@ impl Subscription {
                 listen(&pool, &appended)
             );
         };
-        tokio::spawn(shutdown.clone().run_until_cancelled_owned(work));
+        tasks.spawn_until_shutdown(work);
         Self(subscription)
     }
 

@@ -64,7 +64,8 @@ impl Table {
     /// What was answered, once it is sure that the log has not grown.
     pub async fn lines(self) -> String {
         let head = "select max(position) from events";
-        let head: i64 = sqlx::query_scalar(head).fetch_one(&self.service.pools.read).await.unwrap();
+        let head: i64 =
+            sqlx::query_scalar(head).fetch_one(&self.service.pools.short).await.unwrap();
         assert_eq!(head, self.head, "a bad request has led to an event");
         self.lines
     }
@@ -93,8 +94,8 @@ fn told(answer: &Answer) -> String {
     told
 }
 
-const UNREADABLE: &str = "the request cannot be read";
-const REFUSED: &str = "some values are refused";
+const UNREADABLE: &str = "the request cannot be parsed";
+const REFUSED: &str = "the request has invalid values";
 
 /// A body with this name.
 pub fn named(name: &str) -> String {

@@ -1,0 +1,192 @@
+//! JSON bodies, read member by member.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
+
+use super::error::{ApiError, FieldError};
+use super::query::PARAMETER_NAME_MAX;
+use crate::events::values::{CustomerId, ValueError};
+
+/// The largest JSON body, in bytes: far more than any request needs.
+pub const BODY_MAX: usize = 64 * 1024;
+
+/// How long a body may take to arrive.
+const BODY_TIME: Duration = Duration::from_secs(10);
+
+/// A JSON object, read member by member; everything that is wrong with it is named at once.
+pub struct Body {
+    members: Map<String, Value>,
+    errors: Vec<FieldError>,
+}
+
+impl<S: Sync> FromRequest<S> for Body {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        if !is_json(request.headers()) {
+            return Err(ApiError::UnsupportedMediaType("application/json"));
+        }
+        let bytes = read_body(request).await?;
+        let value: Value = serde_json::from_slice(&bytes)
+            .map_err(|error| ApiError::malformed("body", format!("is not JSON: {error}")))?;
+        match value {
+            Value::Object(members) => {
+                // A proxy may have read the first of two members: which one is meant is not known.
+                serde_json::from_slice::<UniqueMembers>(&bytes)
+                    .map_err(|error| ApiError::malformed("body", error.to_string()))?;
+                Ok(Self { members, errors: vec![] })
+            }
+            Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::String(_)
+            | Value::Array(_) => {
+                Err(ApiError::Invalid(vec![FieldError::new("body", "must be a JSON object")]))
+            }
+        }
+    }
+}
+
+impl Body {
+    /// A member that is a string, parsed.
+    pub fn text<T>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, ValueError>,
+    ) -> Option<T> {
+        self.member(name, |value| {
+            value.as_str().ok_or(ValueError("must be a string")).and_then(parse)
+        })
+    }
+
+    /// A member that is a string, parsed, if it is there and not null.
+    pub fn optional_text<T>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, ValueError>,
+    ) -> Option<T> {
+        match self.members.get(name) {
+            None | Some(Value::Null) => None,
+            Some(_) => self.text(name, parse),
+        }
+    }
+
+    /// A member that is a customer's id, a JSON integer.
+    pub fn customer_id(&mut self, name: &str) -> Option<CustomerId> {
+        const SHAPE: ValueError = ValueError("must be an integer from 1 to 9007199254740991");
+        self.member(name, |value| value.as_i64().and_then(CustomerId::new).ok_or(SHAPE))
+    }
+
+    /// The values, if all are there; else 422 names every member that is missing, of the wrong type or
+    /// refused.
+    pub fn finish<V: AllPresent>(self, values: V) -> Result<V::Present, ApiError> {
+        match values.all() {
+            Some(present) if self.errors.is_empty() => Ok(present),
+            _ => Err(ApiError::Invalid(self.errors)),
+        }
+    }
+
+    fn member<T>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&Value) -> Result<T, ValueError>,
+    ) -> Option<T> {
+        let parsed = match self.members.get(name) {
+            None => Err(ValueError("is required")),
+            Some(value) => parse(value),
+        };
+        parsed.map_err(|error| self.errors.push(FieldError::new(name, error.to_string()))).ok()
+    }
+}
+
+/// Values that are there together or not at all.
+pub trait AllPresent {
+    type Present;
+
+    fn all(self) -> Option<Self::Present>;
+}
+
+impl<A, B> AllPresent for (Option<A>, Option<B>) {
+    type Present = (A, B);
+
+    fn all(self) -> Option<(A, B)> {
+        self.0.zip(self.1)
+    }
+}
+
+impl<A, B, C> AllPresent for (Option<A>, Option<B>, Option<C>) {
+    type Present = (A, B, C);
+
+    fn all(self) -> Option<(A, B, C)> {
+        let ((a, b), c) = self.0.zip(self.1).zip(self.2)?;
+        Some((a, b, c))
+    }
+}
+
+/// A JSON object in which no member is repeated.
+struct UniqueMembers;
+
+impl<'de> Deserialize<'de> for UniqueMembers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for UniqueMembers {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
+        let mut seen = HashSet::new();
+        while let Some((name, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
+            let short = name[..name.floor_char_boundary(PARAMETER_NAME_MAX)].to_owned();
+            if !seen.insert(name) {
+                let problem = format!("the member {short:?} must be given only once");
+                return Err(serde::de::Error::custom(problem));
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// `application/json`, or a type with the suffix `+json` (RFC 6839).
+fn is_json(headers: &HeaderMap) -> bool {
+    media_type(headers).is_some_and(|essence| {
+        essence == "application/json"
+            || (essence.starts_with("application/") && essence.ends_with("+json"))
+    })
+}
+
+/// The media type of the body, in lower case and without parameters; `None` when it is not given once,
+/// or the body has a content coding.
+pub(super) fn media_type(headers: &HeaderMap) -> Option<String> {
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    let (Some(Ok(text)), None) = (types.next().map(|value| value.to_str()), types.next()) else {
+        return None;
+    };
+    if headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+        return None;
+    }
+    Some(text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+}
+
+async fn read_body(request: Request) -> Result<Bytes, ApiError> {
+    let body = Limited::new(request.into_body(), BODY_MAX).collect();
+    match tokio::time::timeout(BODY_TIME, body).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::TooLarge(BODY_MAX)),
+        Ok(Err(_)) => Err(ApiError::malformed("body", "ended too early")),
+        Err(_) => Err(ApiError::malformed("body", "did not arrive in time")),
+    }
+}

@@ -1,0 +1,99 @@
+//! Query parameters and path segments, parsed and refused by name.
+
+use std::convert::Infallible;
+
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
+
+use super::error::{ApiError, FieldError};
+use crate::events::values::CustomerId;
+
+/// How many wrong parameters are named, and how many bytes of each name, so that an answer is not larger
+/// than its request.
+const PARAMETER_ERRORS_MAX: usize = 8;
+pub(super) const PARAMETER_NAME_MAX: usize = 64;
+
+/// The query parameters as text. Each route names those that it knows.
+pub struct Params(Vec<(String, String)>);
+
+impl<S: Sync> FromRequestParts<S> for Params {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let query = parts.uri.query().unwrap_or_default();
+        Ok(Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect()))
+    }
+}
+
+impl Params {
+    /// The values of the known parameters; 400 names every parameter that is unknown or repeated.
+    pub fn only<const N: usize>(self, known: [&str; N]) -> Result<[Option<String>; N], ApiError> {
+        let mut values = [const { None }; N];
+        let mut errors: Vec<FieldError> = vec![];
+        for (name, value) in self.0 {
+            let problem = match known.iter().position(|known| *known == name) {
+                None => "is not a parameter of this route",
+                Some(index) if values[index].replace(value).is_some() => "must be given only once",
+                Some(_) => continue,
+            };
+            let field = &name[..name.floor_char_boundary(PARAMETER_NAME_MAX)];
+            if errors.len() < PARAMETER_ERRORS_MAX && errors.iter().all(|e| e.field != field) {
+                errors.push(FieldError::new(field, problem));
+            }
+        }
+        if errors.is_empty() { Ok(values) } else { Err(ApiError::Malformed(errors)) }
+    }
+
+    /// 400 names every parameter: the route has none.
+    pub fn none(self) -> Result<(), ApiError> {
+        self.only([]).map(|_: [Option<String>; 0]| ())
+    }
+}
+
+/// A plain non-negative integer; one beyond `i64::MAX` is `i64::MAX`.
+pub(super) fn plain_number(name: &str, text: &str) -> Result<i64, ApiError> {
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(ApiError::malformed(name, "must be a plain non-negative integer"));
+    }
+    Ok(text.parse().unwrap_or(i64::MAX))
+}
+
+/// The number of items of a page: 1 to 1000, by default 100.
+pub(super) fn page_limit(text: Option<&str>) -> Result<usize, ApiError> {
+    let Some(text) = text else { return Ok(100) };
+    match usize::try_from(plain_number("limit", text)?) {
+        Ok(limit @ 1..=1000) => Ok(limit),
+        Ok(_) | Err(_) => Err(ApiError::malformed("limit", "must be from 1 to 1000")),
+    }
+}
+
+/// A name in a path; `None` if it is not UTF-8.
+pub struct PathName(pub Option<String>);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathName {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
+        let name = Path::<String>::from_request_parts(parts, state).await;
+        Ok(Self(name.ok().map(|Path(name)| name)))
+    }
+}
+
+/// The customer id in a path; a segment that is no id names no customer.
+pub struct CustomerPath(Option<CustomerId>);
+
+impl<S: Send + Sync> FromRequestParts<S> for CustomerPath {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
+        let PathName(name) = PathName::from_request_parts(parts, state).await?;
+        Ok(Self(name.and_then(|name| CustomerId::parse(&name).ok())))
+    }
+}
+
+impl CustomerPath {
+    /// 404 when the segment is no id. Asked after the checks of the body: a 404 comes after a 400.
+    pub fn id(&self) -> Result<CustomerId, ApiError> {
+        self.0.ok_or(ApiError::NoCustomer)
+    }
+}

@@ -1,0 +1,93 @@
+//! What handlers use.
+
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use aws_lc_rs::hmac;
+use ipnet::IpNet;
+use metrics_exporter_prometheus::PrometheusHandle;
+use sqlx::PgPool;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::pool_choice::{PoolKind, Replica, Source};
+use crate::auth::Auth;
+use crate::clock::Clock;
+use crate::commands::Bus;
+use crate::commands::import::Imports;
+use crate::feed::tail::Tail;
+use crate::projections::projector::Projector;
+use crate::tasks::Tasks;
+
+/// The state of the API. Clones share it.
+#[derive(Clone)]
+pub struct Api(Arc<ApiState>);
+
+impl Deref for Api {
+    type Target = ApiState;
+
+    fn deref(&self) -> &ApiState {
+        &self.0
+    }
+}
+
+/// See [`Api`].
+pub struct ApiState {
+    pub bus: Bus,
+    pub imports: Imports,
+    pub auth: Auth,
+    /// For short queries to the primary.
+    pub short: PgPool,
+    /// For long queries to the primary.
+    pub long: PgPool,
+    pub replica: Option<Replica>,
+    pub rebuild: PgPool,
+    /// That of the projection `customers`.
+    pub projector: Projector,
+    /// That of the projection `customer_history`.
+    pub history: Projector,
+    /// The head of the log when this process found a projection empty at its start; 0 if none was.
+    pub built_at: i64,
+    pub clock: Clock,
+    pub metrics: PrometheusHandle,
+    pub trusted_proxies: Vec<IpNet>,
+    pub https: bool,
+    /// The address of the feed: the source of its CloudEvents.
+    pub feed_url: String,
+    pub tail: Tail,
+    /// Signs the cursors of lists.
+    pub cursor_key: hmac::Key,
+    /// Where bodies and lists wait on disk.
+    pub spool_dir: PathBuf,
+    /// Free places for streams.
+    pub stream_slots: Arc<Semaphore>,
+    /// Free places for imports.
+    pub import_slots: Arc<Semaphore>,
+    pub tasks: Tasks,
+    /// Cancelled when answers that last have to end.
+    pub stopping: CancellationToken,
+}
+
+impl Api {
+    #[must_use]
+    pub fn new(state: ApiState) -> Self {
+        Self(Arc::new(state))
+    }
+
+    /// The pool for a query.
+    pub(super) fn pool(&self, source: Source, kind: PoolKind) -> &PgPool {
+        match (source, &self.replica, kind) {
+            (Source::Replica, Some(replica), PoolKind::Short) => &replica.short,
+            (Source::Replica, Some(replica), PoolKind::Long) => &replica.long,
+            (_, _, PoolKind::Short) => &self.short,
+            (_, _, PoolKind::Long) => &self.long,
+        }
+    }
+
+    /// Whether the projections show the log up to where this process found it at its start.
+    pub(super) fn is_built(&self) -> bool {
+        let checkpoint = self.projector.checkpoint().min(self.history.checkpoint());
+        checkpoint >= self.built_at
+    }
+}
