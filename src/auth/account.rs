@@ -110,9 +110,6 @@ impl Accounts {
     }
 
     /// All accounts by name, their hashes and last changes left out.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be asked.
     pub async fn list(&self) -> Result<Vec<Account>, sqlx::Error> {
         let rows = sqlx::query!(
             "select username, role, disabled, created_at from accounts order by username"

@@ -127,9 +127,6 @@ impl Passwords {
     }
 
     /// A new hash in the PHC string format.
-    ///
-    /// # Errors
-    /// As for a slot.
     pub async fn hash(&self, password: String) -> Result<String, PasswordError> {
         let slot = self.slot().await?;
         metrics::counter!("customers_password_hashes_total").increment(1);

@@ -34,9 +34,6 @@ pub struct FieldChange {
 }
 
 /// All changes of the customer, oldest first; empty when it was never created.
-///
-/// # Errors
-/// When the log cannot be read.
 pub async fn load(pool: &PgPool, id: CustomerId) -> Result<Vec<Change>, HistoryError> {
     let store = PersistedEventStore::<_, Customer>::new_event_store(PostgresEventRepository::new(
         pool.clone(),

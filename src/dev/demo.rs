@@ -70,9 +70,6 @@ pub fn person(i: u64) -> (Name, DateOfBirth) {
 }
 
 /// Appends `number` creates. `done` is told after each.
-///
-/// # Errors
-/// When the log cannot be reached; those that were created stay.
 pub async fn create(bus: &Bus, number: u64, done: impl Fn()) -> Result<(), BusError> {
     let in_flight = if number <= IN_ORDER { 1 } else { IN_FLIGHT };
     stream::iter(0..number)
@@ -89,9 +86,6 @@ pub async fn create(bus: &Bus, number: u64, done: impl Fn()) -> Result<(), BusEr
 }
 
 /// Makes the demo account if it is missing.
-///
-/// # Errors
-/// When PostgreSQL cannot be reached.
 pub async fn account(accounts: &Accounts, passwords: &Passwords) -> anyhow::Result<()> {
     let username = Username::parse(USERNAME)?;
     if accounts.find(&username).await?.is_some() {

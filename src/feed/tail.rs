@@ -222,9 +222,6 @@ pub struct Follower {
 impl Follower {
     /// The next events, written; waits for them. `None` when the log was restored to an earlier
     /// state. May be dropped while it waits: nothing is lost by that.
-    ///
-    /// # Errors
-    /// When the log cannot be read.
     pub async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
         loop {
             let Some(live) = &mut self.live else {

@@ -92,9 +92,6 @@ const GUARDS: [Guard; 11] = [
 ];
 
 /// Asks every guard as the role of `service`; whether each holds.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked or the schema is not this program's.
 pub async fn inspect(service: &SecretString) -> Result<Vec<(Guard, bool)>, SchemaError> {
     super::check(service).await?;
     let mut connection = PgConnection::connect(service.expose_secret()).await?;

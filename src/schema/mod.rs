@@ -54,9 +54,6 @@ pub enum SchemaError {
 
 /// Applies what is missing, as `owner`. When the service connects as another role, that role is
 /// given what it needs.
-///
-/// # Errors
-/// When PostgreSQL cannot be reached or a migration fails; those before it stay applied.
 pub async fn migrate(
     owner: &SecretString,
     service: Option<&SecretString>,

@@ -67,9 +67,6 @@ enum Source {
 impl Lines {
     /// Reads the header if there is one. A byte request mark is passed over. Nobody may have been born
     /// after `today`.
-    ///
-    /// # Errors
-    /// See [`FileError`].
     pub fn open(
         file: impl Read + Send + 'static,
         format: Format,

@@ -145,9 +145,6 @@ impl Imports {
 
     /// Takes all lines to the log. `refused` gets each bad line, in their request, also those that an
     /// earlier run has told of; nobody needs to take them.
-    ///
-    /// # Errors
-    /// See [`ImportError`].
     pub async fn run(
         &self,
         mut lines: Lines,

@@ -110,9 +110,6 @@ impl Appender {
     }
 
     /// Appends one command's events together with whatever else waits.
-    ///
-    /// # Errors
-    /// See [`AppendError`]; at once when the queue is full.
     pub async fn append(&self, append: Append) -> Result<Outcome, AppendError> {
         let (answer, outcome) = oneshot::channel();
         self.queue.try_send(Job { append, answer }).map_err(|error| match error {

@@ -47,9 +47,6 @@ impl IdLease {
 }
 
 /// At least `number` ids that nobody was given before, for one who needs many.
-///
-/// # Errors
-/// When PostgreSQL cannot be asked.
 pub async fn lease(
     executor: impl PgExecutor<'_>,
     number: usize,
