@@ -14,11 +14,12 @@ ENV CARGO_TARGET_DIR=/target
 USER tester
 CMD ["script/test"]
 
-# The target folder is a cache of the machine that builds, so the binary is copied out of it.
+# Without the embedded servers of `customers dev`. The target folder is a cache of the builder, so the
+# binary is copied out of it.
 FROM source AS builder
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked && cp target/release/customers /usr/local/bin/customers
+    cargo build --release --locked --no-default-features && cp target/release/customers /usr/local/bin/customers
 
 FROM debian:bookworm-slim AS runtime
 # A volume that is mounted over the folder takes over its owner.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use customers::clock;
 use customers::commands::customer::Customer;
 use customers::commands::{Bus, CustomerCommand, IfMatch};
-use customers::dev::demo;
+use customers::demo;
 use customers::events::metadata::Metadata;
 use customers::events::values::CustomerId;
 use customers::pools::Pools;

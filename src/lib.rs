@@ -58,7 +58,11 @@ pub mod pools;
 /// The rooms put together: one process of the service.
 pub mod app;
 
-/// THE EMBEDDED DEFAULT: a private PostgreSQL and Redis, and demo data.
+/// Demo customers and account, through commands.
+pub mod demo;
+
+/// THE EMBEDDED DEFAULT: a private PostgreSQL and a private Redis.
+#[cfg(feature = "embedded")]
 pub mod dev;
 
 /// The command line.

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room and the rooms that it may use.
-const ARROWS: [(&str, &[&str]); 18] = [
+const ARROWS: [(&str, &[&str]); 19] = [
     ("clock", &[]),
     ("config", &[]),
     ("telemetry", &["config"]),
@@ -39,7 +39,8 @@ const ARROWS: [(&str, &[&str]); 18] = [
             "pools",
         ],
     ),
-    ("dev", &["events", "commands", "auth", "files"]),
+    ("demo", &["events", "commands", "auth"]),
+    ("dev", &["files"]),
     (
         "cli",
         &[
@@ -57,6 +58,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
             "schema",
             "pools",
             "app",
+            "demo",
             "dev",
         ],
     ),

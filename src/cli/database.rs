@@ -5,6 +5,9 @@ use crate::config::{Config, ConfigError};
 use crate::pools::Pools;
 use crate::schema;
 
+/// The folder in which `customers dev` keeps its servers, keys and addresses.
+pub const DEV_FOLDER: &str = ".customers";
+
 /// Connections for a command, to a database that answers and has this program's schema: a pool
 /// alone would go on trying, and then say only that it took too long.
 pub async fn pools(config: &Config) -> anyhow::Result<Pools> {

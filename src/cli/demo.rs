@@ -6,7 +6,7 @@ use crate::auth::account::Accounts;
 use crate::auth::password::Passwords;
 use crate::commands::Bus;
 use crate::config::Config;
-use crate::dev::demo;
+use crate::demo;
 use crate::events::log::read;
 
 #[derive(clap::Args)]

@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
+use super::database::DEV_FOLDER;
 use super::serve;
 use super::signals::stop_signal;
 use crate::app::App;
@@ -18,12 +19,10 @@ use crate::auth::account::Accounts;
 use crate::auth::password::Passwords;
 use crate::clock::{self, Clock};
 use crate::config::{Config, ConfigError, check_environment};
-use crate::dev::{Options, Servers, demo};
+use crate::demo;
+use crate::dev::{Options, Servers};
 use crate::events::log::read;
 use crate::{files, telemetry};
-
-/// The folder of its servers, keys and addresses.
-pub const FOLDER: &str = ".customers";
 
 /// Limits that `dev` sets off if they are not set.
 const OFF: [&str; 2] = ["CUSTOMERS_RATE_LIMIT", "CUSTOMERS_ACCOUNT_LIMIT"];
@@ -79,7 +78,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let mut config = Config::from_lookup(lookup)?;
     telemetry::start_logging(&config);
     let options = Options {
-        folder: PathBuf::from(FOLDER),
+        folder: PathBuf::from(DEV_FOLDER),
         postgres: config.database_url.is_none(),
         redis: config.redis_url.is_none(),
         secret: clock::random_bytes(),

@@ -12,6 +12,7 @@ macro_rules! say {
 mod account;
 
 /// `customers dev`: everything on this machine with nothing configured.
+#[cfg(feature = "embedded")]
 mod dev;
 
 /// `customers demo`: dummy data.
@@ -66,6 +67,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Run everything on this machine: private PostgreSQL and Redis, demo data, the service
+    #[cfg(feature = "embedded")]
     Dev(dev::Arguments),
     /// Run the service
     Serve,
@@ -129,6 +131,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 #[tokio::main]
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    #[cfg(feature = "embedded")]
     if let Command::Dev(arguments) = command {
         return dev::run(arguments).await;
     }
@@ -136,7 +139,10 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let config = Config::from_lookup(configured)?;
     telemetry::start_logging(&config);
     match command {
-        Command::Dev(_) | Command::Serve => serve::serve(config).await?,
+        // It has returned above.
+        #[cfg(feature = "embedded")]
+        Command::Dev(_) => {}
+        Command::Serve => serve::serve(config).await?,
         Command::Migrate => serve::migrate(&config).await?,
         Command::Demo(arguments) => demo::run(&config, arguments).await?,
         Command::Account(command) => account::run(&config, command).await?,
@@ -159,7 +165,7 @@ fn configured(name: &str) -> Option<String> {
         if std::env::var_os(format!("{name}_FILE")).is_some() {
             return None;
         }
-        let env = std::fs::read_to_string(Path::new(dev::FOLDER).join("env")).ok()?;
+        let env = std::fs::read_to_string(Path::new(database::DEV_FOLDER).join("env")).ok()?;
         env.lines().find_map(|line| {
             let (key, value) = line.split_once('=')?;
             (key == name).then(|| value.to_owned())

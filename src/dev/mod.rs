@@ -4,9 +4,6 @@
 //! a user that PostgreSQL accepts (`run_as`), and a watchdog ends each server when this process ends,
 //! however it ends (`watchdog`).
 
-/// Demo data.
-pub mod demo;
-
 /// Start and stop.
 mod servers;
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use customers::commands::Bus;
 use customers::config::Config;
-use customers::dev::demo;
+use customers::demo;
 use customers::events::customer::{CUSTOMER, CustomerEvent};
 use customers::events::log::{Append, NewEvent, append};
 use customers::events::metadata::Metadata;

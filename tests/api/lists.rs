@@ -1,7 +1,7 @@
 //! Lists: youngest first, whole, and one consistent state, however long the client takes.
 
 use chrono::NaiveDate;
-use customers::dev::demo;
+use customers::demo;
 use customers::events::customer::{CUSTOMER, CustomerEvent};
 use customers::events::log::{Append, NewEvent, append};
 use customers::events::metadata::Metadata;

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use customers::commands::{Bus, CustomerCommand, IfMatch, Origin};
-use customers::dev::{Options, Servers, StartError, demo};
+use customers::demo;
+use customers::dev::{Options, Servers, StartError};
 use customers::events::log::{AppendError, Appender, read};
 use customers::events::metadata::Metadata;
 use customers::events::values::Role;

@@ -15,6 +15,7 @@ mod customers;
 mod decisions;
 mod deployment;
 mod dev;
+mod docs;
 mod doctor;
 mod evolution;
 mod feed;

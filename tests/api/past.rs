@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use chrono::{DateTime, Utc};
 use customers::clock::Clock;
 use customers::commands::Bus;
-use customers::dev::demo;
+use customers::demo;
 use customers::events::metadata::Metadata;
 use customers::events::values::Role;
 use customers::projections::customer_history::CustomerHistory;

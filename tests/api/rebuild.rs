@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use customers::clock;
-use customers::dev::demo;
+use customers::demo;
 use customers::events::values::Role;
 use customers::projections::customer_history::CustomerHistory;
 use customers::projections::customers::Customers;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use customers::commands::Bus;
-use customers::dev::demo;
+use customers::demo;
 use customers::events::log::notify::{CHANNEL, Subscription};
 use customers::events::log::read;
 use customers::events::metadata::Metadata;

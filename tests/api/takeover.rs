@@ -1,7 +1,7 @@
 //! Nobody owns a projection: when the process that is at work is gone, another goes on.
 
 use customers::commands::Bus;
-use customers::dev::demo;
+use customers::demo;
 use customers::events::log::read;
 use customers::events::metadata::Metadata;
 use customers::pools::Pools;
