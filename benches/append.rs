@@ -1,10 +1,10 @@
-//! What goes into the log per second, beside plain inserts: run by `script/bench append`, which
-//! starts the servers. One run, its rows measured in turn, round by round, so that what else happens
-//! on the machine meets all of them alike. Prints a table in Markdown.
+//! Appends per second, compared with plain inserts. `script/bench append` starts the servers and runs
+//! it. It measures the rows in turn, round by round, so that other load on the machine affects all rows
+//! alike, and prints tables in Markdown.
 //!
-//! `BENCH_ROUNDS` (5) and `BENCH_SECONDS` (4, of each row in each round) make it longer or shorter.
+//! `BENCH_ROUNDS` (5) and `BENCH_SECONDS` (4, per row and round) set the length of the run.
 
-#![expect(clippy::unwrap_used, reason = "a measurement that cannot go on should stop")]
+#![expect(clippy::unwrap_used, reason = "a benchmark that fails should stop")]
 #![expect(clippy::cast_precision_loss, reason = "counts of some 100,000")]
 
 use std::collections::HashMap;
@@ -27,18 +27,18 @@ use sqlx::{Connection as _, Executor as _, PgConnection, PgPool};
 use tokio::process::Command;
 use tokio::time::Instant;
 
-/// How many customers stand at each version that is updated, and how often each is in one round.
+/// How many customers are updated at each version, and how many updates each gets in a round.
 const UPDATED: i64 = 50;
 const UPDATES_OF_EACH: i64 = 20;
 
-/// The long streams' version.
+/// The version of the long streams.
 const LONG: i64 = 10_000;
 
-/// As large as that of a request.
+/// Metadata of the size that a request has.
 const METADATA: &str = r#"{"actor":"demo","role":"admin","session":"01a20b71-5f0a-701b-8088-fea094391e33","ip":"127.0.0.1","user_agent":"curl/7.88.1","request_id":"01a20b71-5f4a-7640-8640-69df9954f92a"}"#;
 
-/// The same columns, types, constraints and bytes; positions from a sequence, so with gaps and not
-/// in commit order.
+/// The baselines. `plain` has the same columns, types, constraints and bytes as the log, with positions
+/// from a sequence: with gaps and not in commit order. `cqrs_events` is the table of postgres-es.
 const PLAIN_TABLE: &str = "
     create table plain (like events including constraints including indexes);
     create sequence plain_positions;
@@ -51,8 +51,8 @@ const PLAIN_TABLE: &str = "
     );
 ";
 
-/// Customers 1000000001.. at version 1, 2000000001.. at version 10,000; the ids that creates take
-/// stay below.
+/// Customers from 1000000001 on at version 1, and from 2000000001 on at version 10,000; the ids of
+/// creates stay below these.
 const STREAMS: &str = "
     insert into events
     select row_number() over () + coalesce((select max(position) from events), 0), 'customer',
@@ -71,45 +71,46 @@ fn variable(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// Everything that a row is measured with.
+/// The connections and counters of the benchmark.
 struct Bench {
     url: String,
     pools: Pools,
     bus: Bus,
-    /// Another process, as far as the database sees.
+    /// A second bus with its own pools: another process, from the point of view of the database.
     other: Bus,
     cqrs: Arc<PostgresCqrs<Customer>>,
     time: Duration,
     next: AtomicU64,
 }
 
-/// One row of the table, and what it is compared with.
+/// One row of the table.
 struct Row {
     name: &'static str,
-    what: What,
-    /// Index of the row that it is compared with.
+    workload: Workload,
+    /// The index of the row that it is compared with.
     baseline: Option<usize>,
     floor: &'static str,
     goal: &'static str,
 }
 
-enum What {
+enum Workload {
     Pgbench { clients: u32 },
     Cqrs { in_flight: usize },
     Creates { in_flight: usize },
-    Updates { base: i64, how: How },
+    Updates { base: i64, cache: Cache },
 }
 
 #[derive(Clone, Copy)]
-enum How {
+enum Cache {
     Warm,
     Cold,
-    InTurn,
+    /// Two buses in turn: each has a version that the other one has replaced.
+    Stale,
 }
 
 fn rows() -> Vec<Row> {
-    use What::{Cqrs, Creates, Pgbench, Updates};
-    let row = |name, what, baseline, floor, goal| Row { name, what, baseline, floor, goal };
+    use Workload::{Cqrs, Creates, Pgbench, Updates};
+    let row = |name, workload, baseline, floor, goal| Row { name, workload, baseline, floor, goal };
     let (short, long) = (1_000_000_000, 2_000_000_000);
     vec![
         row("pgbench, 1-row insert, 64 clients", Pgbench { clients: 64 }, None, "", ""),
@@ -119,32 +120,44 @@ fn rows() -> Vec<Row> {
         row("creates, 128 in flight", Creates { in_flight: 128 }, Some(0), "1.5x", "2x"),
         row("creates, 32 in flight", Creates { in_flight: 32 }, Some(0), "", ""),
         row("creates, 1 in flight", Creates { in_flight: 1 }, Some(1), "0.4x", "0.6x"),
-        row("updates at version 1, warm", Updates { base: short, how: How::Warm }, None, "", ""),
+        row(
+            "updates at version 1, warm",
+            Updates { base: short, cache: Cache::Warm },
+            None,
+            "",
+            "",
+        ),
         row(
             "updates at version 10,000, warm",
-            Updates { base: long, how: How::Warm },
+            Updates { base: long, cache: Cache::Warm },
             Some(7),
             "0.83x",
             "0.95x",
         ),
-        row("updates at version 1, cold", Updates { base: short, how: How::Cold }, None, "", ""),
+        row(
+            "updates at version 1, cold",
+            Updates { base: short, cache: Cache::Cold },
+            None,
+            "",
+            "",
+        ),
         row(
             "updates at version 10,000, cold",
-            Updates { base: long, how: How::Cold },
+            Updates { base: long, cache: Cache::Cold },
             Some(9),
             "0.83x",
             "0.95x",
         ),
         row(
             "updates at version 1, two processes in turn",
-            Updates { base: short, how: How::InTurn },
+            Updates { base: short, cache: Cache::Stale },
             None,
             "",
             "",
         ),
         row(
             "updates at version 10,000, two processes in turn",
-            Updates { base: long, how: How::InTurn },
+            Updates { base: long, cache: Cache::Stale },
             Some(11),
             "0.83x",
             "0.95x",
@@ -160,11 +173,11 @@ async fn main() {
     println!("{}\n", bench.machine().await);
     bench.table("append", rounds).await;
 
-    let mut old = PgConnection::connect(&bench.url).await.unwrap();
-    old.execute("begin isolation level repeatable read").await.unwrap();
-    old.execute("select count(*) from customers").await.unwrap();
+    let mut old_snapshot = PgConnection::connect(&bench.url).await.unwrap();
+    old_snapshot.execute("begin isolation level repeatable read").await.unwrap();
+    old_snapshot.execute("select count(*) from customers").await.unwrap();
     bench.table("append, while another session holds an old snapshot", rounds.div_ceil(2)).await;
-    old.execute("commit").await.unwrap();
+    old_snapshot.execute("commit").await.unwrap();
 }
 
 impl Bench {
@@ -223,7 +236,7 @@ impl Bench {
         let mut rates = vec![vec![]; rows.len()];
         for _ in 0..rounds {
             for (row, rates) in rows.iter().zip(&mut rates) {
-                rates.push(self.measure(&row.what).await);
+                rates.push(self.measure(&row.workload).await);
             }
         }
         let seconds = self.time.as_secs();
@@ -252,10 +265,10 @@ impl Bench {
         println!();
     }
 
-    async fn measure(&self, what: &What) -> f64 {
-        match *what {
-            What::Pgbench { clients } => self.pgbench(clients).await,
-            What::Cqrs { in_flight } => {
+    async fn measure(&self, workload: &Workload) -> f64 {
+        match *workload {
+            Workload::Pgbench { clients } => self.pgbench(clients).await,
+            Workload::Cqrs { in_flight } => {
                 self.in_flight(in_flight, |bench, n| {
                     let cqrs = Arc::clone(&bench.cqrs);
                     async move {
@@ -269,7 +282,7 @@ impl Bench {
                 })
                 .await
             }
-            What::Creates { in_flight } => {
+            Workload::Creates { in_flight } => {
                 self.in_flight(in_flight, |bench, n| {
                     let bus = bench.bus.clone();
                     async move {
@@ -279,12 +292,12 @@ impl Bench {
                 })
                 .await
             }
-            What::Updates { base, how } => self.updates(base, how).await,
+            Workload::Updates { base, cache } => self.updates(base, cache).await,
         }
     }
 
-    /// So many at once, for the time of a row.
-    async fn in_flight<F>(&self, in_flight: usize, one: impl Fn(&Self, u64) -> F) -> f64
+    /// Runs `in_flight` commands at once for the time of a row; returns the rate per second.
+    async fn in_flight<F>(&self, in_flight: usize, command: impl Fn(&Self, u64) -> F) -> f64
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -292,7 +305,7 @@ impl Bench {
         let (mut running, mut done) = (tokio::task::JoinSet::new(), 0_u64);
         while began.elapsed() < self.time {
             while running.len() < in_flight {
-                running.spawn(one(self, self.next.fetch_add(1, Ordering::Relaxed)));
+                running.spawn(command(self, self.next.fetch_add(1, Ordering::Relaxed)));
             }
             running.join_next().await.unwrap().unwrap();
             done += 1;
@@ -304,20 +317,22 @@ impl Bench {
         rate
     }
 
-    /// One update after the other, each customer of the kind in turn.
-    async fn updates(&self, base: i64, how: How) -> f64 {
+    /// Updates the customers from `base` on one after the other; returns the rate per second.
+    async fn updates(&self, base: i64, cache: Cache) -> f64 {
         let mut bus = self.bus.clone();
-        if matches!(how, How::Warm) {
+        if matches!(cache, Cache::Warm) {
             self.update_all(&bus, base).await;
         }
         let began = Instant::now();
         for round in 0..UPDATES_OF_EACH {
-            match how {
-                How::Warm => {}
-                // Knows nobody yet.
-                How::Cold => bus = Bus::new(self.pools.appender.clone(), self.pools.short.clone()),
-                How::InTurn if round % 2 == 0 => bus = self.other.clone(),
-                How::InTurn => bus = self.bus.clone(),
+            match cache {
+                Cache::Warm => {}
+                // A new bus has an empty cache.
+                Cache::Cold => {
+                    bus = Bus::new(self.pools.appender.clone(), self.pools.short.clone());
+                }
+                Cache::Stale if round % 2 == 0 => bus = self.other.clone(),
+                Cache::Stale => bus = self.bus.clone(),
             }
             self.update_all(&bus, base).await;
         }

@@ -1,10 +1,10 @@
-//! What it costs to let somebody in: a trivial route that asks for a log-in beside the same route that
-//! does not; what Redis is asked for it; what log-ins cost whom. Run by `script/bench auth`, which
-//! starts the servers. Prints tables in Markdown.
+//! The cost of authentication: a trivial route with authentication compared with the same route without
+//! it; the commands that Redis executes for it; the time of refused log-ins; and other requests during
+//! log-ins. `script/bench auth` starts the servers and runs it. It prints tables in Markdown.
 //!
-//! `BENCH_SECONDS` (3) and `BENCH_ROUNDS` (5) make it longer or shorter.
+//! `BENCH_SECONDS` (3) and `BENCH_ROUNDS` (5) set the length of the run.
 
-#![expect(clippy::unwrap_used, reason = "a measurement that cannot go on should stop")]
+#![expect(clippy::unwrap_used, reason = "a benchmark that fails should stop")]
 
 mod service;
 
@@ -35,7 +35,7 @@ fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// The two routes, on the library itself.
+/// Serves the two routes in this process, on the library itself.
 async fn routes(auth: Auth) -> SocketAddr {
     async fn protected(
         State(auth): State<Auth>,
@@ -58,7 +58,8 @@ async fn routes(auth: Auth) -> SocketAddr {
     address
 }
 
-/// Requests on `connections` connections, one at a time on each, for `time`: how long each took.
+/// Sends requests on `connections` connections, one at a time on each, for `time`; returns the time of
+/// each.
 async fn load(
     address: SocketAddr,
     request: &str,
@@ -76,7 +77,7 @@ async fn load(
                 let began = Instant::now();
                 stream.write_all(request.as_bytes()).await.unwrap();
                 let length = stream.read(&mut buffer).await.unwrap();
-                assert!(buffer[..length].starts_with(b"HTTP/1.1 200"), "not let in");
+                assert!(buffer[..length].starts_with(b"HTTP/1.1 200"), "request refused");
                 times.push(began.elapsed());
             }
             times
@@ -85,7 +86,7 @@ async fn load(
     join_all(clients).await.into_iter().flat_map(Result::unwrap).collect()
 }
 
-/// In milliseconds.
+/// A quantile, in milliseconds.
 fn quantile(times: &mut [Duration], part: f64) -> f64 {
     times.sort();
     #[expect(
@@ -103,7 +104,7 @@ fn median(mut rates: Vec<f64>) -> f64 {
     rates[rates.len() / 2]
 }
 
-/// How often Redis carried out which command, but those of this program.
+/// How often Redis has executed each command.
 async fn commands(redis: &mut redis::aio::MultiplexedConnection) -> Vec<(String, u64)> {
     let info: String = redis::cmd("INFO").arg("commandstats").query_async(redis).await.unwrap();
     let of = |line: &str| {
@@ -113,7 +114,7 @@ async fn commands(redis: &mut redis::aio::MultiplexedConnection) -> Vec<(String,
     info.lines().filter_map(of).collect()
 }
 
-async fn letting_in(service: &Service, cookie: &str) {
+async fn authentication(service: &Service, cookie: &str) {
     let [database, redis] = ["DATABASE_URL", "REDIS_URL"].map(|name| std::env::var(name).unwrap());
     let pools = Pools::new(&SecretString::from(database.clone())).unwrap();
     let accounts = Accounts::new(pools.accounts.clone(), pools.appender.clone());
@@ -136,7 +137,7 @@ async fn letting_in(service: &Service, cookie: &str) {
     let (seconds, rounds) = (number("BENCH_SECONDS", 3), number("BENCH_ROUNDS", 5));
     let time = Duration::from_secs(seconds);
     println!(
-        "| requests at a time | open, /s | protected, /s | ratio | open, median ms | protected, median ms | p99 ms |"
+        "| concurrent requests | open, /s | protected, /s | ratio | open, median ms | protected, median ms | p99 ms |"
     );
     println!("|---|---|---|---|---|---|---|");
     for connections in [1, 64] {
@@ -166,16 +167,16 @@ async fn letting_in(service: &Service, cookie: &str) {
     let client = redis::Client::open(redis.as_str()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let before = commands(&mut connection).await;
-    let asked = load(address, &request("/protected"), 1, Duration::from_secs(1)).await.len();
+    let requests = load(address, &request("/protected"), 1, Duration::from_secs(1)).await.len();
     let after = commands(&mut connection).await;
-    println!("\nRedis carried out, for {asked} requests one after the other:\n");
-    println!("| command | times | per request |");
+    println!("\nRedis executed these commands for {requests} sequential requests:\n");
+    println!("| command | calls | per request |");
     println!("|---|---|---|");
     for (name, count) in after {
         let count =
             count - before.iter().find(|(other, _)| *other == name).map_or(0, |(_, count)| *count);
         #[expect(clippy::cast_precision_loss, reason = "a ratio")]
-        let each = count as f64 / asked as f64;
+        let each = count as f64 / requests as f64;
         if each >= 0.01 {
             println!("| `{name}` | {count} | {each:.2} |");
         }
@@ -195,9 +196,9 @@ async fn log_ins(service: &Service) {
         unknown.push(attempt(&format!("nobody{number}")).await);
         wrong.push(attempt("bench").await);
     }
-    println!("\n| refused log-in, 100 of each in turn | median, ms | p95, ms |");
+    println!("\n| refused log-in, 100 of each kind in turn | median, ms | p95, ms |");
     println!("|---|---|---|");
-    for (what, mut times) in [("unknown name", unknown), ("wrong password", wrong)] {
+    for (what, mut times) in [("unknown user name", unknown), ("wrong password", wrong)] {
         println!(
             "| {what} | {:.1} | {:.1} |",
             quantile(&mut times, 0.5),
@@ -206,7 +207,7 @@ async fn log_ins(service: &Service) {
     }
 }
 
-async fn livez_meanwhile(service: &Service) {
+async fn livez_during_log_ins(service: &Service) {
     let alive = async || {
         let began = Instant::now();
         let answer = service.request(Method::GET, "/livez").send().await.unwrap();
@@ -217,8 +218,8 @@ async fn livez_meanwhile(service: &Service) {
     for _ in 0..500 {
         idle.push(alive().await);
     }
-    service.reset();
-    let before = service.most();
+    service.reset_peak_memory();
+    let before = service.peak_memory();
     let credentials = json!({"username": "bench", "password": service::PASSWORD});
     let logging_in = (0..200).map(|_| {
         let log_in = service.request(Method::POST, "/login").json(&credentials).send();
@@ -233,16 +234,16 @@ async fn livez_meanwhile(service: &Service) {
         }
     };
     let took = began.elapsed().as_secs_f64();
-    let came_in = statuses.into_iter().filter(|status| matches!(status, Ok(200))).count();
+    let succeeded = statuses.into_iter().filter(|status| matches!(status, Ok(200))).count();
     println!("\n| `/livez` | requests | median, ms | p99, ms |");
     println!("|---|---|---|---|");
-    for (what, mut times) in [("idle", idle), ("during 200 log-ins at once", meanwhile)] {
-        let (half, most) = (quantile(&mut times, 0.5), quantile(&mut times, 0.99));
-        println!("| {what} | {} | {half:.2} | {most:.2} |", times.len());
+    for (what, mut times) in [("idle", idle), ("during 200 concurrent log-ins", meanwhile)] {
+        let (half, p99) = (quantile(&mut times, 0.5), quantile(&mut times, 0.99));
+        println!("| {what} | {} | {half:.2} | {p99:.2} |", times.len());
     }
     println!(
-        "\n{came_in} of the 200 came in, in {took:.1} s; the process held {before} MiB before and {} MiB at most.",
-        service.most()
+        "\n{succeeded} of 200 log-ins succeeded, in {took:.1} s. The process used {before} MiB before and {} MiB at most.",
+        service.peak_memory()
     );
 }
 
@@ -255,7 +256,7 @@ async fn main() {
     let cookie = cookie.split_once('=').unwrap().1.to_owned();
     let answer: serde_json::Value = answer.json().await.unwrap();
     answer["access_token"].as_str().unwrap().clone_into(&mut service.token);
-    letting_in(&service, &cookie).await;
+    authentication(&service, &cookie).await;
     log_ins(&service).await;
-    livez_meanwhile(&service).await;
+    livez_during_log_ins(&service).await;
 }

@@ -1,10 +1,10 @@
-//! What a log costs that grows: the same requests on one of 10,000 events and on one of 10,000,000,
-//! in turn; the memory of a rebuild of the large one; and what a list of the past takes, by how far
-//! it lies back. Run by `script/bench growth`, which starts the servers. Prints tables in Markdown.
+//! The cost of a growing log: the same requests on a log of 10,000 events and on one of 10,000,000, in
+//! turn; the time and memory of a rebuild of each; and the time of lists of the past, by how far back
+//! they are. `script/bench growth` starts the servers and runs it. It prints tables in Markdown.
 //!
-//! `BENCH_EVENTS` (10,000,000) makes the large log smaller.
+//! `BENCH_EVENTS` (10,000,000) sets the size of the large log.
 
-#![expect(clippy::unwrap_used, reason = "a measurement that cannot go on should stop")]
+#![expect(clippy::unwrap_used, reason = "a benchmark that fails should stop")]
 
 mod service;
 
@@ -18,27 +18,28 @@ use tokio::time::Instant;
 
 use crate::service::{Service, customers, log};
 
-/// The small log, and that of the lists of the past: its first 1,000,000 events create.
+/// The sizes of the small log, and of the log of the lists of the past, whose first 1,000,000 events are
+/// creates.
 const SMALL: i64 = 10_000;
 const PAST: i64 = 1_428_572;
 
-/// Requests per kind, log and round; rounds.
+/// Requests per kind, log and round; and the number of rounds.
 const REQUESTS: i64 = 200;
 const ROUNDS: usize = 31;
 
-/// The feed near its end, which is what followers read; read on from a third of the log; and pages all
-/// over it, which PostgreSQL has not at hand when the log is large.
+/// Pages of the feed: near its end, where followers read; one after the other, from a third of the log
+/// on; and all over the log, which PostgreSQL does not hold in memory if the log is large.
 const FEED_END: &str = "feed, 100 near the end";
 const FEED_WALKED: &str = "feed, the next 100";
 const FEED_ANYWHERE: &str = "feed, 100 anywhere";
 
-/// A log and a service on it.
+/// A log and a service that serves it.
 struct Log {
     events: i64,
     service: Service,
 }
 
-/// The URL of another database on the server of the environment.
+/// Creates a database on the server of the environment; returns its URL.
 async fn database(name: &str) -> String {
     let url = std::env::var("DATABASE_URL").unwrap();
     let mut connection = PgConnection::connect(&url).await.unwrap();
@@ -46,21 +47,21 @@ async fn database(name: &str) -> String {
     format!("{}/{name}", url.rsplit_once('/').unwrap().0)
 }
 
-/// Starts a process, and says the most memory it held, in MiB.
-async fn most_of(url: &str, arguments: &[&str]) -> u64 {
+/// Runs a process; returns its peak memory, in MiB.
+async fn peak_memory_of(url: &str, arguments: &[&str]) -> u64 {
     let mut command = customers(arguments);
     let mut child = command.env("DATABASE_URL", url).stdout(Stdio::null()).spawn().unwrap();
     let path = format!("/proc/{}/status", child.id().unwrap());
-    let mut most = 0;
+    let mut peak = 0;
     while child.try_wait().unwrap().is_none() {
         let status = tokio::fs::read_to_string(&path).await.unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let now = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-        most = most.max(now.unwrap_or(0) / 1024);
+        peak = peak.max(now.unwrap_or(0) / 1024);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(child.wait().await.unwrap().success());
-    most
+    peak
 }
 
 impl Log {
@@ -71,22 +72,21 @@ impl Log {
         );
         let mut connection = PgConnection::connect(&url).await.unwrap();
         log::fill(&mut connection, events).await;
+        println!("| {events} events | time, s | maximum memory, MiB |\n|---|---|---|");
         for projection in ["customers", "customer_history"] {
             let began = Instant::now();
-            let most = most_of(&url, &["projection", "rebuild", projection]).await;
+            let peak = peak_memory_of(&url, &["projection", "rebuild", projection]).await;
             let seconds = began.elapsed().as_secs_f64();
-            println!(
-                "- {events} events: `projection rebuild {projection}` {seconds:.1} s, {most} MiB at most"
-            );
+            println!("| `customers projection rebuild {projection}` | {seconds:.1} | {peak} |");
         }
+        println!();
         connection.execute("vacuum analyze").await.unwrap();
-        // As after a while without such a load: what is read from now on need not push out pages that
-        // were not written yet.
+        // As after a pause in such a load: the following reads need not evict dirty pages.
         connection.execute("checkpoint").await.unwrap();
         Self { events, service: Service::on(&url).await }
     }
 
-    /// The request of that number of a kind.
+    /// The request of this kind and number.
     fn request(&self, kind: &str, number: i64) -> RequestBuilder {
         let id = 1 + number * 7919 % (self.events * 7 / 10);
         let get = |path: &str| self.service.request(Method::GET, path);
@@ -122,7 +122,7 @@ fn median(mut times: Vec<Duration>) -> f64 {
 
 async fn compare(small: &Log, large: &Log) {
     println!(
-        "\n| one request at a time, median, ms | {} events | {} events | ratio | floor | goal |",
+        "| one request at a time, median, ms | {} events | {} events | ratio | floor | goal |",
         small.events, large.events
     );
     println!("|---|---|---|---|---|---|");
@@ -153,10 +153,10 @@ async fn compare(small: &Log, large: &Log) {
     }
 }
 
-/// The events are a millisecond apart from 2020 on.
+/// Measures lists of the past. The events are one millisecond apart, from 2020 on.
 async fn past(log: &Log) {
     println!(
-        "\n| `as_of` at that part of {} events, median, ms | the 10 youngest | 100 behind the first 1,000 | one customer |",
+        "| `as_of` at this fraction of {} events, median, ms | the 10 youngest | 100 after the first 1,000 | one customer |",
         log.events
     );
     println!("|---|---|---|---|");
@@ -167,11 +167,11 @@ async fn past(log: &Log) {
         let get = |path: &str| log.service.request(Method::GET, path);
         let page = get(&format!("/customers?limit=1000&as_of={at}")).send().await.unwrap();
         let page: serde_json::Value = page.json().await.unwrap();
-        let behind = page["next"].as_str().unwrap_or_default().to_owned();
+        let next = page["next"].as_str().unwrap_or_default().to_owned();
         let mut columns = vec![];
         for path in [
             format!("/customers?numbers=10&as_of={at}"),
-            format!("/customers?limit=100&as_of={at}&after={behind}"),
+            format!("/customers?limit=100&as_of={at}&after={next}"),
             format!("/customers/1?as_of={at}"),
         ] {
             let mut times = vec![];
@@ -181,8 +181,8 @@ async fn past(log: &Log) {
             columns.push(median(times));
         }
         let [whole, tenth] = [thousandth / 10, thousandth % 10];
-        let [youngest, behind, one] = columns[..] else { unreachable!("three paths") };
-        println!("| {whole}.{tenth} % | {youngest:.2} | {behind:.2} | {one:.2} |");
+        let [youngest, later, one] = columns[..] else { unreachable!("three paths") };
+        println!("| {whole}.{tenth} % | {youngest:.2} | {later:.2} | {one:.2} |");
     }
 }
 

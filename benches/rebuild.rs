@@ -1,11 +1,10 @@
-//! What a rebuild takes, beside the same tables filled by one statement of SQL inside PostgreSQL and
-//! indexed; what it leaves to readers; how much memory it holds. Run by `script/bench rebuild`, which
-//! starts the servers. Prints tables in Markdown.
+//! The time and memory of a rebuild, compared with a baseline: one SQL statement inside PostgreSQL that
+//! fills the same table, and the same indexes. Also the latency of reads during a rebuild.
+//! `script/bench rebuild` starts the servers and runs it. It prints tables in Markdown.
 //!
-//! `BENCH_EVENTS` (1,000,000), `BENCH_ROUNDS` (3) and `BENCH_READS` (500 per second) make it longer
-//! or shorter.
+//! `BENCH_EVENTS` (1,000,000), `BENCH_ROUNDS` (3) and `BENCH_READS` (500 per second) set its size.
 
-#![expect(clippy::unwrap_used, reason = "a measurement that cannot go on should stop")]
+#![expect(clippy::unwrap_used, reason = "a benchmark that fails should stop")]
 #![expect(clippy::cast_precision_loss, reason = "counts of some 10,000,000")]
 
 mod service;
@@ -29,7 +28,7 @@ use tokio::time::Instant;
 
 use crate::service::{Service, customers, log};
 
-/// The same tables by SQL alone.
+/// The baseline: the same tables, filled and indexed by SQL alone.
 const CUSTOMERS_BY_SQL: [&str; 5] = [
     "drop table if exists by_sql",
     "create table by_sql (like customers)",
@@ -73,8 +72,8 @@ async fn by_sql(pool: &PgPool, statements: &[&str]) -> f64 {
     began.elapsed().as_secs_f64()
 }
 
-/// Our own memory: the most since the last call, in MiB.
-fn most() -> u64 {
+/// The peak memory of this process since the last call, in MiB.
+fn peak_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
@@ -86,8 +85,9 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Reads random customers at a fixed rate until it is over: how long each took from the moment it
-/// was due, whatever became of those before it; and how many failed.
+/// Reads customers all over the log at a fixed rate until `over`. Returns the sorted latencies, each
+/// from the time at which the read was due, so that a slow read does not delay the next one; and how
+/// many failed.
 async fn reads(
     service: &Arc<Service>,
     rate: u64,
@@ -120,14 +120,15 @@ async fn reads(
     for task in tasks {
         let (time, status) = task.await.unwrap();
         times.push(time);
-        // Some are deleted.
+        // Some customers are deleted.
         failed += usize::from(!matches!(status, Some(200 | 404)));
     }
     times.sort();
     (times, failed)
 }
 
-fn row_of_reads(what: &str, (times, failed): &(Vec<Duration>, usize)) -> f64 {
+/// Prints one row; returns the p99 in ms.
+fn print_reads(what: &str, (times, failed): &(Vec<Duration>, usize)) -> f64 {
     let at = |thousandth: usize| times[(times.len() - 1) * thousandth / 1000].as_secs_f64() * 1e3;
     println!(
         "| {what} | {} | {:.2} | {:.2} | {:.1} | {failed} |",
@@ -157,7 +158,7 @@ async fn main() {
     live_reads(pool, events * 7 / 10, rate).await;
 }
 
-/// How long a rebuild takes, and how much memory.
+/// The time and memory of a rebuild.
 async fn time(pool: &PgPool, stored: i64, rounds: i64) {
     println!("A log of {stored} events; medians of {rounds} rounds in turn.\n");
     println!(
@@ -167,8 +168,8 @@ async fn time(pool: &PgPool, stored: i64, rounds: i64) {
     let kinds: [(&'static dyn Projection, &[&str]); 2] =
         [(&Customers, &CUSTOMERS_BY_SQL), (&CustomerHistory, &HISTORY_BY_SQL)];
     for (projection, statements) in kinds {
-        let (mut sql, mut ours) = (vec![], vec![]);
-        most();
+        let (mut sql, mut rebuilds) = (vec![], vec![]);
+        peak_memory();
         let mut memory = 0;
         for _ in 0..rounds {
             pool.execute("checkpoint").await.unwrap();
@@ -176,15 +177,15 @@ async fn time(pool: &PgPool, stored: i64, rounds: i64) {
             pool.execute("checkpoint").await.unwrap();
             let began = Instant::now();
             rebuild(projection, pool).await.unwrap();
-            ours.push(began.elapsed().as_secs_f64());
-            memory = memory.max(most());
+            rebuilds.push(began.elapsed().as_secs_f64());
+            memory = memory.max(peak_memory());
         }
-        let (sql, ours) = (median(sql), median(ours));
+        let (sql, rebuilt) = (median(sql), median(rebuilds));
         println!(
-            "| {} | {sql:.1} | {ours:.1} | {:.0} | {:.2}x | 2x | 1.2x | {memory} |",
+            "| {} | {sql:.1} | {rebuilt:.1} | {:.0} | {:.2}x | 2x | 1.2x | {memory} |",
             projection.name(),
-            stored as f64 / ours,
-            ours / sql,
+            stored as f64 / rebuilt,
+            rebuilt / sql,
         );
     }
     pool.execute("drop table by_sql").await.unwrap();
@@ -193,7 +194,7 @@ async fn time(pool: &PgPool, stored: i64, rounds: i64) {
     }
 }
 
-/// How long reads take while it is at work.
+/// The latency of reads during a rebuild.
 async fn live_reads(pool: &PgPool, ids: i64, rate: u64) {
     let service = Arc::new(Service::start().await);
     let over = Arc::new(AtomicBool::new(false));
@@ -225,11 +226,13 @@ async fn live_reads(pool: &PgPool, ids: i64, rate: u64) {
     };
     let (by_request, ()) = tokio::join!(reads(&service, rate, ids, &over), by_request);
     println!(
-        "\n| `GET /customers/{{id}}`, {rate}/s | requests | median, ms | p99, ms | most, ms | failed |"
+        "\n| `GET /customers/{{id}}`, {rate}/s | requests | median, ms | p99, ms | maximum, ms | failed |"
     );
     println!("|---|---|---|---|---|---|");
-    let before = row_of_reads("idle", &idle);
-    let command = row_of_reads("while `projection rebuild` rebuilds both", &by_command) / before;
-    let request = row_of_reads("while the service itself does", &by_request) / before;
+    let before = print_reads("idle", &idle);
+    let command =
+        print_reads("while `customers projection rebuild` rebuilds both projections", &by_command);
+    let request = print_reads("while the service itself rebuilds both projections", &by_request);
+    let (command, request) = (command / before, request / before);
     println!("\np99 {command:.1}x and {request:.1}x of idle (floor 3x, goal 2x)");
 }

@@ -1,10 +1,10 @@
-//! What a large import costs: time, the service's memory, and what it leaves to others. Also the
-//! memory of a list of everybody and of many streams. Run by `script/bench transfer`, which starts
-//! the servers. Prints tables in Markdown.
+//! The cost of a large import: its time, the service's memory, and the latency of other clients. Also
+//! the time of a list of all customers and of an export, and the memory of the list and of many
+//! streams. `script/bench transfer` starts the servers and runs it. It prints tables in Markdown.
 //!
-//! `BENCH_LINES` (1,000,000) makes it longer or shorter.
+//! `BENCH_LINES` (1,000,000) sets the size of the import.
 
-#![expect(clippy::unwrap_used, reason = "a measurement that cannot go on should stop")]
+#![expect(clippy::unwrap_used, reason = "a benchmark that fails should stop")]
 #![expect(clippy::cast_precision_loss, reason = "counts of some 1,000,000")]
 
 mod service;
@@ -24,15 +24,15 @@ use tokio::time::Instant;
 
 use crate::service::{Service, customers};
 
-/// Clients that write and read meanwhile.
-const OTHERS: usize = 8;
+/// The number of clients that write and read during the import.
+const CLIENTS: usize = 8;
 
-/// Streams that are opened and never read.
+/// The number of streams that are opened and never read.
 const STREAMS: usize = 500;
 
-/// How long each request of others took, in their order.
-async fn others(service: &Arc<Service>, over: &Arc<AtomicBool>) -> Vec<Duration> {
-    let tasks = (0..OTHERS).map(|other| {
+/// Runs the clients until `over`; returns the sorted times of their requests.
+async fn run_clients(service: &Arc<Service>, over: &Arc<AtomicBool>) -> Vec<Duration> {
+    let tasks = (0..CLIENTS).map(|client| {
         let (service, over) = (Arc::clone(service), Arc::clone(over));
         tokio::spawn(async move {
             let mut times = vec![];
@@ -40,7 +40,7 @@ async fn others(service: &Arc<Service>, over: &Arc<AtomicBool>) -> Vec<Duration>
                 if over.load(Ordering::Relaxed) {
                     break;
                 }
-                let request = if (other + number) % 2 == 0 {
+                let request = if (client + number) % 2 == 0 {
                     let body = json!({"name": "Somebody", "dob": "1990-12-10"});
                     service.request(Method::POST, "/customers").json(&body)
                 } else {
@@ -63,7 +63,7 @@ async fn others(service: &Arc<Service>, over: &Arc<AtomicBool>) -> Vec<Duration>
     times
 }
 
-fn of_others(what: &str, times: &[Duration], seconds: f64) {
+fn print_clients(what: &str, times: &[Duration], seconds: f64) {
     let at = |part: f64| {
         let index = ((times.len() - 1) as f64 * part).round();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
@@ -74,8 +74,8 @@ fn of_others(what: &str, times: &[Duration], seconds: f64) {
     println!("| {what} | {rate:.0} | {:.1} | {:.1} |", at(0.5), at(0.99));
 }
 
-/// A stream that nobody reads.
-async fn stands_still(service: &Service) -> TcpStream {
+/// Opens a stream from position 0 that is never read.
+async fn open_unread_stream(service: &Service) -> TcpStream {
     let address = service.url.strip_prefix("http://").unwrap();
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -88,8 +88,8 @@ async fn stands_still(service: &Service) -> TcpStream {
     stream
 }
 
-/// Takes an answer without keeping it; how long it took and how long it was.
-async fn take(request: RequestBuilder) -> (f64, usize, Vec<u8>) {
+/// Reads a whole answer without storing it; returns its time in seconds, its length and its last chunk.
+async fn read_answer(request: RequestBuilder) -> (f64, usize, Vec<u8>) {
     let began = Instant::now();
     let mut answer = request.send().await.unwrap();
     assert!(answer.status().is_success(), "{}", answer.status());
@@ -101,18 +101,24 @@ async fn take(request: RequestBuilder) -> (f64, usize, Vec<u8>) {
     (began.elapsed().as_secs_f64(), length, end)
 }
 
-#[tokio::main]
-async fn main() {
-    let lines = std::env::var("BENCH_LINES").ok().and_then(|text| text.parse().ok());
-    let lines: u64 = lines.unwrap_or(1_000_000);
+/// Builds a file of `lines` demo customers, in NDJSON.
+fn import_file(lines: u64) -> String {
     let mut file = String::new();
     for i in 0..lines {
         let (name, dob) = demo::person(i);
         writeln!(file, "{{\"name\":\"{name}\",\"dob\":\"{dob}\"}}").unwrap();
     }
+    file
+}
+
+#[tokio::main]
+async fn main() {
+    let lines = std::env::var("BENCH_LINES").ok().and_then(|text| text.parse().ok());
+    let lines: u64 = lines.unwrap_or(1_000_000);
+    let file = import_file(lines);
     let service = Arc::new(Service::start().await);
-    // What, how much, floor and goal.
-    let mut memory = vec![("idle", service.most(), Some((60, 30)))];
+    // Label, MiB, floor and goal.
+    let mut memory = vec![("idle", service.peak_memory(), Some((60, 30)))];
 
     let over = Arc::new(AtomicBool::new(false));
     let began = Instant::now();
@@ -120,34 +126,42 @@ async fn main() {
         tokio::time::sleep(Duration::from_secs(5)).await;
         over.store(true, Ordering::Relaxed);
     };
-    let (before, ()) = tokio::join!(others(&service, &over), alone);
+    let (before, ()) = tokio::join!(run_clients(&service, &over), alone);
     let before_seconds = began.elapsed().as_secs_f64();
 
-    service.reset();
+    service.reset_peak_memory();
     over.store(false, Ordering::Relaxed);
     let import = async {
         let request = service.request(Method::POST, "/customers/import");
         let request = request.header("content-type", "application/x-ndjson").body(file);
-        let (seconds, _, end) = take(request).await;
+        let (seconds, _, end) = read_answer(request).await;
         over.store(true, Ordering::Relaxed);
         (seconds, end)
     };
-    let (meanwhile, (seconds, end)) = tokio::join!(others(&service, &over), import);
-    let told = String::from_utf8(end).unwrap();
-    assert!(told.contains(&format!("\"created\":{lines}")), "{told}");
-    memory.push(("import of all lines, others at work", service.most(), Some((150, 75))));
+    let (meanwhile, (seconds, end)) = tokio::join!(run_clients(&service, &over), import);
+    let summary = String::from_utf8(end).unwrap();
+    assert!(summary.contains(&format!("\"created\":{lines}")), "{summary}");
+    memory.push((
+        "import of all lines, with the 8 clients",
+        service.peak_memory(),
+        Some((150, 75)),
+    ));
 
-    service.reset();
-    let (list_seconds, length, _) = take(service.request(Method::GET, "/customers")).await;
-    memory.push(("list of everybody", service.most(), Some((150, 75))));
+    service.reset_peak_memory();
+    let (list_seconds, length, _) = read_answer(service.request(Method::GET, "/customers")).await;
+    memory.push(("list of all customers", service.peak_memory(), Some((150, 75))));
 
-    service.reset();
+    service.reset_peak_memory();
     let mut streams = vec![];
     for _ in 0..STREAMS {
-        streams.push(stands_still(&service).await);
+        streams.push(open_unread_stream(&service).await);
     }
     tokio::time::sleep(Duration::from_secs(10)).await;
-    memory.push(("500 streams from position 0 that read nothing", service.most(), None));
+    memory.push((
+        "500 streams from position 0 whose clients read nothing",
+        service.peak_memory(),
+        None,
+    ));
     drop(streams);
 
     let began = Instant::now();
@@ -158,21 +172,21 @@ async fn main() {
 
     let rate = lines as f64 / seconds;
     println!(
-        "An import of {lines} lines took {seconds:.1} s ({rate:.0} lines/s) with {OTHERS} clients at work beside it; then the list of everybody ({} MiB)",
+        "An import of {lines} lines took {seconds:.1} s ({rate:.0} lines/s) while {CLIENTS} clients worked; after that the list of all customers ({} MiB)",
         length / (1024 * 1024)
     );
-    println!("{list_seconds:.1} s, and an export of the whole log {export_seconds:.1} s.\n");
+    println!("took {list_seconds:.1} s, and an export of the whole log {export_seconds:.1} s.\n");
     println!(
-        "| {OTHERS} clients that create and read the 10 youngest in turn | requests/s | median, ms | p99, ms |"
+        "| {CLIENTS} clients, each of which creates a customer and reads the 10 youngest in turn | requests/s | median, ms | p99, ms |"
     );
     println!("|---|---|---|---|");
-    of_others("alone", &before, before_seconds);
-    of_others("during the import", &meanwhile, seconds);
-    println!("\n| memory of the process | at most, MiB | floor | goal |\n|---|---|---|---|");
-    for (what, most, targets) in memory {
+    print_clients("without an import", &before, before_seconds);
+    print_clients("during the import", &meanwhile, seconds);
+    println!("\n| memory of the process | maximum, MiB | floor | goal |\n|---|---|---|---|");
+    for (what, peak, targets) in memory {
         match targets {
-            Some((floor, goal)) => println!("| {what} | {most} | {floor} | {goal} |"),
-            None => println!("| {what} | {most} | | |"),
+            Some((floor, goal)) => println!("| {what} | {peak} | {floor} | {goal} |"),
+            None => println!("| {what} | {peak} | | |"),
         }
     }
 }

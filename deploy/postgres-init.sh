@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs once, when the data folder is empty: the role of the service, which owns nothing. What it may
-# do is granted by `customers migrate`.
+# Runs once, while the data folder is empty. Creates the role of the service, which owns nothing;
+# `customers migrate` grants its rights.
 set -eu
 psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" \
     --set password="$(cat /run/secrets/service_password)" <<'SQL'

@@ -1,4 +1,4 @@
-//! The rooms put together: one process of the service, the same in `main` and in tests.
+//! One process of the service: listener, pools and background tasks; the same in `main` and in tests.
 
 use std::future::IntoFuture as _;
 use std::net::SocketAddr;
@@ -34,20 +34,20 @@ use crate::schema::{self, SchemaError};
 use crate::tasks::Tasks;
 use crate::telemetry;
 
-/// How long commands that wait to be appended may take when the service stops.
+/// How long queued commands may take to be appended at shutdown.
 const APPEND_DRAIN: Duration = Duration::from_secs(2);
 
-/// How long background tasks may take to end when the service stops.
+/// How long background tasks may take to end at shutdown.
 const TASK_DRAIN: Duration = Duration::from_secs(2);
 
 /// How often expired idempotency keys and imports are deleted.
 const PURGE_EVERY: Duration = Duration::from_mins(1);
 
-/// How long a client may take nothing of its answer before it is cut off.
+/// How long a client may read nothing of its answer before it is disconnected (`TCP_USER_TIMEOUT`).
 #[cfg(target_os = "linux")]
 const STALLED_FOR: Duration = Duration::from_secs(30);
 
-/// How much of an answer waits in the kernel behind what is on its way, in bytes.
+/// How much unsent data of a connection may wait in the kernel, in bytes (`TCP_NOTSENT_LOWAT`).
 #[cfg(target_os = "linux")]
 const UNSENT_MAX: u32 = 128 * 1024;
 
@@ -60,7 +60,7 @@ pub struct App {
     projector: Projector,
     history: Projector,
     pools: Pools,
-    /// Cancelled when the service takes no more requests.
+    /// Cancelled when the service accepts no more requests.
     stopping: CancellationToken,
     tasks: Tasks,
 }
@@ -72,7 +72,7 @@ pub enum StartError {
     Missing(&'static str),
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("PostgreSQL")]
+    #[error("cannot query PostgreSQL")]
     Database(#[from] sqlx::Error),
     #[error(transparent)]
     Schema(#[from] SchemaError),
@@ -84,34 +84,35 @@ pub enum StartError {
     Auth(#[from] AuthError),
 }
 
-/// The configured database.
+/// The URL of the configured database.
 pub fn database_url(config: &Config) -> Result<&SecretString, StartError> {
     config.database_url.as_ref().ok_or(StartError::Missing("DATABASE_URL"))
 }
 
-/// The configured Redis.
+/// The URL of the configured Redis.
 pub fn redis_url(config: &Config) -> Result<&SecretString, StartError> {
     config.redis_url.as_ref().ok_or(StartError::Missing("REDIS_URL"))
 }
 
 impl App {
-    /// Listens, checks the schema, gets ready to serve. Does not wait for Redis.
+    /// Checks the schema, binds the listener and starts the tasks. Starts without Redis, too.
     pub async fn build(mut config: Config, clock: Clock) -> Result<Self, StartError> {
         let pools = Pools::new(database_url(&config)?)?;
         schema::check(database_url(&config)?).await?;
-        // Before anybody follows the log here.
+        // Read before the first projector starts, which moves the checkpoints.
         let empty = status::status(&pools.short).await?.into_iter().filter(|of| of.checkpoint == 0);
         let built_at = empty.map(|of| of.head).max().unwrap_or(0);
         let listener = TcpListener::bind(config.listen)
             .await
             .map_err(|error| StartError::Listen(config.listen, error))?;
-        // The public URL follows from it; the port may have been 0.
+        // The public URL contains the port, which may have been configured as 0.
         config.listen =
             listener.local_addr().map_err(|error| StartError::Listen(config.listen, error))?;
 
         let tasks = Tasks::default();
         let auth = auth(&config, &pools, &clock)?;
-        // So that the first request need not wait for it. Without Redis the service serves what it can.
+        // So that the first request need not wait for Redis. Without Redis the service serves those
+        // requests that do not need it.
         if let Err(error) = auth.ready().await {
             tracing::warn!(%error, "redis: not ready, requests that need it are answered 503");
         }
@@ -160,7 +161,7 @@ impl App {
         Ok(Self { listener, router, bus, auth, projector, history, pools, stopping, tasks })
     }
 
-    /// Where it listens.
+    /// The address of the listener.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.listener.local_addr().expect("a bound listener has an address")
@@ -171,13 +172,13 @@ impl App {
         &self.bus
     }
 
-    /// That of the projection `customers`.
+    /// The projector of the projection `customers`.
     #[must_use]
     pub fn projector(&self) -> &Projector {
         &self.projector
     }
 
-    /// That of the projection `customer_history`.
+    /// The projector of the projection `customer_history`.
     #[must_use]
     pub fn history(&self) -> &Projector {
         &self.history
@@ -188,8 +189,8 @@ impl App {
         &self.pools
     }
 
-    /// Serves until `stop` is cancelled, then takes no more connections and gives the requests at
-    /// work `drain` to end.
+    /// Serves until `stop` is cancelled; then accepts no more connections, and waits up to `drain` for
+    /// the requests in flight.
     pub async fn run(self, stop: CancellationToken, drain: Duration) -> std::io::Result<()> {
         let service = self.router.into_make_service_with_connect_info::<SocketAddr>();
         let listener = self.listener.tap_io(|stream| set_options(stream));
@@ -205,18 +206,18 @@ impl App {
             served = serve => served,
             () = deadline => Ok(()),
         };
-        // Commands whose clients have disconnected still reach the log.
+        // Commands whose clients have disconnected are still appended.
         let begun = async {
             tokio::join!(self.bus.drain(), self.auth.drain());
             self.pools.appender.stop().await;
         };
         if tokio::time::timeout(APPEND_DRAIN, begun).await.is_err() {
-            tracing::warn!("shutdown: commands still running after {APPEND_DRAIN:?}");
+            tracing::warn!(limit = ?APPEND_DRAIN, "shutdown: commands still running, exiting");
         }
         if !self.tasks.shut_down(TASK_DRAIN).await {
-            tracing::warn!("shutdown: background tasks still running after {TASK_DRAIN:?}");
+            tracing::warn!(limit = ?TASK_DRAIN, "shutdown: tasks still running, exiting");
         }
-        // A connection that a request still holds does not keep the process.
+        // With a timeout: a request that still holds a connection must not keep the process alive.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.pools.close()).await;
         served
     }
@@ -227,7 +228,7 @@ fn auth(config: &Config, pools: &Pools, clock: &Clock) -> Result<Auth, StartErro
     let accounts = Accounts::new(pools.accounts.clone(), pools.appender.clone());
     Auth::new(config, redis_url(config)?.expose_secret(), accounts, clock.clone()).map_err(
         |error| match error {
-            // No call to Redis was made yet: its URL is wrong.
+            // No call to Redis was made yet, so the error is about its URL.
             AuthError::Redis(error) => {
                 StartError::Config(ConfigError::new("REDIS_URL", error.to_string()))
             }
@@ -236,14 +237,14 @@ fn auth(config: &Config, pools: &Pools, clock: &Clock) -> Result<Auth, StartErro
     )
 }
 
-/// Options of one connection. None of them is needed to serve, so none of them may fail it.
+/// Sets the options of a connection. Errors are ignored: the service works without the options.
 fn set_options(stream: &TcpStream) {
     let socket = SockRef::from(stream);
-    // An answer is one small packet: waiting to fill it (Nagle) would only delay it.
+    // An answer is one small packet: Nagle's algorithm would only delay it.
     let _ = socket.set_tcp_nodelay(true);
     #[cfg(target_os = "linux")]
     {
-        // Who takes nothing loses the connection, and until then costs the kernel little.
+        // A client that reads nothing is disconnected, and until then costs the kernel little memory.
         let _ = socket.set_tcp_user_timeout(Some(STALLED_FOR));
         let _ = socket.set_tcp_notsent_lowat(UNSENT_MAX);
     }

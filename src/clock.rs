@@ -1,7 +1,7 @@
-//! Time and randomness. Everything else in the crate is handed a `Clock` or calls the functions
-//! below; `.clippy.toml` forbids the ambient calls everywhere but here.
+//! Time and randomness. All other modules get a `Clock` or call the functions below; `.clippy.toml`
+//! forbids the ambient calls outside this file.
 
-#![expect(clippy::disallowed_methods, reason = "this is the one place where they are wrapped")]
+#![expect(clippy::disallowed_methods, reason = "this module wraps them")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,31 +9,31 @@ use std::time::Duration;
 use chrono::{DateTime, NaiveDate, SecondsFormat, SubsecRound as _, Utc};
 use uuid::Uuid;
 
-/// What time it is, in UTC to the microsecond: PostgreSQL's resolution, so a time that was stored
-/// and read again is the same time.
+/// A source of the current time, in UTC to the microsecond: the resolution of PostgreSQL, so that a time
+/// is the same after it was stored and read.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>);
 
 impl Clock {
-    /// The machine's clock.
+    /// The system's clock.
     #[must_use]
     pub fn system() -> Self {
         Self(Arc::new(Utc::now))
     }
 
-    /// A clock that a test turns by hand.
+    /// A clock that calls `now`, for tests that set the time.
     #[must_use]
     pub fn from_fn(now: impl Fn() -> DateTime<Utc> + Send + Sync + 'static) -> Self {
         Self(Arc::new(now))
     }
 
-    /// The time now.
+    /// The current time.
     #[must_use]
     pub fn now(&self) -> DateTime<Utc> {
         (self.0)().trunc_subsecs(6)
     }
 
-    /// The date now, in UTC.
+    /// The current date, in UTC.
     #[must_use]
     pub fn today(&self) -> NaiveDate {
         self.now().date_naive()
@@ -46,9 +46,9 @@ impl std::fmt::Debug for Clock {
     }
 }
 
-/// What a call gives within the limit, or `None`. The limit is waited for in slices: each ends only when
-/// this process has looked at its sockets again, so one that gets no processor for a while, or that
-/// hundreds of requests reached at once, hears the answers that lie there before it gives up.
+/// The result of the call, or `None` after the limit. The limit is divided into slices, each of which ends
+/// only after this process has polled its sockets: a process that got no CPU for a while, or that received
+/// hundreds of requests at once, reads the answers that have arrived before it times out.
 pub async fn within<T>(limit: Duration, call: impl Future<Output = T>) -> Option<T> {
     const SLICES: u32 = 10;
     let mut call = std::pin::pin!(call);
@@ -60,13 +60,13 @@ pub async fn within<T>(limit: Duration, call: impl Future<Output = T>) -> Option
     None
 }
 
-/// RFC 3339 in UTC with exactly six digits after the second and `Z`: one spelling everywhere.
+/// Formats a time as RFC 3339 in UTC, always with six fractional digits and `Z`.
 #[must_use]
 pub fn rfc3339(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
-/// The time of `seconds` after 1970-01-01T00:00:00Z, or `None` outside the calendar.
+/// The time `seconds` after 1970-01-01T00:00:00Z, or `None` outside the range of chrono.
 #[must_use]
 pub fn from_unix(seconds: i64) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp(seconds, 0)
@@ -78,10 +78,8 @@ pub fn new_id() -> Uuid {
     Uuid::now_v7()
 }
 
-/// `N` bytes that nobody can guess, from the system's cryptographic generator.
-///
-/// # Panics
-/// When the system's generator fails: nothing secret can be made then.
+/// `N` random bytes from the cryptographic generator of the operating system. Panics if that fails,
+/// because no secret can be made without it.
 #[must_use]
 pub fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];

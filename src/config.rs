@@ -1,5 +1,5 @@
-//! Configuration: from the environment only, read once. A bad value is refused with one line that names
-//! its variable. Secrets are never printed.
+//! Configuration: read once, from the environment only. The error for an invalid value is one line that
+//! names its variable. Secrets are never printed.
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -24,7 +24,7 @@ pub struct Config {
     /// the owner of the schema, for migrate; default DATABASE_URL
     #[arg(long, env = "CUSTOMERS_OWNER_DATABASE_URL", hide_env_values = true, value_parser = postgres_url)]
     pub owner_database_url: Option<SecretString>,
-    /// a replica that answers reads while it is there (optional)
+    /// a replica that serves reads while it is available (optional)
     #[arg(long, env = "DATABASE_READ_URL", hide_env_values = true, value_parser = postgres_url)]
     pub read_database_url: Option<SecretString>,
     /// Redis: redis://user:password@host:port/0; with commas: nodes of a cluster
@@ -36,14 +36,14 @@ pub struct Config {
     /// address and port to listen on
     #[arg(long, env = "CUSTOMERS_LISTEN", default_value = "127.0.0.1:8080", value_parser = address)]
     pub listen: SocketAddr,
-    /// how clients reach the service; default http://LISTEN
-    // `Config::public_url` knows the default.
+    /// the URL of the service for clients; default http://LISTEN
+    // The default is in `Config::public_url`.
     #[arg(long, env = "CUSTOMERS_PUBLIC_URL", value_parser = public_url)]
     pub public_url: Option<String>,
-    /// signing keys; the first is made at start
+    /// the folder of the signing keys; the first key is created at start
     #[arg(long, env = "CUSTOMERS_KEYS_DIR", default_value = "./.customers/keys")]
     pub keys_dir: PathBuf,
-    /// where imports and long lists wait on disk; default the system's temporary folder (TMPDIR)
+    /// the folder for spool files of imports and long lists; default the system's temporary folder (TMPDIR)
     #[arg(long, env = "CUSTOMERS_SPOOL_DIR", value_parser = folder)]
     pub spool_dir: Option<PathBuf>,
     /// how long a log-in lasts: 90s, 15m, 1h; 24h at most
@@ -64,19 +64,19 @@ pub struct Config {
     /// failed log-ins/min per account and per address; 0 = off
     #[arg(long, env = "CUSTOMERS_LOGIN_LIMIT", default_value = "10", value_parser = number)]
     pub login_limit: u32,
-    /// comma-separated CIDRs of the proxies in front
+    /// comma-separated CIDRs of trusted proxies
     #[arg(long, env = "CUSTOMERS_TRUSTED_PROXIES", default_value = "", value_parser = cidrs)]
     pub trusted_proxies: std::vec::Vec<IpNet>,
-    /// comma-separated origins of pages that may call; none if empty
+    /// comma-separated origins whose pages may call (CORS); none if empty
     #[arg(long, env = "CUSTOMERS_CORS_ORIGINS", default_value = "", value_parser = origins)]
     pub cors_origins: std::vec::Vec<String>,
-    /// what to log: off, error, warn, info, debug, or directives
+    /// log filter: off, error, warn, info, debug, or directives
     #[arg(long, env = "CUSTOMERS_LOG", default_value = "info", value_parser = log_directives)]
     pub log: String,
     /// pretty or json
     #[arg(long, env = "CUSTOMERS_LOG_FORMAT", default_value = "pretty", value_parser = log_format)]
     pub log_format: LogFormat,
-    /// where to send traces (not used yet)
+    /// the endpoint for traces (not used yet)
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<String>,
 }
@@ -86,7 +86,7 @@ pub struct Config {
 pub enum CookieBinding {
     /// By the first request that brings the cookie.
     FirstUse,
-    /// As `FirstUse`; sessions of admins and auditors at log-in.
+    /// As `FirstUse`, but sessions of admins and auditors at log-in.
     Strict,
     /// At log-in, every session.
     Always,
@@ -100,7 +100,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// One variable of the environment, for `--help`.
+/// One environment variable, as `--help` lists it.
 #[derive(Debug, Clone)]
 pub struct Variable {
     pub name: String,
@@ -125,10 +125,10 @@ pub fn variables() -> Vec<Variable> {
     Config::command().get_arguments().filter_map(variable).collect()
 }
 
-/// The longest life of a token, and so the time for which a log-out is remembered.
+/// The longest lifetime of a token, and so the time for which a log-out must be kept.
 const TOKEN_TTL_MAX: Duration = Duration::from_hours(24);
 
-/// A variable with a value that cannot be used.
+/// An environment variable with an invalid value.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{variable}: {problem}")]
 pub struct ConfigError {
@@ -143,7 +143,7 @@ impl ConfigError {
 }
 
 impl Config {
-    /// Reads the process's environment; the error names the first variable with a bad value.
+    /// Reads the process's environment; the error names the first variable with an invalid value.
     pub fn from_env() -> Result<Self, ConfigError> {
         check_environment()?;
         Self::from_lookup(|name| std::env::var(name).ok())
@@ -200,7 +200,7 @@ impl Config {
     }
 }
 
-/// A value that is not UTF-8 must not count as unset: it may have been meant as a restriction.
+/// Fails if a variable is not UTF-8: it must not count as unset, because it may be meant as a restriction.
 pub fn check_environment() -> Result<(), ConfigError> {
     let is_broken =
         |name: &str| std::env::var_os(name).is_some_and(|value| value.to_str().is_none());
@@ -212,7 +212,7 @@ pub fn check_environment() -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// The variable and the problem in clap's words for a refused argument.
+/// The variable of a refused argument, and the problem that clap reports.
 fn refused(error: &clap::Error) -> ConfigError {
     use std::error::Error as _;
     let argument = match error.get(ContextKind::InvalidArg) {
@@ -318,8 +318,8 @@ fn cidrs(text: &str) -> Result<Vec<IpNet>, String> {
     list(text).map(cidr).collect()
 }
 
-/// Origins as browsers write them (RFC 6454, section 6.2): without a path, and no wildcard, since answers
-/// to pages may carry a cookie.
+/// Origins as browsers write them (RFC 6454, section 6.2): without a path and without a wildcard, because
+/// responses to pages may carry a cookie.
 fn origins(text: &str) -> Result<Vec<String>, String> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-:[]".contains(c);
     let origin = |text: &str| {

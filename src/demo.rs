@@ -69,7 +69,7 @@ pub fn person(i: u64) -> (Name, DateOfBirth) {
     (name, DateOfBirth::stored(date))
 }
 
-/// Appends `number` creates. `done` is told after each.
+/// Creates `number` customers. `done` is called after each.
 pub async fn create(bus: &Bus, number: u64, done: impl Fn()) -> Result<(), BusError> {
     let in_flight = if number <= IN_ORDER { 1 } else { IN_FLIGHT };
     stream::iter(0..number)
@@ -94,7 +94,7 @@ pub async fn account(accounts: &Accounts, passwords: &Passwords) -> anyhow::Resu
     let hash = passwords.hash(PASSWORD.to_owned()).await?;
     let metadata = Metadata::of_program("customers demo");
     match accounts.add(&username, &hash, Role::Admin, metadata).await {
-        // Somebody else was as quick.
+        // Another process has added the account meanwhile.
         Ok(()) | Err(AccountError::Exists(_)) => Ok(()),
         Err(error) => Err(error.into()),
     }

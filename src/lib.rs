@@ -1,67 +1,67 @@
-//! A self-hosted registry of customers whose every change is an event.
+//! A self-hosted registry of customers that records every change as an event.
 //!
-//! The modules stand in reading order, and each may use only those above it
-//! (`tests/architecture.rs` checks that). One request, one way through:
+//! The modules are in reading order, and each uses only those above it (`tests/architecture.rs` checks
+//! that). The path of one request:
 //!
 //! | step | where |
 //! |---|---|
-//! | route table, limits | [`api`] |
+//! | table of routes, limits | [`api`] |
 //! | token, session, cookie, role | [`api::guard`] on [`auth`] |
-//! | values, command | [`api::customers`] |
-//! | the customer's last event, decide | [`commands`] |
+//! | values, command | `api::customers` |
+//! | the customer's last event, decision | [`commands`] |
 //! | one transaction, the position | [`events::log`] |
 //! | read table | [`projections`] |
-//! | answer | [`api::freshness`] |
+//! | answer, once the read table shows it | `api::read_your_writes` |
 
-/// Time and randomness, passed in everywhere else.
+/// Time and randomness; no other module reads the system's.
 pub mod clock;
 
-/// The environment, read once.
+/// The configuration, read from the environment once.
 pub mod config;
+
+/// Logs and metrics.
+pub mod telemetry;
 
 /// Background tasks, which shutdown waits for.
 pub mod tasks;
 
-/// Files that appear whole or not at all.
+/// Atomic file writes: a file appears whole or not at all.
 pub mod files;
 
 /// PostgreSQL: transactions, COPY.
 pub mod postgres;
 
-/// WHAT HAPPENED: values, events, the log.
+/// Events: values, event types, the log.
 pub mod events;
 
-/// HOW THE LOG IS TOLD: pages, the tail, formats, copies.
+/// The feed: pages, the tail, event formats, copies of a whole log.
 pub mod feed;
 
-/// WHAT MAY HAPPEN: pure decisions and the bus.
+/// Commands: pure decisions and the command bus.
 pub mod commands;
 
-/// WHAT PEOPLE LOOK AT: read tables that follow the log.
+/// Projections: read tables that follow the log.
 pub mod projections;
 
-/// WHO MAY COME IN: accounts, sessions, tokens.
+/// Authentication: accounts, tokens, sessions.
 pub mod auth;
 
-/// HOW THEY ASK: the HTTP contract.
+/// The HTTP API.
 pub mod api;
 
-/// Logs and metrics.
-pub mod telemetry;
-
-/// The database's schema, and who may do what in it.
+/// Migrations, grants, and the checks of `customers doctor`.
 pub mod schema;
 
-/// Connections to PostgreSQL.
+/// Connection pools to PostgreSQL.
 pub mod pools;
 
-/// The rooms put together: one process of the service.
+/// One process of the service: listener, pools, background tasks.
 pub mod app;
 
-/// Demo customers and account, through commands.
+/// Demo customers and account, created through commands.
 pub mod demo;
 
-/// THE EMBEDDED DEFAULT: a private PostgreSQL and a private Redis.
+/// The embedded servers, which are the default: a private PostgreSQL and a private Redis.
 #[cfg(feature = "embedded")]
 pub mod dev;
 

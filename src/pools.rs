@@ -1,4 +1,4 @@
-//! Connections to PostgreSQL, in pools by purpose.
+//! Connections to PostgreSQL: one pool per purpose.
 
 use std::error::Error as _;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::projections::{self, rebuild};
 /// Connections that change accounts.
 const ACCOUNT_CONNECTIONS: u32 = 4;
 
-/// Connections for short queries. PostgreSQL does not get faster by more of them than cores.
+/// Connections for short queries. More connections than cores do not make PostgreSQL faster.
 const SHORT_CONNECTIONS: u32 = 16;
 
 /// Connections for long queries: lists of all customers, comparisons with the log.
@@ -25,19 +25,19 @@ const LONG_CONNECTIONS: u32 = 4;
 /// each backfill worker.
 const REBUILD_CONNECTIONS: u32 = 4;
 
-/// Connections that append chunks of imports: one per import, and one to spare.
+/// Connections that append chunks of imports: one per import, and one spare.
 const IMPORT_CONNECTIONS: u32 = 5;
 
-/// How long a request waits for a connection before it is told that the database is unavailable.
+/// How long a request waits for a connection before it is answered 503.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long a request waits for a connection to a replica.
 const REPLICA_ACQUIRE_LIMIT: Duration = Duration::from_millis(500);
 
-/// The same for long queries: there are few connections, and their queries end.
+/// How long a request waits for a connection for a long query: there are few, but their queries end.
 const LONG_ACQUIRE_LIMIT: Duration = Duration::from_secs(20);
 
-/// The same for a rebuild: those before it end.
+/// How long a rebuild waits for a connection: until earlier rebuilds end.
 const REBUILD_ACQUIRE_LIMIT: Duration = Duration::from_mins(10);
 
 /// One pool per purpose, each with limits of its own, so that none starves another. `pg_stat_activity`
@@ -47,7 +47,7 @@ pub struct Pools {
     /// Appends all events; it has a connection of its own.
     pub appender: Appender,
     pub accounts: PgPool,
-    /// Short queries, and the small writes beside them.
+    /// Short queries and small writes.
     pub short: PgPool,
     /// Long queries: lists of all customers, comparisons with the log.
     pub long: PgPool,
@@ -60,7 +60,7 @@ pub struct Pools {
 }
 
 impl Pools {
-    /// Connects lazily.
+    /// Makes the pools, which connect lazily; fails if the URL is invalid.
     pub fn new(url: &SecretString) -> Result<Self, ConfigError> {
         let options = address(url, "DATABASE_URL")?;
         let limited = [
@@ -72,7 +72,7 @@ impl Pools {
             PgPoolOptions::new()
                 .max_connections(max)
                 .acquire_timeout(wait)
-                // Saves a round trip per query; a connection that died is noticed by the query.
+                // Saves a round trip per query; on a dead connection the query itself fails.
                 .test_before_acquire(false)
                 .connect_lazy_with(
                     options.clone().application_name(name).options(settings.iter().copied()),
@@ -94,8 +94,9 @@ impl Pools {
                     ("idle_in_transaction_session_timeout", "60s"),
                 ],
             ),
-            // An index over many rows takes long, but not for a process that was killed or a machine
-            // that is gone. What a crash loses, it loses together with the record that it was done.
+            // An index over many rows takes long, but PostgreSQL must not build it for a process that was
+            // killed or a machine that is gone. `synchronous_commit` may be off, because a crash that loses
+            // work also loses the record that it was done.
             rebuild: pool(
                 rebuild::APPLICATION_NAME,
                 REBUILD_CONNECTIONS,
@@ -111,22 +112,22 @@ impl Pools {
                     ("tcp_keepalives_count", "4"),
                 ],
             ),
-            // Many commands may be before it; an import has time.
+            // Many commands may hold the append lock before a chunk, and an import can wait.
             import: pool(
                 "customers import",
                 IMPORT_CONNECTIONS,
                 ACQUIRE_LIMIT,
                 &[("lock_timeout", "10s"), ("statement_timeout", "15s")],
             ),
-            // A notification need not survive a crash.
+            // `synchronous_commit` may be off: a notification need not survive a crash.
             notify: pool(
                 "customers growth",
                 notify::CONNECTIONS,
                 ACQUIRE_LIMIT,
                 &[("statement_timeout", "5s"), ("synchronous_commit", "off")],
             ),
-            // A commit that is lost in a crash takes its checkpoint with it and comes back from the
-            // log, so it need not wait for the disk.
+            // A commit need not wait for the disk: a crash that loses it also loses its checkpoint, and
+            // the projector applies the events again.
             projector: pool(
                 "customers projector",
                 u32::try_from(projections::ALL.len()).unwrap_or(u32::MAX),
@@ -155,8 +156,8 @@ impl Pools {
     }
 }
 
-/// Connections to a replica: for short queries and for long ones. A request that gets none in time asks
-/// the primary.
+/// Pools of connections to a replica, for short and for long queries. A request that gets no connection in
+/// time reads from the primary.
 pub fn replica(url: &SecretString) -> Result<(PgPool, PgPool), ConfigError> {
     let options = address(url, "DATABASE_READ_URL")?.application_name("customers replica");
     let pool = |max, statement_timeout| {

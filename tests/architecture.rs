@@ -1,4 +1,4 @@
-//! The arrows of the house: who may use whom. A forbidden one fails here.
+//! The allowed dependencies between modules, crates and files. A test fails for each other one.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each room and the rooms that it may use.
-const ARROWS: [(&str, &[&str]); 19] = [
+/// Each module of the crate root and the modules that it may use.
+const ALLOWED: [(&str, &[&str]); 19] = [
     ("clock", &[]),
     ("config", &[]),
     ("telemetry", &["config"]),
@@ -65,8 +65,8 @@ const ARROWS: [(&str, &[&str]); 19] = [
     ("main", &["cli"]),
 ];
 
-/// Crates that only one room knows.
-const KEPT: [(&str, &[&str]); 5] = [
+/// Crates that only some modules may use.
+const CRATE_USERS: [(&str, &[&str]); 5] = [
     ("redis", &["auth"]),
     ("jsonwebtoken", &["auth"]),
     ("argon2", &["auth"]),
@@ -74,11 +74,11 @@ const KEPT: [(&str, &[&str]); 5] = [
     ("tower_governor", &["api"]),
 ];
 
-/// Where SQL may stand. Checked on the macros and functions that send it.
-const SQL: [&str; 5] =
+/// The files that may contain SQL, found by the macros and functions that send it.
+const SQL_FILES: [&str; 5] =
     ["events/log/", "commands/idempotency", "projections/", "auth/account", "schema"];
 
-const VAGUE: [&str; 5] = ["util", "common", "helper", "service", "manager"];
+const VAGUE_NAMES: [&str; 5] = ["util", "common", "helper", "service", "manager"];
 
 /// Every source file: its path below src without the ending, and its code without comments and
 /// without the tests at its end.
@@ -86,7 +86,7 @@ fn sources() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = vec![];
     collect(&root, &mut files);
-    assert!(files.len() > 30, "the sources were not found");
+    assert!(files.len() > 30, "only {} source files found", files.len());
     files
         .into_iter()
         .map(|file| {
@@ -116,25 +116,25 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-fn room(name: &str) -> &str {
+fn root_module(name: &str) -> &str {
     name.split('/').next().unwrap()
 }
 
-/// The rooms that a piece of code names: `crate::room` or, in main, `customers::room`.
+/// The modules that the code names: `crate::module` or, in main, `customers::module`.
 fn used(own: &str, code: &str) -> BTreeSet<String> {
-    let mut rooms = BTreeSet::new();
+    let mut modules = BTreeSet::new();
     let start = if own == "main" { "customers::" } else { "crate::" };
     for (at, _) in code.match_indices(start) {
         let rest = &code[at + start.len()..];
         if let Some(list) = rest.strip_prefix('{') {
             let names = list.split('}').next().unwrap().split(',');
-            rooms.extend(names.map(|name| word(name.trim())));
+            modules.extend(names.map(|name| word(name.trim())));
         } else {
-            rooms.insert(word(rest));
+            modules.insert(word(rest));
         }
     }
-    rooms.remove("");
-    rooms
+    modules.remove("");
+    modules
 }
 
 fn word(text: &str) -> String {
@@ -142,12 +142,12 @@ fn word(text: &str) -> String {
 }
 
 fn forbidden(name: &str, code: &str) -> Vec<String> {
-    let own = room(name);
+    let own = root_module(name);
     if own == "lib" {
         return vec![];
     }
-    let Some((_, allowed)) = ARROWS.iter().find(|(room, _)| *room == own) else {
-        return vec![format!("{name}: the room {own} stands in no plan")];
+    let Some((_, allowed)) = ALLOWED.iter().find(|(module, _)| *module == own) else {
+        return vec![format!("{name}: the module {own} is not in ALLOWED")];
     };
     used(own, code)
         .into_iter()
@@ -168,7 +168,7 @@ fn a_forbidden_arrow_is_found_in_each_spelling() {
     assert_eq!(forbidden("events/log/read", "use crate::api::Api;"), ["events/log/read uses api"]);
     assert_eq!(forbidden("commands/bus", "crate::auth::f()"), ["commands/bus uses auth"]);
     assert_eq!(forbidden("auth/mod", "use crate::{clock, commands};"), ["auth/mod uses commands"]);
-    assert_eq!(forbidden("attic/mod", ""), ["attic/mod: the room attic stands in no plan"]);
+    assert_eq!(forbidden("attic/mod", ""), ["attic/mod: the module attic is not in ALLOWED"]);
     assert_eq!(forbidden("api/mod", "use crate::auth::Auth;"), Vec::<String>::new());
 }
 
@@ -185,7 +185,8 @@ fn module_of(name: &str) -> ModulePath {
     }
 }
 
-/// Every path in the code that begins with `crate`, `self` or `super`, trees of `use` taken apart.
+/// Every path in the code that begins with `crate`, `self` or `super`; a `use` tree becomes one path
+/// per leaf.
 fn paths(module: &[String], code: &str) -> Vec<ModulePath> {
     let mut found = vec![];
     for (at, _) in code.match_indices("::") {
@@ -203,7 +204,7 @@ fn paths(module: &[String], code: &str) -> Vec<ModulePath> {
             tree(&base, &code[at + 2..], &mut found);
         }
     }
-    // A folder's `mod.rs` names its files without a prefix, too.
+    // A folder's `mod.rs` also names its files without a prefix.
     for child in
         code.lines().filter_map(|line| line.trim().rsplit_once("mod ")?.1.strip_suffix(';'))
     {
@@ -216,7 +217,7 @@ fn paths(module: &[String], code: &str) -> Vec<ModulePath> {
     found
 }
 
-/// Follows a path or a tree; returns what stands after it.
+/// Adds the path, or each path of the `use` tree, to `found`; returns the text after it.
 fn tree<'a>(base: &[String], rest: &'a str, found: &mut Vec<ModulePath>) -> &'a str {
     if let Some(list) = rest.strip_prefix('{') {
         let mut rest = list.trim_start();
@@ -250,9 +251,9 @@ fn tree<'a>(base: &[String], rest: &'a str, found: &mut Vec<ModulePath>) -> &'a 
     }
 }
 
-/// What a folder's `mod.rs` shows of the files in it: name, and where it is.
-fn shown(module: &[String], code: &str) -> Vec<(String, ModulePath)> {
-    let mut shown = vec![];
+/// The names that a folder's `mod.rs` re-exports, and the path of each.
+fn reexports(module: &[String], code: &str) -> Vec<(String, ModulePath)> {
+    let mut reexports = vec![];
     for (at, _) in code.match_indices("pub use ") {
         let target = &code[at + 8..];
         let (base, rest) = match target.strip_prefix("self::").or(target.strip_prefix("crate::")) {
@@ -262,28 +263,28 @@ fn shown(module: &[String], code: &str) -> Vec<(String, ModulePath)> {
         };
         let mut found = vec![];
         tree(&base, rest, &mut found);
-        shown.extend(found.into_iter().filter_map(|path| Some((path.last()?.clone(), path))));
+        reexports.extend(found.into_iter().filter_map(|path| Some((path.last()?.clone(), path))));
     }
-    shown
+    reexports
 }
 
 /// The files that each file uses.
 fn uses(sources: &[(String, String)]) -> BTreeMap<String, BTreeSet<String>> {
     let files: BTreeMap<ModulePath, &String> =
         sources.iter().map(|(name, _)| (module_of(name), name)).collect();
-    let shown: BTreeMap<ModulePath, Vec<(String, ModulePath)>> = sources
+    let reexports: BTreeMap<ModulePath, Vec<(String, ModulePath)>> = sources
         .iter()
-        .map(|(name, code)| (module_of(name), shown(&module_of(name), code)))
+        .map(|(name, code)| (module_of(name), reexports(&module_of(name), code)))
         .collect();
     let file_of = |path: &ModulePath| {
         let mut path = path.clone();
-        // A name that is shown elsewhere is looked up where it is.
+        // A re-exported name is looked up at its own path.
         for _ in 0..4 {
             let known = (0..=path.len()).rev().find(|end| files.contains_key(&path[..*end]));
             let end = known?;
             let next = path
                 .get(end)
-                .and_then(|name| shown[&path[..end]].iter().find(|(shown, _)| shown == name));
+                .and_then(|name| reexports[&path[..end]].iter().find(|(known, _)| known == name));
             match next {
                 Some((_, target)) => path = [target.as_slice(), &path[end + 1..]].concat(),
                 None => return Some(files[&path[..end]].clone()),
@@ -294,7 +295,7 @@ fn uses(sources: &[(String, String)]) -> BTreeMap<String, BTreeSet<String>> {
     let used = |(name, code): &(String, String)| {
         let module = module_of(name);
         let mut paths = paths(&module, code);
-        paths.extend(shown[&module].iter().map(|(_, path)| path.clone()));
+        paths.extend(reexports[&module].iter().map(|(_, path)| path.clone()));
         let used: BTreeSet<String> =
             paths.iter().filter_map(file_of).filter(|used| used != name).collect();
         (name.clone(), used)
@@ -302,9 +303,10 @@ fn uses(sources: &[(String, String)]) -> BTreeMap<String, BTreeSet<String>> {
     sources.iter().map(used).collect()
 }
 
-/// Files that use each other, by way of whatever number of others: one circle through each file.
-fn circles(uses: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<Vec<String>> {
-    let mut circles = BTreeSet::new();
+/// The cycles of files that use each other, directly or through other files: at least one through each
+/// such file.
+fn cycles(uses: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<Vec<String>> {
+    let mut cycles = BTreeSet::new();
     for start in uses.keys() {
         let mut from: BTreeMap<&String, &String> = BTreeMap::new();
         let mut next = vec![start];
@@ -319,7 +321,7 @@ fn circles(uses: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<Vec<String>> {
                     while circle[0] != first {
                         circle.rotate_left(1);
                     }
-                    circles.insert(circle);
+                    cycles.insert(circle);
                 } else if !from.contains_key(used) {
                     from.insert(used, file);
                     next.insert(0, used);
@@ -327,18 +329,18 @@ fn circles(uses: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<Vec<String>> {
             }
         }
     }
-    circles
+    cycles
 }
 
 #[test]
 fn no_files_use_each_other_in_a_circle() {
-    assert_eq!(circles(&uses(&sources())), BTreeSet::new());
+    assert_eq!(cycles(&uses(&sources())), BTreeSet::new());
 }
 
 #[test]
 fn a_circle_of_files_is_found_in_each_spelling() {
     let file = |name: &str, code: &str| (name.to_owned(), code.to_owned());
-    let circle = |sources: &[(String, String)]| circles(&uses(sources)).len();
+    let circle = |sources: &[(String, String)]| cycles(&uses(sources)).len();
     let user = file("a/user", "use super::{tree::{Leaf, Twig}};");
     let shows = file("a/mod", "mod user; pub use user::User;");
     let tree = |code| file("a/tree", code);
@@ -354,11 +356,11 @@ fn a_circle_of_files_is_found_in_each_spelling() {
 fn only_the_rooms_that_own_a_crate_know_it() {
     let mut found = vec![];
     for (name, code) in sources() {
-        for (library, owners) in KEPT {
-            let own = room(&name);
-            // The embedded Redis is a module of that name, not the crate.
+        for (library, owners) in CRATE_USERS {
+            let own = root_module(&name);
+            // `dev` has a module `redis` for the embedded Redis; it does not use the crate.
             if !owners.contains(&own) && own != "dev" && code.contains(&format!("{library}::")) {
-                found.push(format!("{name} knows {library}"));
+                found.push(format!("{name} uses the crate {library}"));
             }
         }
     }
@@ -372,14 +374,14 @@ fn sql_stands_where_it_belongs() {
         let has = ["sqlx::query", "query!(", "query_as!(", "query_scalar!("]
             .iter()
             .any(|call| code.contains(call));
-        if has && !SQL.iter().any(|place| name.starts_with(place)) {
+        if has && !SQL_FILES.iter().any(|place| name.starts_with(place)) {
             found.push(name);
         }
     }
     assert_eq!(found, Vec::<String>::new());
 }
 
-/// As one that is given up on its way leaves its connection inside of it.
+/// A `begin` that is dropped before it returns would leave its connection inside the transaction.
 #[test]
 fn transactions_are_begun_in_one_place() {
     let found: Vec<String> = sources()
@@ -396,7 +398,7 @@ fn nothing_has_a_vague_name() {
         .into_iter()
         .map(|(name, _)| name)
         .filter(|name| {
-            name.split('/').any(|part| VAGUE.iter().any(|vague| part.starts_with(vague)))
+            name.split('/').any(|part| VAGUE_NAMES.iter().any(|vague| part.starts_with(vague)))
         })
         .collect();
     assert_eq!(found, Vec::<String>::new());

@@ -1,12 +1,12 @@
-//! A log to measure on.
+//! A synthetic log for benchmarks.
 
 use sqlx::{Executor as _, PgConnection};
 
-/// As large as that of a request.
+/// Metadata of the size that a request has.
 const METADATA: &str = r#"{"actor":"demo","role":"admin","session":"01a20b71-5f0a-701b-8088-fea094391e33","ip":"127.0.0.1","user_agent":"curl/7.88.1","request_id":"01a20b71-5f4a-7640-8640-69df9954f92a"}"#;
 
-/// $1 events: 70 % creates, then updates of customers all over, of which one in six deletes: what an
-/// update finds deleted is left out.
+/// $1 events: 70 % creates, then changes of customers all over the log, one in six of them a delete;
+/// changes after a delete are left out.
 const EVENTS: &str = "
     insert into events
     select row_number() over (order by n), 'customer', id::text, sequence, kind, '1',
@@ -29,23 +29,23 @@ const EVENTS: &str = "
     ) events
     where is_gone is not true";
 
-/// Fills an empty log. Ten million rows one by one into the index of streams, whose order is not
-/// theirs, would take many minutes: that index is made behind them.
+/// Fills an empty log. The index of streams is built after the inserts: its order differs from that of
+/// the rows, so ten million inserts into it would take many minutes.
 pub async fn fill(connection: &mut PgConnection, events: i64) {
-    for before in [
+    for statement in [
         "set work_mem = '1GB'",
         "set maintenance_work_mem = '1GB'",
         "alter table events drop constraint events_stream_key",
     ] {
-        connection.execute(before).await.unwrap();
+        connection.execute(statement).await.unwrap();
     }
     sqlx::query(EVENTS).bind(events).bind(METADATA).execute(&mut *connection).await.unwrap();
-    for behind in [
+    for statement in [
         "alter table events add constraint events_stream_key
          unique (aggregate_type, aggregate_id, sequence)",
         "select setval('customer_ids', (select max(aggregate_id::bigint) from events))",
         "vacuum analyze events",
     ] {
-        connection.execute(behind).await.unwrap();
+        connection.execute(statement).await.unwrap();
     }
 }

@@ -1,8 +1,8 @@
-//! The service as a process of its own, and somebody who is logged in.
+//! The service as a process of its own, with a logged-in client.
 
-#![allow(dead_code, reason = "each measurement uses what it needs")]
+#![allow(dead_code, reason = "each benchmark uses a part")]
 
-/// A log to measure on.
+/// A synthetic log.
 pub mod log;
 
 use std::process::Stdio;
@@ -38,11 +38,12 @@ pub fn customers(arguments: &[&str]) -> Command {
 }
 
 impl Service {
-    /// On the database of the environment.
+    /// Starts the service on the database of the environment.
     pub async fn start() -> Self {
         Self::on(&std::env::var("DATABASE_URL").unwrap()).await
     }
 
+    /// Migrates, adds an admin account, starts the service and logs in.
     pub async fn on(database_url: &str) -> Self {
         let customers = |arguments: &[&str]| {
             let mut command = customers(arguments);
@@ -73,13 +74,13 @@ impl Service {
         self.client.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token)
     }
 
-    /// Forgets the highest memory so far.
-    pub fn reset(&self) {
+    /// Resets the peak memory of the process.
+    pub fn reset_peak_memory(&self) {
         std::fs::write(format!("/proc/{}/clear_refs", self.child.id().unwrap()), "5").unwrap();
     }
 
-    /// The most memory that the process held since then, in MiB.
-    pub fn most(&self) -> u64 {
+    /// The peak memory of the process since its start or the last reset, in MiB.
+    pub fn peak_memory(&self) -> u64 {
         let path = format!("/proc/{}/status", self.child.id().unwrap());
         let status = std::fs::read_to_string(path).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

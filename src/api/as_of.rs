@@ -1,4 +1,4 @@
-//! `as_of` and `version`: an earlier state, on the routes of the present, for auditors.
+//! `as_of` and `version`: parameters with which auditors read an earlier state.
 
 use axum::http::HeaderMap;
 use chrono::{DateTime, Utc};
@@ -23,14 +23,15 @@ pub(super) fn require_auditor(principal: &Principal) -> Result<(), ApiError> {
     }
 }
 
-/// Parses `as_of`: RFC 3339.
+/// Parses `as_of` (RFC 3339); 400 if it is malformed.
 pub(super) fn parse(text: &str) -> Result<DateTime<Utc>, ApiError> {
     let moment = DateTime::parse_from_rfc3339(text)
         .map_err(|_| ApiError::malformed("as_of", "must be a time like 2026-01-31T12:00:00Z"))?;
     Ok(moment.to_utc())
 }
 
-/// The position of the last event up to the moment, once the histories show it; 400 in the future.
+/// Waits until the histories show the last event up to the moment; returns its position. 400 if the
+/// moment is in the future.
 pub(super) async fn position(
     api: &Api,
     source: Source,
@@ -44,7 +45,7 @@ pub(super) async fn position(
     if source == Source::Primary {
         read_your_writes::wait_for_history(api, position).await?;
     } else {
-        // On the primary the read table has shown the named position; the replica's need not.
+        // For a replica, `wait_for_present` does not check the named position.
         read_your_writes::not_beyond(named, read::head(&api.short).await?)?;
     }
     Ok(position)

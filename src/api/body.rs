@@ -18,10 +18,10 @@ use crate::events::values::{CustomerId, ValueError};
 /// The largest JSON body, in bytes: far more than any request needs.
 pub const BODY_MAX: usize = 64 * 1024;
 
-/// How long a body may take to arrive.
+/// How long the whole body may take to arrive.
 const BODY_TIME: Duration = Duration::from_secs(10);
 
-/// A JSON object, read member by member; everything that is wrong with it is named at once.
+/// A JSON object, read member by member; one response names all of its errors.
 pub struct Body {
     members: Map<String, Value>,
     errors: Vec<FieldError>,
@@ -39,7 +39,8 @@ impl<S: Sync> FromRequest<S> for Body {
             .map_err(|error| ApiError::malformed("body", format!("is not JSON: {error}")))?;
         match value {
             Value::Object(members) => {
-                // A proxy may have read the first of two members: which one is meant is not known.
+                // A proxy may have used the other of two members with the same name, so both are
+                // refused.
                 serde_json::from_slice::<UniqueMembers>(&bytes)
                     .map_err(|error| ApiError::malformed("body", error.to_string()))?;
                 Ok(Self { members, errors: vec![] })
@@ -67,7 +68,7 @@ impl Body {
         })
     }
 
-    /// A member that is a string, parsed, if it is there and not null.
+    /// A member that is a string, parsed; `None` if it is missing or null.
     pub fn optional_text<T>(
         &mut self,
         name: &str,
@@ -85,8 +86,8 @@ impl Body {
         self.member(name, |value| value.as_i64().and_then(CustomerId::new).ok_or(SHAPE))
     }
 
-    /// The values, if all are there; else 422 names every member that is missing, of the wrong type or
-    /// refused.
+    /// The values, if all are valid; otherwise 422, which names every member that is missing, of the
+    /// wrong type or refused.
     pub fn finish<V: AllPresent>(self, values: V) -> Result<V::Present, ApiError> {
         match values.all() {
             Some(present) if self.errors.is_empty() => Ok(present),
@@ -107,7 +108,7 @@ impl Body {
     }
 }
 
-/// Values that are there together or not at all.
+/// A tuple of optional values, all of which are required.
 pub trait AllPresent {
     type Present;
 
@@ -168,8 +169,8 @@ fn is_json(headers: &HeaderMap) -> bool {
     })
 }
 
-/// The media type of the body, in lower case and without parameters; `None` when it is not given once,
-/// or the body has a content coding.
+/// The media type of the body, in lower case and without parameters; `None` unless it is given exactly
+/// once and the body has no content coding.
 pub(super) fn media_type(headers: &HeaderMap) -> Option<String> {
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
     let (Some(Ok(text)), None) = (types.next().map(|value| value.to_str()), types.next()) else {

@@ -1,15 +1,15 @@
-//! Which pages in browsers may ask, by their origin. None, if none is configured.
+//! Cross-origin resource sharing: the origins whose pages may call the API. None by default.
 
 use std::time::Duration;
 
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use tower_http::cors::CorsLayer;
 
-/// How long a browser remembers what it was told.
-const REMEMBERED: Duration = Duration::from_mins(10);
+/// How long a browser may cache the answer to a preflight request.
+const MAX_AGE: Duration = Duration::from_mins(10);
 
-/// What pages may send beside what any page may.
-const SENT: [HeaderName; 10] = [
+/// The request headers that a page may set.
+const ALLOWED_HEADERS: [HeaderName; 10] = [
     header::AUTHORIZATION,
     header::CONTENT_TYPE,
     header::IF_MATCH,
@@ -22,8 +22,8 @@ const SENT: [HeaderName; 10] = [
     HeaderName::from_static("x-request-id"),
 ];
 
-/// What pages may read.
-const READ: [HeaderName; 11] = [
+/// The response headers that a page may read.
+const EXPOSED_HEADERS: [HeaderName; 11] = [
     header::ETAG,
     header::LINK,
     header::LOCATION,
@@ -37,7 +37,7 @@ const READ: [HeaderName; 11] = [
     HeaderName::from_static("x-request-id"),
 ];
 
-/// `None` when no origin may ask. The origins were checked when they were configured.
+/// The layer for these origins, which `config` has validated; `None` if there is none.
 pub(super) fn layer(origins: &[String]) -> Option<CorsLayer> {
     let origins: Vec<_> =
         origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
@@ -46,8 +46,8 @@ pub(super) fn layer(origins: &[String]) -> Option<CorsLayer> {
             .allow_origin(origins)
             .allow_credentials(true)
             .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
-            .allow_headers(SENT)
-            .expose_headers(READ)
-            .max_age(REMEMBERED)
+            .allow_headers(ALLOWED_HEADERS)
+            .expose_headers(EXPOSED_HEADERS)
+            .max_age(MAX_AGE)
     })
 }

@@ -1,5 +1,5 @@
-//! Customers: create, read, update, delete, in both spellings. A request is parsed here, decided in
-//! `commands`, and answered when the read table shows the result.
+//! Create, read, update and delete customers, on the new paths and on those of the original service. A
+//! request is parsed here, decided in `commands`, and answered when the read table shows the result.
 
 use axum::Json;
 use axum::extract::State;
@@ -23,10 +23,10 @@ use crate::events::metadata::Metadata;
 use crate::events::values::{CustomerId, DateOfBirth, Name};
 use crate::projections::customers::{self, Customers, Row};
 
-/// The request was executed before, under the same `Idempotency-Key`.
+/// The header of a response that is replayed for an `Idempotency-Key`.
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// A customer as the API shows it.
+/// The JSON form of a customer.
 #[derive(Debug, Serialize)]
 pub struct Customer<'a> {
     id: i64,
@@ -50,7 +50,7 @@ impl<'a> From<&'a Row> for Customer<'a> {
     }
 }
 
-/// The answer to a deletion.
+/// The response to a deletion.
 #[derive(Serialize)]
 struct Deleted {
     msg: String,
@@ -97,7 +97,7 @@ pub(super) async fn create(
     create_with(StatusCode::CREATED, authorized, &api, params, &headers, body).await
 }
 
-/// `POST /customers/create`: the original's spelling and status.
+/// `POST /customers/create`: the path and the status of the original service.
 pub(super) async fn create_spelled_out(
     authorized: Authorized<Editor>,
     State(api): State<Api>,
@@ -146,7 +146,7 @@ pub(super) async fn update(
     overwrite(origin, &api, &headers, path.id()?, (name, dob), if_match).await
 }
 
-/// `POST /customers/update`: the original's spelling, the id in the body.
+/// `POST /customers/update`: the path of the original service, with the id in the body.
 pub(super) async fn update_spelled_out(
     authorized: Authorized<Editor>,
     State(api): State<Api>,
@@ -190,7 +190,7 @@ pub(super) async fn delete(
     remove(origin, &api, &headers, path.id()?, if_match).await
 }
 
-/// `DELETE /customers/delete?id=n`: the original's spelling.
+/// `DELETE /customers/delete?id=n`: the path of the original service.
 pub(super) async fn delete_spelled_out(
     authorized: Authorized<Editor>,
     State(api): State<Api>,
@@ -231,7 +231,7 @@ async fn shown(
     written: &Written,
 ) -> Result<Response, ApiError> {
     let customer::State::Present { name, dob } = &written.aggregate.state else {
-        return Err(ApiError::Internal("an update left no customer".to_owned()));
+        return Err(ApiError::Internal("the write returned no customer".to_owned()));
     };
     let customer = Customer {
         id: written.id.get(),
@@ -245,7 +245,7 @@ async fn shown(
     Ok(with_position(api, headers, response, written).await)
 }
 
-/// Sets the position of the write, and whether it was replayed.
+/// Sets the headers for the position of the write and for a replayed response.
 async fn with_position(
     api: &Api,
     headers: &HeaderMap,

@@ -1,5 +1,5 @@
-//! Everything that can go wrong, and the one place that turns it into HTTP: problem details
-//! (RFC 9457) on every route.
+//! The errors of the API, and the one place that maps them to HTTP: problem details (RFC 9457) on every
+//! route.
 //!
 //! An `ApiError` becomes a response that carries its `Problem`; `api::request` writes the body,
 //! because only it knows the request's id.
@@ -57,18 +57,18 @@ pub enum ApiError {
     RateLimited { retry_after: Duration },
     #[error("the service is overloaded; retry later")]
     Overloaded,
-    /// PostgreSQL, Redis or the disk is unavailable. The cause is for the log only.
+    /// PostgreSQL, Redis or the disk is unavailable. The cause is logged and not sent.
     #[error("a dependency is unavailable; retry later")]
     Unavailable(String),
     /// The projection does not show the position that the read named.
     #[error("the requested position is not shown yet; retry later")]
     PositionNotShown,
-    /// A fault of ours. The cause is for the log only.
+    /// An internal error. The cause is logged and not sent.
     #[error("internal error; the cause is in the service's log under this request id")]
     Internal(String),
 }
 
-/// A field, parameter or header, and what is wrong with it.
+/// A field, parameter or header, and the problem with its value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FieldError {
     pub field: String,
@@ -87,12 +87,12 @@ impl ApiError {
         Self::Malformed(vec![FieldError::new(field, detail)])
     }
 
-    /// One value that is refused.
+    /// One value that is not allowed.
     pub fn invalid(field: impl Into<String>, error: ValueError) -> Self {
         Self::Invalid(vec![FieldError::new(field, error.to_string())])
     }
 
-    /// THE match from errors to HTTP.
+    /// Maps errors to HTTP; the only place that does.
     pub(super) fn problem(&self) -> Problem {
         let (status, slug, title) = match self {
             Self::Unauthenticated | Self::LoginFailed => {
@@ -177,7 +177,7 @@ pub struct Problem {
     title: &'static str,
     detail: String,
     errors: Vec<FieldError>,
-    /// For the log only.
+    /// Logged and not sent.
     pub cause: Option<String>,
 }
 
@@ -248,7 +248,7 @@ impl From<AppendError> for ApiError {
             AppendError::Unavailable(_) | AppendError::Stopped => {
                 Self::Unavailable(error.to_string())
             }
-            // Values are parsed before: PostgreSQL has no reason to refuse one.
+            // Values are validated before, so that PostgreSQL refuses none.
             AppendError::Refused(_) => Self::Internal(error.to_string()),
         }
     }
@@ -279,7 +279,7 @@ impl From<ProjectionError> for ApiError {
     fn from(error: ProjectionError) -> Self {
         match error {
             ProjectionError::Database(error) => error.into(),
-            // A newer program wrote the event, or it is corrupt: the client cannot do anything about it.
+            // A newer program wrote the event, or it is corrupt; not an error of the client.
             ProjectionError::Decode { .. }
             | ProjectionError::NotRegistered(_)
             | ProjectionError::Fenced => Self::Internal(error.to_string()),
@@ -315,10 +315,10 @@ impl From<AuthError> for ApiError {
 }
 
 impl From<sqlx::Error> for ApiError {
-    /// A database that is away, full, shutting down, read-only or too slow is unavailable; all else
-    /// is a fault of ours.
+    /// A database that is unreachable, full, shutting down, read-only or too slow is unavailable; every
+    /// other error is internal.
     fn from(error: sqlx::Error) -> Self {
-        let passing = error.as_database_error().map_or(
+        let is_transient = error.as_database_error().map_or(
             matches!(
                 error,
                 sqlx::Error::Io(_)
@@ -337,7 +337,7 @@ impl From<sqlx::Error> for ApiError {
                 })
             },
         );
-        if passing {
+        if is_transient {
             Self::Unavailable(error.to_string())
         } else {
             Self::Internal(error.to_string())

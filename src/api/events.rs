@@ -1,4 +1,4 @@
-//! The feed: the log itself, for auditors and other programs, in three formats.
+//! The event feed: pages of the log, for auditors and other programs, in three formats.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -16,14 +16,15 @@ use crate::events::values::CustomerId;
 use crate::feed::event_format;
 use crate::feed::page::{self, Filter};
 
-/// Where to go on, and the last position, where the body has no room for them.
+/// Headers with the position of the next page and of the last event, for formats whose body cannot hold
+/// them.
 const EVENT_NEXT: HeaderName = HeaderName::from_static("event-next");
 const EVENT_HEAD: HeaderName = HeaderName::from_static("event-head");
 
-/// The longest actor that can be asked for, in bytes; no name is as long.
+/// The longest value of `actor`, in bytes; no user name is longer.
 const ACTOR_MAX: usize = 255;
 
-/// How the events are written.
+/// The format of the events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
     Json,
@@ -32,7 +33,7 @@ enum Format {
 }
 
 impl Format {
-    /// In the order of preference when a client accepts several alike.
+    /// In our order of preference, for a client that accepts several with the same quality.
     const ALL: [Self; 3] = [Self::Json, Self::Ndjson, Self::CloudEvents];
 
     fn media_type(self) -> &'static str {
@@ -134,7 +135,7 @@ fn filter(
     if actor.as_ref().is_some_and(|actor| actor.is_empty() || actor.len() > ACTOR_MAX) {
         return Err(ApiError::malformed("actor", "must have 1 to 255 bytes"));
     }
-    // PostgreSQL stores no NUL, and no actor has one.
+    // PostgreSQL cannot store NUL, so no actor contains it.
     if actor.as_ref().is_some_and(|actor| actor.contains('\0')) {
         return Err(ApiError::malformed("actor", "must have no NUL"));
     }

@@ -1,5 +1,5 @@
-//! Authorization: a parameter of a handler, with the role in its type. A handler without it has no
-//! principal either.
+//! Authorization: a parameter of a handler, with the role in its type. A handler gets the principal from
+//! this parameter only.
 
 use std::marker::PhantomData;
 
@@ -32,11 +32,11 @@ pub struct Viewer;
 pub struct Editor;
 pub struct Auditor;
 pub struct Admin;
-/// Any account, and the cookie in any case.
+/// Any account; the cookie is always required.
 pub struct CookieProof;
-/// Any account, also one over its limit: to see and end its sessions.
+/// Any account, even one over its rate limit: to list and end its sessions.
 pub struct SessionManagement;
-/// Any account, without a limit: to end this session.
+/// Any account, without a rate limit: to end this session.
 pub struct Logout;
 
 impl Requirement for Viewer {
@@ -74,7 +74,7 @@ impl Requirement for Logout {
 pub struct Authorized<R> {
     pub principal: Principal,
     pub caller: Caller,
-    /// The metadata of the events that the request leads to, without its reason.
+    /// The metadata of the events that the request causes, without its reason.
     pub metadata: Metadata,
     requirement: PhantomData<R>,
 }
@@ -123,7 +123,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// The session cookie. Other cookies are ignored.
+/// The session cookie, from all `Cookie` headers. Other cookies are ignored.
 fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Cookie<'a> {
     let mut found = Cookie::Absent;
     let pairs = headers.get_all(header::COOKIE).iter().flat_map(|value| {
@@ -136,7 +136,7 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Cookie<'a> {
         if key.trim_ascii() == name.as_bytes() {
             let value = value.strip_prefix(b"=").unwrap_or(value).trim_ascii();
             found = match found {
-                // One that is not UTF-8 is not the right one.
+                // A value that is not UTF-8 matches no session.
                 Cookie::Absent => Cookie::One(std::str::from_utf8(value).unwrap_or_default()),
                 Cookie::One(_) | Cookie::Several => Cookie::Several,
             };
@@ -149,7 +149,8 @@ fn cookie_name(https: bool) -> &'static str {
     if https { HOST_COOKIE } else { COOKIE }
 }
 
-/// The `Set-Cookie` of a log-in, or with no value that of a log-out (RFC 6265, section 4.1).
+/// The `Set-Cookie` header of a log-in, for a value and its lifetime in seconds; without a value, that
+/// of a log-out (RFC 6265, section 4.1).
 pub(super) fn set_cookie(https: bool, value: Option<(&str, u64)>) -> String {
     let name = cookie_name(https);
     let secure = if https { "; Secure" } else { "" };

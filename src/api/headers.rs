@@ -1,4 +1,4 @@
-//! Request headers, parsed and refused by name.
+//! Parsers of request headers. An error names its header.
 
 use axum::http::{HeaderMap, HeaderName, header};
 
@@ -12,7 +12,7 @@ const REASON_MAX_CHARS: usize = 500;
 /// The longest `Idempotency-Key` and `Import-Id`, in bytes.
 const KEY_MAX: usize = 255;
 
-/// The value of a header as text, if it is there; 400 when it is repeated or not UTF-8.
+/// The value of a header as text, `None` without it; 400 if it is repeated or not UTF-8.
 pub(super) fn header_text<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
@@ -28,7 +28,7 @@ pub(super) fn header_text<'a>(
 }
 
 /// Adds `X-Reason`, the caller's reason for a change; 400 when it is too long. Called by the handlers and
-/// not by the guard: a 415 comes before a 400.
+/// not by the guard, so that a 415 comes before a 400.
 pub(super) fn with_reason(metadata: Metadata, headers: &HeaderMap) -> Result<Metadata, ApiError> {
     Ok(Metadata { reason: reason(headers)?, ..metadata })
 }
@@ -50,7 +50,7 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Api
     visible_ascii(headers, &HeaderName::from_static("idempotency-key"))
 }
 
-/// A client's name for something: 1 to 255 visible ASCII characters, else 400.
+/// A key that the client chooses: 1 to 255 visible ASCII characters, otherwise 400.
 pub(super) fn visible_ascii(
     headers: &HeaderMap,
     name: &HeaderName,
@@ -115,7 +115,7 @@ pub(super) fn prefers_async(headers: &HeaderMap) -> bool {
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        // A preference may have parameters, which this one does not know.
+        // A preference may have parameters; `respond-async` defines none.
         .filter_map(|preference| preference.split(';').next())
         .any(|preference| preference.trim().eq_ignore_ascii_case("respond-async"))
 }

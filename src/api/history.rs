@@ -1,4 +1,4 @@
-//! Who changed a customer, when, from where and why: also after its deletion.
+//! The history of a customer: actor, time, address and reason of each change, also after its deletion.
 
 use axum::Json;
 use axum::extract::State;
@@ -19,11 +19,11 @@ use crate::projections::customer_history::{self, CustomerHistory, Version};
 pub struct Page {
     customer_id: i64,
     history: Vec<Entry>,
-    /// The version to ask for `after` next; null when this is the last page.
+    /// The value of `after` for the next page; null on the last page.
     next: Option<i64>,
 }
 
-/// One change. What is not known is null.
+/// One change; unknown values are null.
 #[derive(Serialize)]
 struct Entry {
     version: i64,
@@ -60,7 +60,8 @@ pub(super) async fn show(
     let after = after.map_or(Ok(0), |after| plain_number("after", &after))?;
     let position = read_your_writes::wait_for_past(&api, source, &headers).await?;
     let id = path.id()?;
-    // With the state before the page, which its first change starts from, and one after it.
+    // Includes the state before the page, to which the first change is compared, and one state after it,
+    // which shows whether there is another page.
     let end = after.saturating_add(i64::try_from(limit).unwrap_or(i64::MAX)).saturating_add(1);
     let mut db =
         read_your_writes::reader(&api, source, PoolKind::Short, &CustomerHistory, position).await?;

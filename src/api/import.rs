@@ -1,5 +1,5 @@
-//! `POST /customers/import`: many customers from one body. The body is received whole, into a spool file,
-//! before anything is imported: a client that disconnects half-way has imported nothing.
+//! `POST /customers/import`: many customers from one body. The body is received whole, into a spool
+//! file, before anything is imported: a client that disconnects half-way has imported nothing.
 
 use std::io::SeekFrom;
 use std::sync::Arc;
@@ -31,16 +31,16 @@ use crate::commands::import::{Fingerprint, ImportError, ImportRequest, Summary};
 /// The limits of the route: files are large and slow to arrive.
 pub const LIMITS: Limits = Limits { body: 1024 * 1024 * 1024, answer: Duration::from_hours(1) };
 
-/// How many imports one process takes at the same time.
+/// How many imports one process runs at the same time.
 pub const IMPORTS_MAX: usize = 4;
 
-/// How long the next piece of the body may take to arrive.
-const PIECE_TIME: Duration = Duration::from_secs(30);
+/// How long the next chunk of the body may take to arrive.
+const CHUNK_LIMIT: Duration = Duration::from_secs(30);
 
-/// How many bytes of the answer are sent at a time, about.
-const PIECE: usize = 16 * 1024;
+/// The approximate size of a chunk of the response, in bytes.
+const CHUNK: usize = 16 * 1024;
 
-/// The client's own name for the import.
+/// The header with the import id that the client chooses.
 const IMPORT_ID: HeaderName = HeaderName::from_static("import-id");
 
 /// `POST /customers/import`
@@ -72,21 +72,21 @@ pub(super) async fn import(
     api.imports.check(&request).await?;
 
     let (sender, answer) = mpsc::channel(4);
-    let answering = Answer { sender, waiting: vec![] };
+    let answering = Answer { sender, pending: vec![] };
     let tasks = api.tasks.clone();
     tasks.spawn(async move {
         let _slot = slot;
-        // To its end, whether or not the client still reads.
+        // Runs to its end, even if the client disconnects.
         run(api, lines, request, answering, &authorized.caller.request_id).await;
     });
     let body = stream::unfold(answer, async |mut answer: mpsc::Receiver<Bytes>| {
-        answer.recv().await.map(|piece| (Ok::<_, std::convert::Infallible>(piece), answer))
+        answer.recv().await.map(|chunk| (Ok::<_, std::convert::Infallible>(chunk), answer))
     });
     let ndjson = HeaderValue::from_static("application/x-ndjson");
     Ok(([(header::CONTENT_TYPE, ndjson)], Body::from_stream(body)).into_response())
 }
 
-/// The format that the body says it has.
+/// The format named by `Content-Type`.
 fn format(headers: &HeaderMap) -> Result<Format, ApiError> {
     match media_type(headers).as_deref() {
         Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => {
@@ -97,7 +97,7 @@ fn format(headers: &HeaderMap) -> Result<Format, ApiError> {
     }
 }
 
-/// The whole body, in a spool file.
+/// Receives the whole body into a spool file, and hashes it.
 async fn receive(
     api: &Api,
     mut body: BodyDataStream,
@@ -107,69 +107,69 @@ async fn receive(
     let mut length = 0;
     loop {
         let late = |_| ApiError::malformed("body", "did not arrive in time");
-        let piece = tokio::time::timeout(PIECE_TIME, body.next()).await.map_err(late)?;
-        let Some(piece) = piece else { break };
-        let piece = piece.map_err(|_| ApiError::malformed("body", "ended too early"))?;
-        length += piece.len();
+        let chunk = tokio::time::timeout(CHUNK_LIMIT, body.next()).await.map_err(late)?;
+        let Some(chunk) = chunk else { break };
+        let chunk = chunk.map_err(|_| ApiError::malformed("body", "ended too early"))?;
+        length += chunk.len();
         if length > LIMITS.body {
             return Err(ApiError::TooLarge(LIMITS.body));
         }
-        hash.update(&piece);
-        file.write_all(&piece).await.map_err(|error| spool_error(&error))?;
+        hash.update(&chunk);
+        file.write_all(&chunk).await.map_err(|error| spool_error(&error))?;
     }
     file.flush().await.map_err(|error| spool_error(&error))?;
     file.seek(SeekFrom::Start(0)).await.map_err(|error| spool_error(&error))?;
     Ok(file)
 }
 
-/// Runs the import and answers with its results.
+/// Runs the import and streams its results.
 async fn run(api: Api, lines: Lines, request: ImportRequest, mut answer: Answer, request_id: &str) {
     #[derive(Serialize)]
     struct Last {
         summary: Summary,
     }
     let (sender, mut refused) = mpsc::channel(128);
-    let telling = async {
+    let reporting = async {
         while let Some(line) = refused.recv().await {
             answer.line(&line).await;
         }
     };
     let importing = api.imports.run(lines, &request, &api.stopping, sender);
-    let (outcome, ()) = tokio::join!(importing, telling);
+    let (outcome, ()) = tokio::join!(importing, reporting);
     match outcome {
         Ok(summary) => {
-            // Like every write: answered when the read table shows it.
+            // Like every write, it is answered when the read table shows it.
             read_your_writes::wait_for_customers(&api, summary.last_position).await;
             answer.line(&Last { summary }).await;
         }
         Err(error) => {
             tracing::error!(request_id, %error, "import: stopped");
             let problem = ApiError::from(error).problem().body(request_id);
-            answer.waiting.extend_from_slice(format!("{{\"error\":{problem}}}\n").as_bytes());
+            answer.pending.extend_from_slice(format!("{{\"error\":{problem}}}\n").as_bytes());
         }
     }
     answer.send().await;
 }
 
-/// The answer, sent in pieces.
+/// The response, sent in chunks.
 struct Answer {
     sender: mpsc::Sender<Bytes>,
-    waiting: Vec<u8>,
+    pending: Vec<u8>,
 }
 
 impl Answer {
     async fn line(&mut self, line: &impl Serialize) {
-        // Into memory, and of plain structs: it cannot fail.
-        let _ = serde_json::to_writer(&mut self.waiting, line);
-        self.waiting.push(b'\n');
-        if self.waiting.len() >= PIECE {
+        // Serializing plain structs into memory cannot fail.
+        let _ = serde_json::to_writer(&mut self.pending, line);
+        self.pending.push(b'\n');
+        if self.pending.len() >= CHUNK {
             self.send().await;
         }
     }
 
     async fn send(&mut self) {
         // The client may have disconnected.
-        let _ = self.sender.send(Bytes::from(std::mem::take(&mut self.waiting))).await;
+        let _ = self.sender.send(Bytes::from(std::mem::take(&mut self.pending))).await;
     }
 }
 

@@ -1,5 +1,5 @@
-//! Limits that stand before every handler: the size of the body, and requests per second and
-//! client.
+//! Limits that run before every handler: the size of the body, the time to answer, and requests per
+//! second and client.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -19,19 +19,19 @@ use super::error::ApiError;
 use super::request::Caller;
 use crate::tasks::Tasks;
 
-/// How often clients that were quiet are forgotten.
-const FORGET_EVERY: Duration = Duration::from_mins(1);
+/// How often the counts of idle clients are dropped.
+const SWEEP_INTERVAL: Duration = Duration::from_mins(1);
 
-/// How long an answer may take to begin. PostgreSQL's own limits do not count while its processes
-/// stand still; commands run to their end all the same.
+/// How long a response may take to start. PostgreSQL's own timeouts do not fire while its processes are
+/// stopped. Commands run to their end in any case.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 
-/// What one request of a route may take.
+/// The limits of one route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// The largest body, in bytes.
     pub body: usize,
-    /// How long an answer may take to begin.
+    /// How long a response may take to start.
     pub answer: Duration,
 }
 
@@ -42,8 +42,8 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Refuses a body that says it is too large before anything else looks at the request. One that
-    /// does not say is cut off while it is read.
+    /// Refuses a body whose `Content-Length` is too large before the handler runs. A body without
+    /// `Content-Length` is cut off while it is read.
     pub(super) async fn body(self, request: Request, next: Next) -> Response {
         let declared = request
             .headers()
@@ -55,7 +55,7 @@ impl Limits {
         next.run(request).await
     }
 
-    /// Answers in time, if only that there is no answer.
+    /// Answers 503 if the handler takes longer than the time limit.
     pub(super) async fn answer(self, request: Request, next: Next) -> Response {
         let answer = tokio::time::timeout(self.answer, next.run(request)).await;
         answer.unwrap_or_else(|_| {
@@ -65,8 +65,8 @@ impl Limits {
     }
 }
 
-/// A client: an IPv4 address, or the /64 of an IPv6 address, which is what one customer of a
-/// provider gets.
+/// A client: an IPv4 address, or the /64 prefix of an IPv6 address, the usual allocation for one
+/// subscriber (RFC 6177).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientNetwork;
 
@@ -80,7 +80,7 @@ impl KeyExtractor for ClientNetwork {
     }
 }
 
-/// The address without what a client can change about it.
+/// The address without the bits that a client can choose: the last 64 of an IPv6 address.
 pub(super) fn network(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(_) => ip,
@@ -93,7 +93,7 @@ pub(super) fn network(ip: IpAddr) -> IpAddr {
 
 type Information = StateInformationMiddleware;
 
-/// What is put before every route; one count for all of them.
+/// The rate limit of all routes, which share one count per client.
 #[derive(Clone)]
 pub struct RateLimit {
     pub(super) layer: GovernorLayer<ClientNetwork, Information, axum::body::Body>,
@@ -101,7 +101,7 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// `None` when `per_second` is 0. Forgets quiet clients on a timer, until shutdown.
+    /// `None` if `per_second` is 0. Drops idle clients on a timer, until shutdown.
     #[must_use]
     pub fn new(per_second: u32, tasks: &Tasks) -> Option<Self> {
         let period = Duration::from_secs(1).checked_div(per_second)?;
@@ -112,13 +112,13 @@ impl RateLimit {
             .use_headers()
             .finish()?;
         let limiter = Arc::clone(config.limiter());
-        let forget = async move {
+        let sweep = async move {
             loop {
-                tokio::time::sleep(FORGET_EVERY).await;
+                tokio::time::sleep(SWEEP_INTERVAL).await;
                 limiter.retain_recent();
             }
         };
-        tasks.spawn_until_shutdown(forget);
+        tasks.spawn_until_shutdown(sweep);
         let layer = GovernorLayer::new(Arc::new(config))
             .error_handler(|error| refusal(error).into_response());
         Some(Self { layer, per_second })
@@ -128,7 +128,7 @@ impl RateLimit {
     pub(super) async fn add_headers(self, request: Request, next: Next) -> Response {
         let mut response = next.run(request).await;
         let headers = response.headers_mut();
-        // The library's own refusal says nothing: nothing is left.
+        // A 429 of the library has no such headers: no request remains.
         let left = headers.get("x-ratelimit-remaining").and_then(number).unwrap_or(0);
         for name in ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-after"] {
             headers.remove(name);

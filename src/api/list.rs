@@ -1,6 +1,6 @@
 //! Lists of customers, youngest first. Rows are read at the speed of PostgreSQL and sent at the speed of
-//! the client; in between they wait in memory, or in a spool file when they are many. A slow client holds
-//! no snapshot, and memory stays flat.
+//! the client; in between they are kept in memory, or in a spool file if they are many. So a slow client
+//! holds no snapshot, and memory stays flat.
 
 use std::pin::pin;
 
@@ -26,8 +26,8 @@ use crate::projections::Projection;
 use crate::projections::customer_history::{self, CustomerHistory};
 use crate::projections::customers::{self, Customers, Row};
 
-/// Lists of up to that many customers use the pool for short queries.
-const SHORT: i64 = 1000;
+/// The largest list, in customers, that uses the pool for short queries.
+const SHORT_MAX: i64 = 1000;
 
 /// The query of a list, parsed.
 struct ListQuery {
@@ -37,7 +37,7 @@ struct ListQuery {
     as_of: Option<AsOf>,
 }
 
-/// Which customers a list has.
+/// The customers of a list.
 enum Selection {
     All,
     Youngest(i64),
@@ -93,7 +93,7 @@ impl Selection {
         match self {
             Self::All => None,
             Self::Youngest(number) => Some(*number),
-            // The additional row says whether there is another page.
+            // The additional row shows whether there is another page.
             Self::Page(limit) => Some(limit + 1),
         }
     }
@@ -120,10 +120,11 @@ pub(super) async fn list(
     }
     let after = query.after.map(|after| (after.dob, after.id));
     let number = query.selection.rows();
-    let is_short = position.is_none() && number.is_some_and(|number| number <= SHORT);
+    let is_short = position.is_none() && number.is_some_and(|number| number <= SHORT_MAX);
     let kind = if is_short { PoolKind::Short } else { PoolKind::Long };
-    let kept: &dyn Projection = if position.is_some() { &CustomerHistory } else { &Customers };
-    let mut db = read_your_writes::reader(&api, source, kind, kept, shown).await?;
+    let projection: &dyn Projection =
+        if position.is_some() { &CustomerHistory } else { &Customers };
+    let mut db = read_your_writes::reader(&api, source, kind, projection, shown).await?;
     let rows = match position {
         Some(position) => {
             customer_history::youngest_at(&mut *db, position, after, number).left_stream()
@@ -135,7 +136,7 @@ pub(super) async fn list(
     page(&api, rows, limit, position, query.as_of.as_ref())
 }
 
-/// All rows, however many.
+/// All rows, in one response that may be spooled to disk.
 async fn whole(
     api: &Api,
     rows: impl Stream<Item = Result<Row, sqlx::Error>>,

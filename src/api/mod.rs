@@ -1,6 +1,6 @@
-//! HOW THEY ASK. The only module that knows HTTP. [`routes`](crate::api::routes) is THE table of routes.
+//! The HTTP API, and the only module that uses HTTP. [`routes`](crate::api::routes) is the table of routes.
 
-/// What handlers use.
+/// The state of the API, which all handlers share.
 pub mod state;
 
 /// The caller of a request, and the outermost middleware.
@@ -9,7 +9,7 @@ pub mod request;
 /// Limits before every handler: size of the body, rate, time.
 pub mod limits;
 
-/// Origins whose pages may call (CORS).
+/// Cross-origin resource sharing (CORS): the origins whose pages may call.
 mod cors;
 
 /// Authorization, as a parameter of a handler.
@@ -27,43 +27,43 @@ mod headers;
 /// Errors as problem details.
 pub mod error;
 
-/// A write is answered when it is shown; a read names what it must show.
+/// Read your writes: a write is answered when the read table shows it; a read may name a position.
 mod read_your_writes;
 
-/// Primary or replica, short or long.
+/// The pool of a read: primary or replica, for short or long queries.
 pub mod pool_choice;
 
-/// Reads that a replica answers.
+/// Reads from a replica, with the primary as fallback.
 mod replica;
 
-/// Create, read, update, delete.
+/// Create, read, update and delete customers.
 mod customers;
 
-/// An earlier state.
+/// `as_of` and `version`: reads of an earlier state.
 mod as_of;
 
-/// Where a list goes on.
+/// Signed cursors of lists.
 mod cursor;
 
-/// Bytes that wait on disk.
+/// Spool files: imports and long lists on disk.
 mod spool;
 
 /// All customers, the N youngest, a page.
 mod list;
 
-/// Many customers from one body.
+/// Import: many customers from one body.
 pub mod import;
 
-/// Who changed a customer.
+/// The history of a customer.
 mod history;
 
-/// The log.
+/// The event feed, in pages.
 mod events;
 
-/// The log as it grows.
+/// The event feed as a stream (Server-Sent Events).
 pub mod stream;
 
-/// Log-in, log-out, sessions, password.
+/// Log-in, log-out, sessions, password change.
 mod sessions;
 
 /// Status and rebuild of projections.
@@ -83,19 +83,19 @@ use self::limits::{Limits, RateLimit};
 pub use self::state::{Api, ApiState};
 use crate::events::values::Role;
 
-/// One row of the table.
+/// One row of the table of routes.
 pub struct Route {
     pub method: &'static str,
     pub path: &'static str,
     /// The role that a caller needs; `None`: no log-in, [`Role::Viewer`]: any account.
     pub role: Option<Role>,
     pub limits: Limits,
-    /// A replica may answer it.
+    /// A replica may serve it.
     pub replicated: bool,
     handler: MethodRouter<Api>,
 }
 
-/// THE table of routes, with role and limits. A test over all rows proves that each handler requires the
+/// The table of routes, with role and limits. A test over all rows checks that each handler requires the
 /// role of its row.
 #[must_use]
 pub fn routes() -> Vec<Route> {
@@ -138,8 +138,8 @@ pub fn routes() -> Vec<Route> {
     ]
 }
 
-/// The table as a service. Layers are on each route, so that 404 and 405 come before them: body size,
-/// then rate, then the handler's parameters in their order.
+/// The table of routes as a service. Layers are on each route, so that 404 and 405 come before them: body
+/// size, then rate, then the handler's parameters in their order.
 pub fn router(api: Api, rate_limit: Option<&RateLimit>, origins: &[String]) -> Router {
     let mut router = Router::new();
     for route in routes() {

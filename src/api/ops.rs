@@ -1,4 +1,4 @@
-//! For operators and load balancers: alive, ready, measured; and the public keys.
+//! Endpoints for operations: liveness, readiness, metrics and the public keys.
 
 use std::time::Duration;
 
@@ -19,22 +19,23 @@ use crate::telemetry::as_f64;
 /// How long PostgreSQL may take to answer a check.
 const CHECK_LIMIT: Duration = Duration::from_millis(500);
 
-/// What both checks answer.
+/// The body of both checks.
 #[derive(Serialize)]
 struct Health {
     status: &'static str,
     checks: Value,
 }
 
-/// `GET /livez`: the process answers. Nothing else is asked.
+/// `GET /livez`: the process answers. Checks no dependency.
 pub(super) async fn livez(params: Params) -> Result<Response, ApiError> {
     params.none()?;
     Ok(Json(Health { status: "ok", checks: json!({}) }).into_response())
 }
 
-/// `GET /readyz`: migrated, and PostgreSQL and Redis there. How far the projections lag is told,
-/// but takes no process out: all would lag together. Only a process that brought a version of a
-/// projection which nobody has built yet is not ready before it is: those of the old version serve.
+/// `GET /readyz`: checks PostgreSQL with its schema, and Redis. Reports the lag of the projections, but
+/// a lag does not make the process unready, because all processes would lag together. A process with a
+/// new version of a projection becomes ready after its first build; until then the processes of the old
+/// version serve.
 pub(super) async fn readyz(State(api): State<Api>, params: Params) -> Result<Response, ApiError> {
     params.none()?;
     let (postgres, redis) = tokio::join!(
@@ -71,13 +72,13 @@ pub(super) async fn readyz(State(api): State<Api>, params: Params) -> Result<Res
 /// `GET /metrics`, in the text format of Prometheus.
 pub(super) async fn metrics(State(api): State<Api>, params: Params) -> Result<Response, ApiError> {
     params.none()?;
-    // Measured now and against the log itself: a projection that stands still says nothing.
+    // Measured on each scrape and against the log itself, because a stopped projector reports nothing.
     let all = tokio::time::timeout(CHECK_LIMIT, status::status(&api.short)).await;
     for projection in projections::ALL {
         let name = projection.name();
         let found = all.as_ref().ok().and_then(|all| all.as_ref().ok());
         let found = found.and_then(|all| all.iter().find(|status| status.name == name));
-        // Not a number when it is not known.
+        // NaN if it is unknown.
         let unknown = (f64::NAN, f64::NAN, f64::NAN);
         let (events, seconds, parked) = found.map_or(unknown, |found| {
             (as_f64(found.lag_events), found.lag_seconds, as_f64(found.parked))

@@ -1,4 +1,4 @@
-//! Where a request reads, and the pools of a replica.
+//! The server and the pool that a request reads from.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use axum::http::request::Parts;
 use sqlx::PgPool;
 use tokio::time::Instant;
 
-/// How long no request asks a replica that did not answer.
+/// How long requests skip a replica that did not answer.
 const UNAVAILABLE_FOR: Duration = Duration::from_secs(1);
 
 /// The server that a request reads from.
@@ -26,7 +26,7 @@ impl<S: Sync> FromRequestParts<S> for Source {
     }
 }
 
-/// What kind of query a pool is for.
+/// The kind of queries of a pool.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum PoolKind {
     Short,
@@ -53,7 +53,7 @@ impl Replica {
         until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// It did not answer: other requests need not wait for it.
+    /// Records that it did not answer, so that other requests do not wait for it.
     pub(super) fn mark_unavailable(&self) {
         let mut until = self.unavailable_until.lock().unwrap_or_else(PoisonError::into_inner);
         *until = Some(Instant::now() + UNAVAILABLE_FOR);

@@ -33,8 +33,8 @@ pub(super) async fn list(
     Ok(Json(All { projections: status::status(&api.short).await? }))
 }
 
-/// `POST /projections/{name}/rebuild`: begins a rebuild, or resumes one that was interrupted. One that is
-/// running goes on.
+/// `POST /projections/{name}/rebuild`: begins a rebuild, or resumes an interrupted one. A rebuild that is
+/// running continues.
 pub(super) async fn rebuild(
     _: Authorized<Admin>,
     State(api): State<Api>,
@@ -45,7 +45,7 @@ pub(super) async fn rebuild(
     let projection = name.and_then(|name| projections::find(&name)).ok_or(ApiError::NoRoute)?;
     let (begun, answer) = oneshot::channel();
     let rebuild = run(projection, api.rebuild.clone(), begun);
-    // It goes on when the client has disconnected.
+    // Continues when the client disconnects.
     api.tasks.spawn(api.stopping.clone().run_until_cancelled_owned(rebuild));
     match answer.await {
         Ok(Ok(()) | Err(RebuildError::AlreadyRunning)) => {}
@@ -54,7 +54,7 @@ pub(super) async fn rebuild(
             return Err(ApiError::Unavailable(error.to_string()));
         }
         Ok(Err(error)) => return Err(ApiError::Internal(error.to_string())),
-        Err(_) => return Err(ApiError::Unavailable("stopping".to_owned())),
+        Err(_) => return Err(ApiError::Unavailable("the process is stopping".to_owned())),
     }
     let body = json!({"name": projection.name(), "state": status::State::Rebuilding});
     Ok((StatusCode::ACCEPTED, Json(body)).into_response())
@@ -71,7 +71,7 @@ async fn run(
         Ok(rebuild) => rebuild,
         Err(error) => return drop(begun.send(Err(error))),
     };
-    // Whether or not the client still waits.
+    // The client may have disconnected.
     let _ = begun.send(Ok(()));
     match rebuild.run().await {
         Ok(Rebuilt { position, changed }) => {

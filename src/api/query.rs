@@ -1,4 +1,4 @@
-//! Query parameters and path segments, parsed and refused by name.
+//! Parsers of query parameters and path segments. An error names its parameter.
 
 use std::convert::Infallible;
 
@@ -8,12 +8,12 @@ use axum::http::request::Parts;
 use super::error::{ApiError, FieldError};
 use crate::events::values::CustomerId;
 
-/// How many wrong parameters are named, and how many bytes of each name, so that an answer is not larger
-/// than its request.
+/// How many wrong parameters an error names, and how many bytes of each name, so that a response is not
+/// larger than its request.
 const PARAMETER_ERRORS_MAX: usize = 8;
 pub(super) const PARAMETER_NAME_MAX: usize = 64;
 
-/// The query parameters as text. Each route names those that it knows.
+/// The query parameters as text. Each route names the parameters that it accepts.
 pub struct Params(Vec<(String, String)>);
 
 impl<S: Sync> FromRequestParts<S> for Params {
@@ -26,7 +26,7 @@ impl<S: Sync> FromRequestParts<S> for Params {
 }
 
 impl Params {
-    /// The values of the known parameters; 400 names every parameter that is unknown or repeated.
+    /// The values of the known parameters; 400, which names them, if parameters are unknown or repeated.
     pub fn only<const N: usize>(self, known: [&str; N]) -> Result<[Option<String>; N], ApiError> {
         let mut values = [const { None }; N];
         let mut errors: Vec<FieldError> = vec![];
@@ -44,13 +44,13 @@ impl Params {
         if errors.is_empty() { Ok(values) } else { Err(ApiError::Malformed(errors)) }
     }
 
-    /// 400 names every parameter: the route has none.
+    /// 400, which names them, if there are parameters: the route accepts none.
     pub fn none(self) -> Result<(), ApiError> {
         self.only([]).map(|_: [Option<String>; 0]| ())
     }
 }
 
-/// A plain non-negative integer; one beyond `i64::MAX` is `i64::MAX`.
+/// A non-negative decimal integer, saturated at `i64::MAX`; 400 otherwise.
 pub(super) fn plain_number(name: &str, text: &str) -> Result<i64, ApiError> {
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
         return Err(ApiError::malformed(name, "must be a plain non-negative integer"));
@@ -58,7 +58,7 @@ pub(super) fn plain_number(name: &str, text: &str) -> Result<i64, ApiError> {
     Ok(text.parse().unwrap_or(i64::MAX))
 }
 
-/// The number of items of a page: 1 to 1000, by default 100.
+/// The number of items of a page: 1 to 1000, by default 100; 400 otherwise.
 pub(super) fn page_limit(text: Option<&str>) -> Result<usize, ApiError> {
     let Some(text) = text else { return Ok(100) };
     match usize::try_from(plain_number("limit", text)?) {
@@ -79,7 +79,7 @@ impl<S: Send + Sync> FromRequestParts<S> for PathName {
     }
 }
 
-/// The customer id in a path; a segment that is no id names no customer.
+/// The customer id in a path. A segment that is not an id is treated like an unknown customer.
 pub struct CustomerPath(Option<CustomerId>);
 
 impl<S: Send + Sync> FromRequestParts<S> for CustomerPath {
@@ -92,7 +92,8 @@ impl<S: Send + Sync> FromRequestParts<S> for CustomerPath {
 }
 
 impl CustomerPath {
-    /// 404 when the segment is no id. Asked after the checks of the body: a 404 comes after a 400.
+    /// 404 if the segment is not an id. Called after the checks of the body, so that a 404 comes after a
+    /// 400.
     pub fn id(&self) -> Result<CustomerId, ApiError> {
         self.0.ok_or(ApiError::NoCustomer)
     }

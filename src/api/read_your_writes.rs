@@ -21,13 +21,13 @@ use crate::projections::snapshot::{self, Reader};
 /// How long a request waits for the projection.
 const WAIT: Duration = Duration::from_secs(2);
 
-/// How long a replica may take to begin to answer.
+/// How long a replica may take to start its answer.
 const REPLICA_ANSWER_LIMIT: Duration = Duration::from_millis(500);
 
-/// How long a request waits for a replica that does not show the position.
+/// How long a request waits until a replica shows the position.
 const REPLICA_WAIT: Duration = Duration::from_millis(250);
 
-/// How often the database is asked whether it shows a position.
+/// The interval at which the database is queried for a position.
 const POLL: Duration = Duration::from_millis(10);
 
 /// The position of a write's event, or of the customer's last one if the write changed nothing.
@@ -42,7 +42,8 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 /// The position that a read must show.
 const MIN_EVENT_POSITION: HeaderName = HeaderName::from_static("min-event-position");
 
-/// Sets the position of a write, once the read table shows it, or at once if the client prefers that.
+/// Waits until the read table shows the write, unless the client prefers not to wait, and sets the headers
+/// with its position.
 pub(super) async fn set_position(
     api: &Api,
     headers: &HeaderMap,
@@ -50,16 +51,16 @@ pub(super) async fn set_position(
     id: CustomerId,
     position: i64,
 ) {
-    let is_there = if header_values::prefers_async(headers) {
+    let is_applied = if header_values::prefers_async(headers) {
         let applied = HeaderValue::from_static("respond-async");
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);
         api.projector.checkpoint() >= position
     } else {
         wait_for_customers(api, position).await
     };
-    // A parked customer's events wait; without an answer nothing is promised.
+    // A parked customer's events are not applied until a retry, so there is nothing to wait for.
     let is_shown =
-        is_there && matches!(api.projector.has_parked(&api.short, id.get()).await, Ok(false));
+        is_applied && matches!(api.projector.has_parked(&api.short, id.get()).await, Ok(false));
     let headers = response.headers_mut();
     headers.insert(EVENT_POSITION, HeaderValue::from(position));
     if !is_shown {
@@ -67,12 +68,12 @@ pub(super) async fn set_position(
     }
 }
 
-/// Waits until the read table shows the position; `false` if it does not in time.
+/// Waits until the read table shows the position; `false` after [`WAIT`].
 pub(super) async fn wait_for_customers(api: &Api, position: i64) -> bool {
     api.projector.wait_for_position(position, WAIT).await
 }
 
-/// Waits until the histories show the position; 503 if they do not in time.
+/// Waits until the histories show the position; 503 after [`WAIT`].
 pub(super) async fn wait_for_history(api: &Api, position: i64) -> Result<(), ApiError> {
     if api.history.wait_for_position(position, WAIT).await {
         Ok(())
@@ -81,8 +82,8 @@ pub(super) async fn wait_for_history(api: &Api, position: i64) -> Result<(), Api
     }
 }
 
-/// Waits until the histories show what the read table shows and the position that the read names: a
-/// customer's past never shows less than its present. Returns that position.
+/// Waits until the histories show what the read table shows, and the position that the read names, so
+/// that a customer's history never shows less than its current state. Returns the named position.
 pub(super) async fn wait_for_past(
     api: &Api,
     source: Source,
@@ -96,8 +97,8 @@ pub(super) async fn wait_for_past(
 }
 
 /// Waits until the read table shows the position that the read names, if it names one; returns that
-/// position. 400 beyond the end of the log; 503 if the table does not show it in time. A replica is
-/// asked by [`reader`].
+/// position. 400 beyond the end of the log; 503 after [`WAIT`]. For a replica, [`reader`] waits
+/// instead.
 pub(super) async fn wait_for_present(
     api: &Api,
     source: Source,
@@ -115,8 +116,9 @@ pub(super) async fn wait_for_present(
     }
 }
 
-/// A connection to read a projection's table from. With a position, the database itself confirms that
-/// it is shown: PostgreSQL may have lost in a crash what this process saw last. 503 if it is not in time.
+/// A connection that reads a projection's table. With a position, the database itself confirms that the
+/// table shows it, because a crash of PostgreSQL may have lost commits that this process has seen. 503 if
+/// the table does not show it in time.
 pub(super) async fn reader(
     api: &Api,
     source: Source,
@@ -142,14 +144,14 @@ pub(super) async fn reader(
     }
 }
 
-/// A snapshot of the replica. A replica that does not answer is marked unavailable for a while.
+/// A snapshot of the replica. A replica that does not answer is marked unavailable for 1 s.
 async fn on_replica(
     api: &Api,
     pool: &PgPool,
     projection: &dyn Projection,
     position: Option<i64>,
 ) -> Result<Option<Reader>, ApiError> {
-    // Also without a position: the answer shows that the replica is there.
+    // Even without a position, because the answer shows that the replica is reachable.
     let showing = snapshot::showing(projection, pool, position.or(Some(0)));
     let problem = match tokio::time::timeout(REPLICA_ANSWER_LIMIT, showing).await {
         Ok(Ok(reader)) => return Ok(reader),

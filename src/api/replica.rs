@@ -1,4 +1,5 @@
-//! Reads from a replica while it answers and shows enough; else from the primary, unseen by the client.
+//! Reads from a replica while it answers and shows the requested position; otherwise from the primary. The
+//! client does not notice the fallback.
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -9,8 +10,8 @@ use axum::response::Response;
 use super::pool_choice::Source;
 use super::state::Api;
 
-/// Asks the replica first. A request that the replica answers with 404 or an error (it lags, it is away,
-/// or it cancelled the query to replay the log) goes to the primary.
+/// Tries the replica first. After a 404 or a 5xx (the replica lags, is unreachable, or cancelled the query
+/// to replay the log) the request goes to the primary.
 pub(super) async fn prefer_replica(
     State(api): State<Api>,
     request: Request,

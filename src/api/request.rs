@@ -1,5 +1,5 @@
-//! What is known of every request before it is routed, and the outermost middleware: request id, the
-//! client's address, problem bodies, panics as problems, security headers.
+//! The caller of a request, and the outermost middleware: request id, the client's address, problem
+//! bodies, panics as problems, security headers.
 
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
@@ -25,7 +25,7 @@ const X_FORWARDED_FOR: &str = "x-forwarded-for";
 /// The longest id that a client may give its request, in bytes.
 const REQUEST_ID_MAX: usize = 64;
 
-/// The longest user agent and traceparent that are kept, in bytes.
+/// The number of bytes that are kept of a user agent and a traceparent.
 const KEPT_HEADER_MAX: usize = 256;
 
 /// The caller of a request, before authentication.
@@ -38,7 +38,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// The metadata of the events that the request leads to.
+    /// The metadata of the events that the request causes.
     #[must_use]
     pub fn metadata(&self) -> Metadata {
         Metadata {
@@ -76,7 +76,7 @@ pub(super) async fn envelope(State(api): State<Api>, mut request: Request, next:
             .downcast_ref::<&str>()
             .map(|text| (*text).to_owned())
             .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "a panic without a text".to_owned());
+            .unwrap_or_else(|| "panic without a message".to_owned());
         ApiError::Internal(cause).into_response()
     });
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
@@ -89,8 +89,8 @@ pub(super) async fn envelope(State(api): State<Api>, mut request: Request, next:
     response
 }
 
-/// Headers for browsers and caches: no content sniffing, no subresources, no frames, no referrer, no
-/// storing unless the handler allows it, https only when the service is on https.
+/// Sets headers for browsers and caches: no content sniffing, no subresources, no frames, no referrer, no
+/// caching unless the handler allows it, and HSTS if the service is on https.
 fn protect(headers: &mut HeaderMap, https: bool) {
     let set = [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -121,7 +121,7 @@ fn write_problem(response: &mut Response, problem: &Problem, request_id: &str) {
     *response.body_mut() = Body::from(body);
 }
 
-/// The client's own id for the request if it is short and plain, else a new one.
+/// The request id of the client if it is short and plain, otherwise a new one.
 fn request_id(headers: &HeaderMap) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     headers
@@ -138,8 +138,8 @@ fn kept_header(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     Some(text[..end].to_owned())
 }
 
-/// The client's address: `X-Forwarded-For` walked from the right past the trusted proxies. What is left
-/// of those was written by the client.
+/// The client's address: `X-Forwarded-For` read from the right, past the trusted proxies. The part to the
+/// left of them may be forged by the client.
 fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let is_trusted = |ip: IpAddr| trusted.iter().any(|net| net.contains(&ip));
     let mut client = peer.to_canonical();
@@ -159,7 +159,7 @@ fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     client
 }
 
-/// An address as proxies write it: some add the port, and brackets around an IPv6 address.
+/// Parses an address as proxies write it: some add the port, and brackets around an IPv6 address.
 fn address(hop: &str) -> Option<IpAddr> {
     let with_port = || hop.parse::<SocketAddr>().map(|address| address.ip()).ok();
     let in_brackets = || hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok();

@@ -1,4 +1,4 @@
-//! Log-in, log-out, the cookie experiment, a new password.
+//! Log-in, log-out, session management, the cookie experiment, password change.
 
 use axum::Json;
 use axum::extract::State;
@@ -20,7 +20,7 @@ use crate::auth::account::check_password;
 use crate::clock;
 use crate::events::values::ValueError;
 
-/// The answer to a log-in (RFC 6749, section 5.1).
+/// The response to a log-in (RFC 6749, section 5.1).
 #[derive(Serialize)]
 struct TokenAnswer<'a> {
     access_token: &'a str,
@@ -82,7 +82,7 @@ struct Shown<'a> {
     expires_at: String,
     ip: &'a str,
     user_agent: &'a str,
-    /// This request came with it.
+    /// Whether it is the session of this request.
     current: bool,
 }
 
@@ -96,7 +96,7 @@ pub(super) async fn list(
     let time = |seconds| {
         clock::from_unix(seconds)
             .map(clock::rfc3339)
-            .ok_or_else(|| ApiError::Internal(format!("a session has the time {seconds}")))
+            .ok_or_else(|| ApiError::Internal(format!("invalid time of a session: {seconds}")))
     };
     let sessions = api.auth.list_sessions(&authorized.principal).await?;
     let shown: Result<Vec<_>, ApiError> = sessions
@@ -182,7 +182,7 @@ pub(super) async fn change_password(
     Ok(Json(json!({"msg": "password changed, all other sessions ended"})).into_response())
 }
 
-/// An answer that expires the cookie of a session that has ended.
+/// A response that expires the cookie of a session that has ended.
 fn session_ended(api: &Api, msg: &str) -> Result<Response, ApiError> {
     let mut response = Json(json!({"msg": msg})).into_response();
     put_cookie(api, &mut response, None)?;

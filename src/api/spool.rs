@@ -1,4 +1,4 @@
-//! Bytes that wait on disk, in unlinked files: lists on their way to slow clients, bodies of imports.
+//! Spool files: unlinked files for lists that are sent to slow clients, and for the bodies of imports.
 
 use std::io::SeekFrom;
 use std::path::{Path, PathBuf};
@@ -13,13 +13,13 @@ use tokio_util::io::ReaderStream;
 
 use super::error::ApiError;
 
-/// How many bytes wait in memory before they spill to a file.
+/// How many bytes are kept in memory before they spill to a file.
 const MEMORY_MAX: usize = 256 * 1024;
 
-/// How many bytes a client is sent at a time.
+/// How many bytes are read from the file at a time.
 const CHUNK: usize = 64 * 1024;
 
-/// 503: the spool folder has no room, or cannot be written.
+/// 503: the spool folder is full or not writable.
 pub(super) fn spool_error(error: &std::io::Error) -> ApiError {
     ApiError::Unavailable(format!("spool file: {error}"))
 }
@@ -29,7 +29,7 @@ pub(super) fn spool_file(folder: &Path) -> std::io::Result<File> {
     tempfile::tempfile_in(folder).map(File::from_std)
 }
 
-/// An answer on its way from PostgreSQL to the client.
+/// A response that is streamed from PostgreSQL to the client.
 pub(super) struct Spool {
     folder: PathBuf,
     pub(super) pending: Vec<u8>,
@@ -43,7 +43,7 @@ impl Spool {
         Self { folder, pending: vec![], file: None, spilled: 0 }
     }
 
-    /// Spills the pending bytes to the file when they are many.
+    /// Spills the pending bytes to the file if they are at least [`MEMORY_MAX`].
     pub(super) async fn spill(&mut self) -> std::io::Result<()> {
         if self.pending.len() < MEMORY_MAX {
             return Ok(());
@@ -58,7 +58,7 @@ impl Spool {
         Ok(())
     }
 
-    /// An answer of JSON: the head, the spilled bytes, the pending bytes.
+    /// A JSON response: the head, the spilled bytes, the pending bytes.
     pub(super) async fn answer(self, head: String) -> std::io::Result<Response> {
         let length = head.len() as u64 + self.spilled + self.pending.len() as u64;
         let body = match self.file {

@@ -1,4 +1,4 @@
-//! What handlers use.
+//! The state of the API, which all handlers share.
 
 use std::ops::Deref;
 use std::path::PathBuf;
@@ -32,7 +32,7 @@ impl Deref for Api {
     }
 }
 
-/// See [`Api`].
+/// The fields of [`Api`].
 pub struct ApiState {
     pub bus: Bus,
     pub imports: Imports,
@@ -43,29 +43,29 @@ pub struct ApiState {
     pub long: PgPool,
     pub replica: Option<Replica>,
     pub rebuild: PgPool,
-    /// That of the projection `customers`.
+    /// The projector of `customers`.
     pub projector: Projector,
-    /// That of the projection `customer_history`.
+    /// The projector of `customer_history`.
     pub history: Projector,
-    /// The head of the log when this process found a projection empty at its start; 0 if none was.
+    /// The head of the log at the start of this process if a projection was empty then; otherwise 0.
     pub built_at: i64,
     pub clock: Clock,
     pub metrics: PrometheusHandle,
     pub trusted_proxies: Vec<IpNet>,
     pub https: bool,
-    /// The address of the feed: the source of its CloudEvents.
+    /// The URL of the feed: the source of its CloudEvents.
     pub feed_url: String,
     pub tail: Tail,
     /// Signs the cursors of lists.
     pub cursor_key: hmac::Key,
-    /// Where bodies and lists wait on disk.
+    /// The folder of the spool files of imports and lists.
     pub spool_dir: PathBuf,
-    /// Free places for streams.
+    /// Permits for streams.
     pub stream_slots: Arc<Semaphore>,
-    /// Free places for imports.
+    /// Permits for imports.
     pub import_slots: Arc<Semaphore>,
     pub tasks: Tasks,
-    /// Cancelled when answers that last have to end.
+    /// Cancelled when long-lived responses have to end.
     pub stopping: CancellationToken,
 }
 
@@ -85,7 +85,7 @@ impl Api {
         }
     }
 
-    /// Whether the projections show the log up to where this process found it at its start.
+    /// Whether both projections have applied the log up to `built_at`.
     pub(super) fn is_built(&self) -> bool {
         let checkpoint = self.projector.checkpoint().min(self.history.checkpoint());
         checkpoint >= self.built_at

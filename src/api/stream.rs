@@ -1,5 +1,5 @@
-//! The log as it grows, as Server-Sent Events (WHATWG HTML, section 9.2). A stream ends with its session,
-//! with the process, or when the client reads nothing.
+//! The event feed as a stream of Server-Sent Events (WHATWG HTML, section 9.2). A stream ends with its
+//! session, with the process, or when the client stops reading.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,19 +25,19 @@ use crate::feed::tail::Follower;
 /// How many streams one process serves.
 pub const STREAMS_MAX: usize = 1000;
 
-/// A comment is sent after that long without an event, so that both sides notice a dead connection.
+/// The time without an event after which a comment is sent, so that both sides notice a dead connection.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// How often a stream checks that its session is still open.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 
-/// How long a stream goes on while Redis does not answer.
+/// How long a stream continues while Redis does not answer.
 const UNCHECKED_MAX: Duration = Duration::from_secs(15);
 
-/// The milliseconds after which a client reconnects.
+/// The time after which a client reconnects, in milliseconds.
 const RETRY: u32 = 2000;
 
-/// The last event that a reconnecting client has seen.
+/// The header with the last event that a reconnecting client has seen.
 const LAST_EVENT_ID: &str = "last-event-id";
 
 /// `GET /events/stream?after=`
@@ -70,9 +70,9 @@ pub(super) async fn stream(
         check_at: Instant::now() + CHECK_EVERY,
         sent_at: Instant::now(),
         api,
-        _counted: Counted::new(slot),
+        _slot: StreamSlot::new(slot),
     };
-    // Gives a client that sees no event before it is cut off a position to resume from.
+    // A client that is disconnected before its first event can resume from this position.
     let opening = Bytes::from(format!("retry: {RETRY}\nid: {from}\n\n"));
     let body = stream::unfold((Some(opening), stream), async |(opening, mut stream)| {
         let frames = match opening {
@@ -84,7 +84,7 @@ pub(super) async fn stream(
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-store"),
-        // Asks nginx to pass on what it gets when it gets it.
+        // Turns off the buffering of nginx.
         (HeaderName::from_static("x-accel-buffering"), "no"),
     ]
     .map(|(name, value)| (name, HeaderValue::from_static(value)));
@@ -93,29 +93,29 @@ pub(super) async fn stream(
 
 /// One event: its position, and the object of the feed.
 pub fn frame(event: &StoredEvent) -> Result<String, DecodeError> {
-    // JSON as it is written has no line feed: one line of data is enough.
+    // The encoded JSON has no line feed, so one `data` line is enough.
     Ok(format!("id: {}\ndata: {}\n\n", event.position, event_format::json(event)?))
 }
 
-/// What one stream needs as long as it lasts.
+/// The state of one stream.
 struct Stream {
     api: Api,
     follower: Follower,
     principal: Principal,
-    /// When Redis last said that the session is open.
+    /// When Redis last confirmed that the session is open.
     checked_at: Instant,
     check_at: Instant,
     sent_at: Instant,
-    _counted: Counted,
+    _slot: StreamSlot,
 }
 
 impl Stream {
-    /// What to send next; `None` when it is over.
+    /// The next bytes to send; `None` at the end of the stream.
     async fn next(&mut self) -> Option<Bytes> {
         let stopping = self.api.stopping.clone();
         loop {
             tokio::select! {
-                // In this order: nothing more is sent once it should be over.
+                // In this order, so that nothing is sent after the stream must end.
                 biased;
                 () = stopping.cancelled() => return None,
                 () = tokio::time::sleep_until(self.check_at) => {
@@ -139,6 +139,7 @@ impl Stream {
         }
     }
 
+    /// Whether the session is open with a sufficient role, or was within [`UNCHECKED_MAX`].
     async fn is_authorized(&mut self) -> bool {
         match self.api.auth.role_of(&self.principal).await {
             Ok(role) => {
@@ -154,16 +155,16 @@ impl Stream {
 }
 
 /// A slot of the streams, counted in the metrics while it is held.
-struct Counted(#[expect(dead_code, reason = "held until the stream ends")] OwnedSemaphorePermit);
+struct StreamSlot(#[expect(dead_code, reason = "held until the stream ends")] OwnedSemaphorePermit);
 
-impl Counted {
+impl StreamSlot {
     fn new(slot: OwnedSemaphorePermit) -> Self {
         metrics::gauge!("customers_event_streams").increment(1.0);
         Self(slot)
     }
 }
 
-impl Drop for Counted {
+impl Drop for StreamSlot {
     fn drop(&mut self) {
         metrics::gauge!("customers_event_streams").decrement(1.0);
     }

@@ -1,5 +1,5 @@
-//! Who there is. The secret is in the table `accounts` only; what happened to an account is an event
-//! in the log, appended in the transaction that changes the row.
+//! Accounts. The password hash is in the table `accounts` only; each change of an account is an event in
+//! the log, appended in the transaction that changes the row.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
@@ -14,8 +14,7 @@ use crate::postgres::transaction;
 /// The shortest and the longest password, in bytes.
 pub const PASSWORD_BYTES: std::ops::RangeInclusive<usize> = 8..=1024;
 
-/// # Errors
-/// Says how long a password may be.
+/// Checks the length of a password against [`PASSWORD_BYTES`].
 pub fn check_password(password: &str) -> Result<(), ValueError> {
     if PASSWORD_BYTES.contains(&password.len()) {
         Ok(())
@@ -24,7 +23,7 @@ pub fn check_password(password: &str) -> Result<(), ValueError> {
     }
 }
 
-/// One account.
+/// One account, as its row and its events describe it.
 #[derive(Debug, Clone)]
 pub struct Account {
     pub username: Username,
@@ -37,7 +36,8 @@ pub struct Account {
 }
 
 impl Account {
-    /// Whether a log-in that was checked against `other` would be let in the same way.
+    /// Whether a log-in that was checked against `other` is still valid: hash, role and state are the
+    /// same.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         (&self.password_hash, self.role, self.disabled)
             == (&other.password_hash, other.role, other.disabled)
@@ -48,23 +48,23 @@ impl Account {
 #[derive(Clone)]
 pub struct Accounts {
     pool: PgPool,
-    /// For what happens to sessions. What happens to an account is appended in the transaction that
-    /// changes its row.
+    /// Appends the events of sessions. The events of accounts are appended in the transaction that
+    /// changes the row.
     appender: Appender,
 }
 
 /// Why an account could not be changed.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountError {
-    #[error("the account {0} exists already")]
+    #[error("the account {0} already exists")]
     Exists(Username),
-    #[error("there is no account {0}")]
+    #[error("no such account: {0}")]
     Unknown(Username),
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
 
-/// A change that ended sessions, by its position, and the one before it; 0 if there was none.
+/// The positions of a change that ended sessions, and of the change before it; 0 if there was none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change {
     pub position: i64,
@@ -77,13 +77,12 @@ impl Accounts {
         Self { pool, appender }
     }
 
-    /// For reading the log that accounts are in.
+    /// The pool for reads of the log.
     pub(super) fn pool(&self) -> &PgPool {
         &self.pool
     }
 
-    /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// The account of that name.
     pub async fn find(&self, username: &Username) -> Result<Option<Account>, sqlx::Error> {
         let row = sqlx::query!(
             r#"select a.password_hash, a.role, a.disabled, a.created_at,
@@ -109,7 +108,7 @@ impl Accounts {
         .transpose()
     }
 
-    /// All accounts by name, their hashes and last changes left out.
+    /// All accounts by name, without their hashes and last changes.
     pub async fn list(&self) -> Result<Vec<Account>, sqlx::Error> {
         let rows = sqlx::query!(
             "select username, role, disabled, created_at from accounts order by username"
@@ -131,8 +130,7 @@ impl Accounts {
             .collect()
     }
 
-    /// # Errors
-    /// When the name is taken.
+    /// Adds an account; [`AccountError::Exists`] if the name is taken.
     pub async fn add(
         &self,
         username: &Username,
@@ -160,10 +158,8 @@ impl Accounts {
         Ok(transaction.commit().await?)
     }
 
-    /// With `old`, only if that is still its hash and it is not disabled.
-    ///
-    /// # Errors
-    /// [`AccountError::Unknown`] when there is no such account.
+    /// Replaces the password hash; with `old`, only if that is still the hash and the account is enabled.
+    /// If no row matches, fails with [`AccountError::Unknown`].
     pub async fn change_password(
         &self,
         username: &Username,
@@ -185,8 +181,7 @@ impl Accounts {
         finish(transaction, changed, username, AccountEvent::PasswordChanged {}, metadata).await
     }
 
-    /// # Errors
-    /// When there is no such account.
+    /// Changes the role; [`AccountError::Unknown`] if there is no such account.
     pub async fn change_role(
         &self,
         username: &Username,
@@ -205,10 +200,8 @@ impl Accounts {
         finish(transaction, changed, username, AccountEvent::RoleChanged { role }, metadata).await
     }
 
-    /// Nobody logs in to it any more. A name is never given to another account.
-    ///
-    /// # Errors
-    /// When there is no such account.
+    /// Disables the account for log-ins; its name is never reused. [`AccountError::Unknown`] if there is no
+    /// such account.
     pub async fn disable(
         &self,
         username: &Username,
@@ -225,7 +218,7 @@ impl Accounts {
         finish(transaction, changed, username, AccountEvent::AccountDisabled {}, metadata).await
     }
 
-    /// Puts a hash of today's parameters in the place of `old`; `false` when that changed meanwhile.
+    /// Replaces `old` by a hash with the current parameters; `false` if the hash has changed meanwhile.
     pub(super) async fn rehash(
         &self,
         username: &Username,
@@ -243,7 +236,7 @@ impl Accounts {
         .map(|done| done.rows_affected() == 1)
     }
 
-    /// Appends what happened to the account's sessions.
+    /// Appends events of the account's sessions.
     pub(super) async fn record(
         &self,
         username: &Username,
@@ -258,7 +251,7 @@ impl Accounts {
     }
 }
 
-/// Ends the transaction of a change that ends sessions.
+/// Appends the event of a change that ends sessions, and commits both.
 async fn finish(
     mut transaction: sqlx::Transaction<'_, sqlx::Postgres>,
     changed: u64,
@@ -269,7 +262,7 @@ async fn finish(
     if changed == 0 {
         return Err(AccountError::Unknown(username.clone()));
     }
-    // Nobody else changes the account meanwhile: its row is locked.
+    // The row is locked, so the account does not change meanwhile.
     let previous = sqlx::query_scalar!(
         r#"select coalesce(max(position), 0) as "previous!" from events
            where aggregate_type = 'account' and aggregate_id = $1
@@ -283,7 +276,7 @@ async fn finish(
     Ok(Change { position, previous })
 }
 
-/// Its position.
+/// Appends one event in the transaction; returns its position.
 async fn append_event(
     db: &mut PgConnection,
     username: &Username,
@@ -292,13 +285,13 @@ async fn append_event(
 ) -> Result<i64, sqlx::Error> {
     let outcomes = append(db, &[appended(username, &[event], metadata)]).await?;
     let Some(Outcome::Appended(appended)) = outcomes.first() else {
-        // No sequence was expected and no key was given, so there is no other outcome.
+        // Without an expected sequence and a key there is no other outcome.
         return Err(sqlx::Error::RowNotFound);
     };
     Ok(appended.position)
 }
 
-/// Account events are true whatever came before them: any sequence will do.
+/// Account events do not depend on earlier ones, so no sequence is expected.
 fn appended(username: &Username, events: &[AccountEvent], metadata: Metadata) -> Append {
     Append {
         command_id: clock::new_id(),

@@ -1,6 +1,6 @@
-//! Authentication of a request: token, session, cookie, rate; and what has to be recorded of them.
+//! Authentication of a request: token, session, cookie and rate, and the events that result.
 
-use super::core::Auth;
+use super::components::Auth;
 use super::error::AuthError;
 use super::principal::{Cookie, Principal, Purpose};
 use super::session::SessionCheck;
@@ -10,9 +10,9 @@ use crate::events::account::AccountEvent;
 use crate::events::metadata::Metadata;
 
 impl Auth {
-    /// The principal of a request. Binds the session when the request brings the right cookie for the
-    /// first time; [`AuthError::TokenReplay`] when the session is bound and the cookie is not the right
-    /// one: the session is over then.
+    /// The principal of a request. The first request that brings the right cookie binds the session. If
+    /// the session is bound and the right cookie is missing, ends the session and fails with
+    /// [`AuthError::TokenReplay`].
     pub async fn authenticate(
         &self,
         token: &str,
@@ -68,7 +68,7 @@ impl Auth {
         }
     }
 
-    /// The session is bound whatever happens to Redis: the event is in the log first.
+    /// Appends the event before Redis is changed, so the session stays bound even if Redis loses data.
     async fn record_binding(
         &self,
         principal: &Principal,
@@ -83,8 +83,8 @@ impl Auth {
         self.sessions.bind(username, sid).await
     }
 
-    /// If this does not complete, the next request of the session records the replay. No request of it
-    /// is admitted meanwhile.
+    /// If this fails, the next request of the session records the replay. Until then no request of the
+    /// session is admitted.
     async fn record_replay(
         &self,
         claims: &Claims,
@@ -96,7 +96,10 @@ impl Auth {
         match self.accounts.record(username, &[event], metadata).await {
             Ok(()) => self.sessions.close(username, sid, jti).await,
             Err(error) => {
-                tracing::error!(%username, %error, "token replay: not recorded yet, retried on the next request");
+                tracing::error!(
+                    %username, %error,
+                    "token replay: append failed, the session's next request retries"
+                );
                 Ok(())
             }
         }

@@ -6,21 +6,21 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How many calls in a row without an answer open the circuit.
+/// How many consecutive calls without an answer open the circuit.
 const FAILURE_THRESHOLD: u32 = 8;
 
 /// How long the circuit stays open before a trial call.
 const OPEN_FOR: Duration = Duration::from_millis(200);
 
-/// How long a connection is kept at least, though calls get no answer.
-const CONNECTION_KEPT: Duration = Duration::from_secs(2);
+/// The minimum age of a connection before timeouts replace it.
+const CONNECTION_MIN_AGE: Duration = Duration::from_secs(2);
 
 /// The state of one server's circuit.
 pub(super) struct CircuitBreaker {
     failures: AtomicU32,
     /// In milliseconds since `start`.
     open_until: AtomicU64,
-    /// How many calls timed out on this connection, and when the connection was made.
+    /// How many calls timed out on this connection, and when it was opened, in milliseconds since `start`.
     timeouts: AtomicU32,
     connected_at: AtomicU64,
     start: Instant,
@@ -60,7 +60,7 @@ impl CircuitBreaker {
         now >= until && is_trial()
     }
 
-    /// Takes the outcome of a call: whether there was an answer, an error from Redis itself included.
+    /// Records the outcome of a call: whether there was an answer. An error from Redis is an answer.
     pub(super) fn record(&self, is_answered: bool) {
         if is_answered {
             self.failures.store(0, Ordering::Relaxed);
@@ -70,12 +70,12 @@ impl CircuitBreaker {
         }
     }
 
-    /// Takes a timeout; whether it is one too many for this connection. Answers do not count in its
-    /// favour: other nodes of a cluster may give them.
+    /// Records a timeout; `true` if the connection must be replaced. Answers do not reset the count,
+    /// because other nodes of a cluster may give them.
     pub(super) fn timeout_ends_connection(&self) -> bool {
         let timeouts = self.timeouts.fetch_add(1, Ordering::Relaxed) + 1;
         let (since, now) = (self.connected_at.load(Ordering::Relaxed), self.now());
-        let is_kept = u128::from(now.saturating_sub(since)) < CONNECTION_KEPT.as_millis();
+        let is_kept = u128::from(now.saturating_sub(since)) < CONNECTION_MIN_AGE.as_millis();
         let ends = timeouts >= FAILURE_THRESHOLD
             && !is_kept
             && self

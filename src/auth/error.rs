@@ -8,13 +8,12 @@ use super::password::PasswordError;
 use super::redis_client::RedisClientError;
 use crate::events::log::AppendError;
 
-/// What a caller of [`Auth`](super::Auth) has to tell apart.
+/// The errors that callers of [`Auth`](super::Auth) distinguish.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
-    /// No token, not ours, out of time, or its session is over. Also every failed log-in.
+    /// The token is missing, invalid or expired, or its session has ended. Also every failed log-in.
     #[error("not authenticated")]
     Unauthenticated,
-    /// The token came without its session cookie.
     #[error("the token came without its session cookie")]
     TokenReplay,
     #[error("too many failed log-ins; retry in {retry_after:?}")]
@@ -36,7 +35,7 @@ pub enum AuthError {
     Database(#[from] sqlx::Error),
     #[error("signing keys: {0}")]
     Keys(#[from] KeyError),
-    #[error("a task ended early: {0}")]
+    #[error("task failed: {0}")]
     Lost(#[from] tokio::task::JoinError),
     #[error("password hash: {0}")]
     Password(PasswordError),

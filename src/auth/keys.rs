@@ -1,6 +1,6 @@
-//! The keys that sign tokens: one folder, which all processes share and read again every few seconds,
-//! with a file `KID.pem` (PKCS #8) for each key. The newest signs, all verify. Beside a key that was
-//! retired stands `KID.retired`: from the time in it on nothing is verified with that key.
+//! The keys that sign tokens: one folder, which all processes share and re-read every few seconds, with
+//! a file `KID.pem` (PKCS #8) for each key. The newest key signs, all keys verify. A retired key has a
+//! second file `KID.retired` with a time; from that time on the key verifies nothing.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,10 +19,10 @@ use uuid::Uuid;
 
 use crate::{clock, files};
 
-/// How often a process reads the folder again.
+/// How often a process re-reads the folder.
 pub const READ_EVERY: Duration = Duration::from_secs(5);
 
-/// The folder, and what was in it.
+/// The folder, and the keys at its last read.
 pub struct Keys {
     folder: PathBuf,
     ring: RwLock<Arc<Ring>>,
@@ -36,12 +36,12 @@ pub struct Key {
     pub(super) verifying: DecodingKey,
     /// The public key, base64url: the `x` of its JWK.
     public: String,
-    /// From then on nothing is verified with it.
+    /// From this time on the key verifies nothing.
     pub retired: Option<DateTime<Utc>>,
 }
 
 impl Key {
-    /// Whether what it signed is believed.
+    /// Whether the key verifies at `now`.
     #[must_use]
     pub fn verifies(&self, now: DateTime<Utc>) -> bool {
         self.retired.is_none_or(|end| now < end)
@@ -52,21 +52,19 @@ impl Key {
 pub enum KeyError {
     #[error("{path}: {problem}")]
     File { path: PathBuf, problem: String },
-    #[error("there is no key that signs")]
+    #[error("no signing key")]
     None,
-    #[error("there is no key {0}")]
+    #[error("no such key: {0}")]
     Unknown(Uuid),
-    #[error("{0} is the only key that signs: make a new one first")]
+    #[error("{0} is the only signing key: create a new one first")]
     Only(Uuid),
     #[error("signing failed: {0}")]
     Sign(#[from] jsonwebtoken::errors::Error),
 }
 
 impl Keys {
-    /// Reads the folder; makes it, and a first key when none there signs.
-    ///
-    /// # Errors
-    /// Names the file that cannot be read or made.
+    /// Reads the folder. Creates the folder if it is missing, and a key if there is none that signs. An
+    /// error names the file.
     pub fn open(folder: &Path) -> Result<Self, KeyError> {
         fs::DirBuilder::new()
             .recursive(true)
@@ -81,10 +79,7 @@ impl Keys {
         Ok(Self { folder: folder.to_owned(), ring: RwLock::new(Arc::new(ring)) })
     }
 
-    /// Reads the folder again. A key whose files are broken stays as it was, and is told.
-    ///
-    /// # Errors
-    /// When the folder cannot be read.
+    /// Reads the folder again. A key whose files cannot be read stays as it was, and is logged.
     pub fn read_again(&self) -> Result<(), KeyError> {
         let (before, mut ring) = (self.ring(), Ring::new());
         for kid in kids(&self.folder)? {
@@ -93,7 +88,7 @@ impl Keys {
                     ring.insert(kid, Arc::new(key));
                 }
                 (Err(error), before) => {
-                    tracing::error!(%error, "a key cannot be read again");
+                    tracing::error!(%error, "signing keys: key unreadable, keeping its last state");
                     ring.extend(before.map(|key| (kid, Arc::clone(key))));
                 }
             }
@@ -103,7 +98,7 @@ impl Keys {
         Ok(())
     }
 
-    /// All that were in the folder, oldest first.
+    /// All keys of the folder, oldest first.
     #[must_use]
     pub fn ring(&self) -> Arc<Ring> {
         Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner))
@@ -115,15 +110,16 @@ impl Keys {
         newest(&self.ring())
     }
 
-    /// Those in which a token's key is looked for. Another process may have made one since: an id that
-    /// is not known is looked for in the folder, so that strangers' ids cost one look at a name.
+    /// The keys, for the lookup of a token's `kid`. If the id is unknown but has a file, the folder is
+    /// read again, because another process may have created the key meanwhile. An invented id costs one
+    /// `stat`.
     pub(super) fn ring_with(&self, kid: Uuid) -> Arc<Ring> {
         let ring = self.ring();
         if ring.contains_key(&kid) || !self.folder.join(format!("{kid}.pem")).exists() {
             return ring;
         }
         if let Err(error) = self.read_again() {
-            tracing::error!(%error, "cannot read the keys again");
+            tracing::error!(%error, "signing keys: read failed, keeping the known keys");
         }
         self.ring()
     }
@@ -143,21 +139,16 @@ impl Keys {
         json!({ "keys": keys })
     }
 
-    /// Makes a key. It signs here at once and everywhere within [`READ_EVERY`].
-    ///
-    /// # Errors
-    /// Names the file that cannot be made.
+    /// Creates a key. It signs here at once, and in all processes within [`READ_EVERY`]. An error names
+    /// the file.
     pub fn add(&self) -> Result<Uuid, KeyError> {
         let kid = make_key(&self.folder)?;
         self.read_again()?;
         Ok(kid)
     }
 
-    /// Lets a key sign no more, and verify until `end`, or until the earlier end that it has. Returns
-    /// that.
-    ///
-    /// # Errors
-    /// When there is no such key, or no other one would sign.
+    /// Retires a key: it no longer signs, and verifies until `end` or until its earlier end, which is
+    /// returned. Fails for an unknown key, and for the last key that signs.
     pub fn retire(&self, kid: Uuid, end: DateTime<Utc>) -> Result<DateTime<Utc>, KeyError> {
         let ring = self.ring();
         let key = ring.get(&kid).ok_or(KeyError::Unknown(kid))?;
@@ -200,12 +191,12 @@ fn read_files(folder: &Path, kid: Uuid) -> Result<Key, KeyError> {
     let path = folder.join(format!("{kid}.pem"));
     let pem = fs::read_to_string(&path).map_err(|error| file_error(&path, error))?;
     let retired = read_retired(&folder.join(format!("{kid}.retired")))?;
-    read_key(&pem, retired).ok_or_else(|| file_error(&path, "is no Ed25519 key"))
+    read_key(&pem, retired).ok_or_else(|| file_error(&path, "is not an Ed25519 key"))
 }
 
 fn read_retired(path: &Path) -> Result<Option<DateTime<Utc>>, KeyError> {
     match fs::read_to_string(path) {
-        Ok(text) => text.trim().parse().map(Some).map_err(|_| file_error(path, "is no time")),
+        Ok(text) => text.trim().parse().map(Some).map_err(|_| file_error(path, "is not a time")),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(file_error(path, error)),
     }
@@ -228,7 +219,7 @@ fn read_key(pem: &str, retired: Option<DateTime<Utc>>) -> Option<Key> {
     })
 }
 
-/// Makes a key under a name that sorts by time.
+/// Creates a key file. Key ids sort by time.
 fn make_key(folder: &Path) -> Result<Uuid, KeyError> {
     let kid = clock::new_id();
     let path = folder.join(format!("{kid}.pem"));

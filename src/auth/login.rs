@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
 use super::account::Account;
-use super::core::Auth;
+use super::components::Auth;
 use super::error::AuthError;
 use super::revocation::closed;
 use super::session::NewSession;
@@ -50,7 +50,7 @@ impl Auth {
         .await
     }
 
-    /// The account of that name, if this is its password. Redis is asked before any work is done.
+    /// The account of that name, if this is its password. Calls Redis before any other work.
     pub(super) async fn verify_password(
         &self,
         username: Option<&Username>,
@@ -65,7 +65,7 @@ impl Auth {
         };
         let hash = account.as_ref().map(|account| account.password_hash.clone());
         let slot = self.passwords.slot().await?;
-        // Asked again after the wait for a slot: failures of those who held it before are counted by now.
+        // Checked again after the wait for a slot, because earlier log-ins may have failed meanwhile.
         self.check_throttle(username, address).await?;
         let (matched, slot) = self.passwords.verify(slot, password.clone(), hash).await?;
         let Some(account) = account.filter(|account| matched.is_right() && !account.disabled)
@@ -79,12 +79,12 @@ impl Auth {
             }
             return Err(AuthError::Unauthenticated);
         };
-        // A new hash takes a slot of its own.
+        // A new hash acquires a slot itself.
         drop(slot);
         if matched.is_outdated() { self.rehash(account, password).await } else { Ok(account) }
     }
 
-    /// Replaces the account's hash by one of today's parameters.
+    /// Replaces the account's hash by one with the current parameters.
     async fn rehash(&self, mut account: Account, password: String) -> Result<Account, AuthError> {
         let hash = self.passwords.hash(password.clone()).await?;
         if self.accounts.rehash(&account.username, &account.password_hash, &hash).await? {
@@ -154,8 +154,9 @@ impl Auth {
         Ok(LoggedIn { token, cookie, ttl: self.ttl })
     }
 
-    /// Records the session and those that ended by the limit, unless the account has changed while its
-    /// password was checked, too late for the change to end this session.
+    /// Records the session, and the sessions that the limit ended. Fails with
+    /// [`AuthError::Unauthenticated`] if the account has changed since its password was checked, because
+    /// the change may have ended its sessions before this one was opened.
     async fn record_opened(
         &self,
         account: &Account,

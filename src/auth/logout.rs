@@ -1,8 +1,10 @@
-//! Log-out: an owner ends sessions, or ends all others with a new password. `SessionClosed` is in the log
-//! before Redis forgets a session, so that the session stays ended whatever happens to Redis.
+//! Log-out and password change: an owner ends sessions, or changes the password and so ends all other
+//! sessions.
+//! `SessionClosed` is in the log before Redis deletes a session, so that the session stays ended even if
+//! Redis loses data.
 
 use super::account::{AccountError, Change};
-use super::core::Auth;
+use super::components::Auth;
 use super::error::AuthError;
 use super::principal::Principal;
 use super::revocation::{Ended, closed};
@@ -10,7 +12,7 @@ use crate::events::account::CloseCause;
 use crate::events::metadata::Metadata;
 
 impl Auth {
-    /// Ends the principal's session. After an error the client has to ask again.
+    /// Ends the principal's session. After an error the client has to retry.
     pub async fn logout(&self, principal: &Principal, metadata: Metadata) -> Result<(), AuthError> {
         let own = (principal.sid.clone(), principal.jti.clone());
         self.end(principal, vec![own], metadata).await
@@ -60,7 +62,7 @@ impl Auth {
         .await
     }
 
-    /// Changes the account's password and ends its other sessions; `false` when `old` is wrong.
+    /// Changes the account's password and ends its other sessions; `false` if `old` is wrong.
     pub async fn change_password(
         &self,
         principal: &Principal,
@@ -78,7 +80,7 @@ impl Auth {
                 Err(error) => return Err(error),
             };
             let hash = auth.passwords.hash(new).await?;
-            // Another session may have changed the password meanwhile, to lock this one out.
+            // Another session may have changed the password meanwhile, to revoke this one.
             let changed =
                 auth.accounts.change_password(username, Some(&old), &hash, metadata.clone());
             let Change { position, previous } = match changed.await {
@@ -91,9 +93,12 @@ impl Auth {
                     let events = closed(&ended, CloseCause::PasswordChanged);
                     auth.accounts.record(username, &events, metadata).await?;
                 }
-                // The password is changed; the reconcilers end the sessions when Redis is back.
+                // The change is in the log, so the reconcilers end the sessions when Redis answers again.
                 Err(error) => {
-                    tracing::warn!(%username, %error, "password change: sessions not ended yet, reconciler retries");
+                    tracing::warn!(
+                        %username, %error,
+                        "password change: sessions not ended yet, reconciler retries"
+                    );
                 }
             }
             Ok(true)

@@ -1,14 +1,14 @@
-//! WHO MAY COME IN. Accounts in PostgreSQL, sessions in Redis, tokens signed with EdDSA.
+//! Authentication: accounts in PostgreSQL, sessions in Redis, tokens signed with EdDSA.
 //!
-//! Redis holds an allow-list: a token is valid only while its session is there. What happened to accounts
-//! and sessions is in the log, and the reconciler keeps Redis true to it.
+//! Redis holds an allow-list: a token is valid only while its session is in it. All changes of accounts
+//! and sessions are in the log, and the reconciler keeps Redis consistent with it.
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
 /// User names, hashes, roles.
 pub mod account;
 
-/// Argon2id, off the async threads, a few at a time.
+/// Argon2id, outside the async threads, with a limit on parallel hashes.
 pub mod password;
 
 /// The keys that sign tokens.
@@ -17,26 +17,26 @@ pub mod keys;
 /// Signed tokens.
 pub mod token;
 
-/// Whom a request acts for.
+/// The account and session of a request.
 pub mod principal;
 
-/// A log-in, from user name and password to a session.
+/// Log-in: opens a session for a user name and its password.
 mod login;
 
-/// A request, from token and cookie to a principal.
+/// Authentication of a request: token and cookie lead to a principal.
 mod authenticate;
 
-/// The end of sessions, by their owner.
+/// Log-out and password change: an owner ends sessions.
 mod logout;
 
-/// The end of sessions, by a change of their account.
+/// Revocation: a change of an account ends its sessions.
 pub mod revocation;
 
 /// Failed log-ins, counted per account and per address.
 pub mod throttle;
 
-/// The parts put together.
-mod core;
+/// [`Auth`], the service that these modules form.
+mod components;
 
 /// Sessions in trusted epochs only.
 mod trusted_sessions;
@@ -47,22 +47,22 @@ mod reconciler;
 /// Sessions in Redis, each bound to a cookie.
 pub mod session;
 
-/// The replication id, by which a restarted or promoted Redis is noticed.
+/// The Redis epoch: a replication id that changes with every start and promotion.
 pub mod redis_epoch;
 
-/// Redis or a cluster, with a time limit on every call.
+/// The client of a Redis or a Redis Cluster, with a time limit on every call.
 pub mod redis_client;
 
-/// Fails fast while Redis does not answer.
+/// A circuit breaker: calls fail at once while Redis does not answer.
 mod circuit_breaker;
 
-/// What Redis runs.
+/// The Lua scripts that Redis runs.
 mod scripts;
 
 /// Why a request was not admitted.
 mod error;
 
-pub use self::core::Auth;
+pub use self::components::Auth;
 pub use error::AuthError;
 pub use login::LoggedIn;
 pub use principal::{Cookie, Principal, Purpose};

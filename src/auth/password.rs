@@ -1,5 +1,5 @@
-//! Argon2id with the parameters that OWASP recommends (19 MiB, 2 passes, 1 lane), off the async
-//! threads, a few at a time, with a bounded wait.
+//! Argon2id (RFC 9106) with the parameters that OWASP recommends (19 MiB, 2 passes, 1 lane), outside the
+//! async threads, with a limit on parallel hashes and a bounded wait.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,40 +10,40 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::clock;
 
-/// How many hashes are computed at once. Each takes a core and 19 MiB.
+/// How many hashes are computed in parallel. Each needs a core and 19 MiB.
 const SLOTS: usize = 2;
 
-/// How many log-ins may wait for a slot, and how long: at some 40 ms a hash the last of them waits
-/// about 5 s, and a machine that is slower or has other work refuses sooner instead of keeping clients
-/// who have given up.
+/// How many log-ins may wait for a slot, and how long. At about 40 ms per hash the last of them waits
+/// about 5 s; a slower or busier machine refuses after the time limit, because clients have given up by
+/// then.
 const QUEUE: usize = 256;
 const QUEUE_TIME: Duration = Duration::from_secs(10);
 
-/// The costliest hash that is verified: parameters come from a table that others may write to.
+/// The most expensive parameters that are verified: they come from a table that operators may write to.
 const MEMORY_MAX_KIB: u32 = 65_536;
 const PASSES_MAX: u32 = 8;
 const LANES_MAX: u32 = 4;
 
-/// Computes hashes. One per process.
+/// Computes hashes; one per process.
 pub struct Passwords {
     slots: Arc<Semaphore>,
     queue: Arc<Semaphore>,
-    /// Verified for unknown names, so that they cost the same work.
+    /// Verified for unknown names, so that they take the same time.
     dummy: String,
 }
 
-/// The right to compute one hash.
+/// The permit to compute one hash.
 pub struct Slot {
     _slot: OwnedSemaphorePermit,
     _queue: OwnedSemaphorePermit,
 }
 
-/// Whether a password was the right one.
+/// The result of a verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Matched {
     Wrong,
     Right,
-    /// Right, but hashed with other parameters than today's.
+    /// Correct, but hashed with other parameters than the current ones.
     Outdated,
 }
 
@@ -61,11 +61,11 @@ impl Matched {
 
 #[derive(Debug, thiserror::Error)]
 pub enum PasswordError {
-    #[error("too many passwords wait to be checked")]
+    #[error("too many log-ins wait for a password check")]
     Overloaded,
     #[error("{0}")]
     Hash(argon2::password_hash::Error),
-    #[error("the computation ended early")]
+    #[error("the computation was cancelled")]
     Lost,
 }
 
@@ -79,10 +79,7 @@ impl Passwords {
         }
     }
 
-    /// Waits for a slot.
-    ///
-    /// # Errors
-    /// At once when too many wait already, and after 10 s.
+    /// Waits for a slot. Fails at once if too many wait already, and after 10 s.
     pub async fn slot(&self) -> Result<Slot, PasswordError> {
         let queue =
             Arc::clone(&self.queue).try_acquire_owned().map_err(|_| PasswordError::Overloaded)?;
@@ -93,11 +90,8 @@ impl Passwords {
         Ok(Slot { _slot: slot, _queue: queue })
     }
 
-    /// Computes one hash and compares. `None` as the stored hash costs the same and is wrong. Gives
-    /// the slot back, so that the caller can keep the next one out until it has counted a failure.
-    ///
-    /// # Errors
-    /// When the computation fails.
+    /// Computes one hash and compares. `None` as the stored hash takes the same time and is wrong.
+    /// Returns the slot, so that the caller can hold it until a failure is counted.
     pub async fn verify(
         &self,
         slot: Slot,
@@ -107,7 +101,7 @@ impl Passwords {
         let dummy = self.dummy.clone();
         metrics::counter!("customers_password_hashes_total").increment(1);
         tokio::task::spawn_blocking(move || {
-            // A hash that cannot be used or costs too much counts as none.
+            // A hash that cannot be parsed or is too expensive is treated like an unknown name.
             let stored = stored.and_then(|stored| usable(&stored));
             let known = stored.is_some();
             let hash = match stored {
@@ -126,7 +120,7 @@ impl Passwords {
         .map_err(|_| PasswordError::Lost)?
     }
 
-    /// A new hash in the PHC string format.
+    /// Hashes a password, in the PHC string format.
     pub async fn hash(&self, password: String) -> Result<String, PasswordError> {
         let slot = self.slot().await?;
         metrics::counter!("customers_password_hashes_total").increment(1);
@@ -160,7 +154,7 @@ fn hashed(password: &[u8], salt: &[u8]) -> Result<PasswordHash, password_hash::E
     })
 }
 
-/// With the hash's own parameters. Outputs are compared in constant time.
+/// Hashes with the parameters of the stored hash, and compares in constant time.
 fn is_right(password: &[u8], hash: &PasswordHash) -> Result<bool, password_hash::Error> {
     let (Some(salt), Some(expected)) = (&hash.salt, &hash.hash) else { return Ok(false) };
     let algorithm = Algorithm::try_from(hash.algorithm.as_str())?;
@@ -169,18 +163,18 @@ fn is_right(password: &[u8], hash: &PasswordHash) -> Result<bool, password_hash:
     Ok(output(&argon2, password, salt, expected.as_bytes().len())? == *expected)
 }
 
-/// The computation, in memory that is given back to the system as soon as it is done: glibc keeps what
-/// is given back to it in pieces of up to 32 MiB for each of its arenas, and does not find room in them
-/// for the next ones. What is reserved and never touched costs nothing.
+/// Computes a hash in an allocation of more than 32 MiB, which is returned to the system afterwards: the
+/// allocator of glibc keeps smaller freed blocks in each of its arenas, and fragmentation prevents their
+/// reuse for the next hash. Reserved pages that are never touched take no memory.
 fn output(
     argon2: &Argon2<'_>,
     password: &[u8],
     salt: &[u8],
     length: usize,
 ) -> Result<Output, password_hash::Error> {
-    const GIVEN_BACK: usize = 33 * 1024 * 1024 / Block::SIZE;
+    const MIN_BLOCKS: usize = 33 * 1024 * 1024 / Block::SIZE;
     let blocks = argon2.params().block_count();
-    let mut memory = Vec::with_capacity(blocks.max(GIVEN_BACK));
+    let mut memory = Vec::with_capacity(blocks.max(MIN_BLOCKS));
     memory.resize(blocks, Block::default());
     let mut out = [0; Output::MAX_LENGTH];
     let out = out.get_mut(..length).ok_or(password_hash::Error::OutputSize)?;
@@ -188,8 +182,8 @@ fn output(
     Output::new(out).map_err(Into::into)
 }
 
-/// A hash of nothing that anybody knows, of today's parameters. Its output is random: computing it
-/// would cost a start 40 ms, and no password needs to match it.
+/// A hash with the current parameters and a random output, which no known password matches. Computing a
+/// real one would delay the start by 40 ms.
 fn dummy() -> String {
     use base64::Engine as _;
     use base64::prelude::BASE64_STANDARD_NO_PAD;

@@ -1,4 +1,4 @@
-//! Who a request acts for, and what it is admitted for.
+//! The principal of a request, and the purpose for which it is admitted.
 
 use crate::events::values::{Role, Username};
 
@@ -16,21 +16,21 @@ pub struct Principal {
 pub enum Cookie<'a> {
     Absent,
     One(&'a str),
-    /// Two or more of our name: another party has set one of them.
+    /// Two or more cookies of our name: another site has set one of them.
     Several,
 }
 
-/// What a request is for, as far as admission depends on it.
+/// The purpose of a request, as far as admission depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// Needs the cookie once the session is bound; counts towards the account's limit.
     Access,
     /// Needs the cookie in any case: the cookie experiment.
     CookieProof,
-    /// Manages the account's sessions; counts towards a limit of this session alone. A thief who has
-    /// used up the account's limit cannot keep the owner from ending the stolen session.
+    /// Manages the account's sessions; counts towards a limit of this session alone. So an attacker who
+    /// uses up the account's limit cannot stop the owner from ending the stolen session.
     SessionManagement,
-    /// Ends the session; counts towards no limit, so that a thief with the very session of the owner
-    /// cannot keep it open.
+    /// Ends the session; counts towards no limit, so that an attacker who shares the owner's session
+    /// cannot stop the owner from ending it.
     Logout,
 }

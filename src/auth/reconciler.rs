@@ -1,8 +1,9 @@
-//! The reconciler: keeps Redis true to the log. An event that ends or binds a session is in the log before
-//! the client is answered. Each process follows those events and applies their effects to Redis again:
-//! what Redis missed while it was away is applied as soon as it is back. When Redis is in a new epoch (it
-//! was restarted, perhaps from an older dump, or a replica that lagged was promoted), no token is accepted
-//! before the events of the longest life of a token are applied again: only then the epoch is trusted.
+//! The reconciler: keeps Redis consistent with the log. An event that ends or binds a session is in the
+//! log before the client is answered. Each process follows those events and applies their effects to
+//! Redis again, so that Redis gets the effects that it missed while it was unreachable. When Redis is in
+//! a new epoch (it was restarted, perhaps from an older dump, or a replica that lagged was promoted), no
+//! token is accepted until the events of the longest token lifetime are applied again: only then the
+//! epoch is trusted.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -24,18 +25,18 @@ use crate::events::log::{StoredEvent, read};
 use crate::events::metadata::Metadata;
 use crate::events::values::Username;
 
-/// How often the log is read. The process that ends a session applies that to Redis itself, so this is for
-/// what it could not do.
+/// How often the log is read. The process that ends a session also applies that to Redis itself; the
+/// reconciler does it again in case that failed.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The same after a failure.
+/// The pause after a failure.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// After how many failures in a row the connection to Redis is made anew, whatever Redis answers: the
-/// address may lead to another server by now.
+/// After how many consecutive failures the connection to Redis is replaced, even if Redis answers: the
+/// address may resolve to another server by now.
 const FAILURES_BEFORE_RECONNECT: u32 = 8;
 
-/// The longest that a request waits for an answer in a trusted epoch.
+/// How long a request waits for an answer in a trusted epoch.
 const ANSWER_LIMIT: Duration = Duration::from_millis(450);
 
 /// How far back events matter: sessions expire in Redis after that.
@@ -45,7 +46,7 @@ const RELEVANT_SECONDS: i64 = LIFETIME_MAX_SECONDS + 2 * LEEWAY_SECONDS;
 const PAGE: i64 = 1000;
 const CONCURRENCY: usize = 32;
 
-/// What this process knows of the epochs of Redis.
+/// Applies the log to Redis, and holds the trusted epochs of this process.
 pub(super) struct Reconciler {
     sessions: Sessions,
     epochs: RedisEpochs,
@@ -55,7 +56,7 @@ pub(super) struct Reconciler {
     trusted: RwLock<Arc<str>>,
     /// Held while events are applied.
     progress: Mutex<Progress>,
-    /// Held while an epoch is caught up.
+    /// Held while an epoch catches up.
     catching_up: Arc<Mutex<()>>,
 }
 
@@ -66,7 +67,7 @@ struct Progress {
     position: i64,
     /// The position that is recorded in Redis.
     recorded: i64,
-    /// Epochs that are being caught up, and the position up to which they are.
+    /// Epochs that catch up, and the position that they have reached.
     pending: Option<(String, i64)>,
 }
 
@@ -94,8 +95,8 @@ impl Reconciler {
         *self.trusted.write().unwrap_or_else(PoisonError::into_inner) = epochs.into();
     }
 
-    /// Makes a call in the trusted epochs, which it is given. In another epoch the call does nothing; it
-    /// is made once more when that epoch is trusted.
+    /// Makes a call, with the trusted epochs as its argument. In another epoch the call does nothing, and
+    /// is repeated once after that epoch is trusted.
     pub(super) async fn with_trust<T, F>(
         self: &Arc<Self>,
         call: impl Fn(Arc<str>) -> F,
@@ -117,7 +118,8 @@ impl Reconciler {
         clock::within(ANSWER_LIMIT, calling).await.unwrap_or(Err(AuthError::CatchingUp))
     }
 
-    /// Waits until the epoch is trusted. One task at a time catches up, and goes on when no caller waits.
+    /// Waits until the epoch is trusted. One task at a time catches up, and continues even if its caller
+    /// is dropped.
     async fn wait_until_trusted(self: &Arc<Self>, epoch: String) -> Result<(), AuthError> {
         let guard = Arc::clone(&self.catching_up).lock_owned().await;
         let reconciler = Arc::clone(self);
@@ -128,20 +130,20 @@ impl Reconciler {
         tokio::spawn(catching_up).await?
     }
 
-    /// Whether Redis is in a trusted epoch and takes writes.
+    /// Fails unless Redis is in a trusted epoch and accepts writes.
     pub(super) async fn ready(self: &Arc<Self>) -> Result<(), AuthError> {
         let epochs = &self.epochs;
         self.with_trust(|trusted: Arc<str>| async move { epochs.ready(&trusted).await }).await
     }
 
-    /// Applies the events of the longest life of a token to the epoch, and trusts it.
+    /// Applies the events of the longest token lifetime to the epoch, and trusts it.
     async fn catch_up(&self, epoch: String) -> Result<(), AuthError> {
         let mut progress = self.progress.lock().await;
         let trusted = self.trusted();
         if trusted.contains(&epoch) {
             return Ok(());
         }
-        // The epochs that answer now: a master that another one has replaced is none of them.
+        // The epochs that answer now; a master that was replaced is not among them.
         let current = self.epochs.of_masters().await?.unwrap_or_else(|| vec![epoch.clone()]);
         if !current.contains(&epoch) {
             return Err(AuthError::CatchingUp);
@@ -161,7 +163,8 @@ impl Reconciler {
         let applied = self.apply_events(&mut position, &epochs).await;
         progress.pending = Some((epochs.clone(), position));
         applied?;
-        // No await between these: what is applied in these epochs is not applied in those before.
+        // No await in between: position and trusted epochs change together, because the earlier epochs
+        // lack the effects that were applied here.
         progress.position = position.max(progress.position);
         progress.recorded = 0;
         progress.pending = None;
@@ -175,15 +178,15 @@ impl Reconciler {
 
     /// The position after which an epoch may lack effects.
     async fn start_position(&self, epoch: &str, applied: i64) -> Result<i64, AuthError> {
-        Ok(match self.epochs.recorded_progress(epoch).await? {
-            // Nor may an effect be skipped that this process has not applied on other nodes.
+        Ok(match self.epochs.read_position(epoch).await? {
+            // Effects that this process has not applied on other nodes must not be skipped either.
             Some(position) if applied > 0 => position.min(applied),
             Some(position) => position,
             None => read::position_before(self.accounts.pool(), RELEVANT_SECONDS).await?,
         })
     }
 
-    /// Reconciles for ever.
+    /// Reconciles periodically; never returns.
     pub(super) async fn follow(self: Arc<Self>) {
         let mut failures = 0_u32;
         loop {
@@ -193,7 +196,7 @@ impl Reconciler {
                 Ok(()) => failures = 0,
                 Err(error) => {
                     if failures == 0 {
-                        tracing::warn!(%error, "reconciler: Redis lacks events of the log, retrying");
+                        tracing::warn!(%error, "reconciler: applying the log failed, retrying");
                     }
                     failures = failures.saturating_add(1);
                     let is_redis = matches!(error, AuthError::Redis(_));
@@ -206,7 +209,7 @@ impl Reconciler {
         }
     }
 
-    /// Applies what is new in the log, in those trusted epochs that answer.
+    /// Applies the new events of the log in the trusted epochs that answer.
     async fn reconcile(self: &Arc<Self>) -> Result<(), AuthError> {
         let checked = self.check_epochs().await;
         if let Err(AuthError::Redis(RedisClientError::Replica)) = checked {
@@ -221,12 +224,12 @@ impl Reconciler {
         checked.and(applied)
     }
 
-    /// Finds out which epochs answer, also those of a cluster's nodes that no request asks.
+    /// Checks the epochs that answer, including those of cluster nodes that get no requests.
     async fn check_epochs(self: &Arc<Self>) -> Result<(), AuthError> {
         let Some(epochs) = self.epochs.of_masters().await? else {
             let epochs = &self.epochs;
-            let known = |trusted: Arc<str>| async move { epochs.known(&trusted).await };
-            return self.with_trust(known).await;
+            let is_trusted = |trusted: Arc<str>| async move { epochs.is_trusted(&trusted).await };
+            return self.with_trust(is_trusted).await;
         };
         let trusted = self.trusted();
         match epochs.into_iter().find(|epoch| !trusted.contains(epoch.as_str())) {
@@ -243,28 +246,29 @@ impl Reconciler {
         }
         self.apply_events(&mut progress.position, &trusted).await?;
         if progress.position > progress.recorded {
-            self.epochs.record_progress(progress.position, &trusted).await?;
+            self.epochs.write_position(progress.position, &trusted).await?;
             progress.recorded = progress.position;
         }
         Ok(())
     }
 
-    /// Applies the events after a position in these epochs, page by page to the end of the log. One that
-    /// fails, since a node is away, does not block others; the position stays before it.
+    /// Applies the events after a position in these epochs, page by page to the end of the log. An event
+    /// that fails because a node is unreachable does not block the other epochs; the position stays
+    /// before it.
     async fn apply_events(&self, position: &mut i64, epochs: &str) -> Result<(), AuthError> {
         let mut read_to = *position;
         let mut failure = None;
         loop {
             let page = read::of_sessions(self.accounts.pool(), read_to, PAGE).await?;
             let Some(last) = page.last().map(|event| event.position) else { break };
-            // Their effects commute and are idempotent.
+            // The effects of events commute and are idempotent.
             let mut applying = stream::iter(page)
                 .map(|event| self.apply_event(event, epochs))
                 .buffer_unordered(CONCURRENCY);
             while let Some(applied) = applying.next().await {
                 match applied {
                     Ok(()) => {}
-                    // The caller can do something about this one.
+                    // The caller handles this error.
                     Err(error @ AuthError::Redis(RedisClientError::UnknownEpoch(_))) => {
                         failure = Some(error);
                     }
@@ -283,7 +287,7 @@ impl Reconciler {
         let Ok(username) = Username::parse(&stored.aggregate_id) else { return Ok(()) };
         let event = match stored.decode::<AccountEvent>() {
             Ok(event) => event,
-            // A newer program wrote it and applies it itself.
+            // A newer version of the program wrote the event, and applies it itself.
             Err(error) => {
                 tracing::warn!(position = stored.position, %error, "reconciler: event skipped");
                 return Ok(());
@@ -304,10 +308,10 @@ impl Reconciler {
             | AccountEvent::SessionOpened { .. }
             | AccountEvent::LoginThrottled { .. } => return Ok(()),
         };
-        // The session in which a password was changed knows of the change if that completed; if not, it
-        // ends with the others.
+        // The session in which the password was changed has the position of the change if the change
+        // completed in Redis; otherwise it ends like the other sessions.
         let revocation = Revocation { cause, position: stored.position, epochs };
-        // The actor is the one who changed the account.
+        // The actor is that of the change.
         let metadata = stored.metadata().unwrap_or_else(|_| Metadata::of_program("customers"));
         revoke(&self.sessions, &self.accounts, &username, revocation, metadata).await
     }

@@ -1,5 +1,5 @@
-//! One Redis, or a Redis Cluster, with a time limit on every call: while Redis is away or frozen a call
-//! fails within the limit, and at once when the circuit is open.
+//! One Redis, or a Redis Cluster, with a time limit on every call: while Redis is unreachable or frozen
+//! a call fails within the limit, and at once when the circuit is open.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -18,7 +18,7 @@ use crate::clock;
 /// is answered 503.
 const CALL_LIMIT: Duration = Duration::from_millis(250);
 
-/// How long a node of a cluster may take to say which keys are where, before the next one is asked.
+/// How long a node of a cluster may take to return the slot map, before the next node is asked.
 const NODE_LIMIT: Duration = Duration::from_millis(500);
 
 /// How long connecting to a node of a cluster may take: calls for the other nodes wait meanwhile.
@@ -52,7 +52,7 @@ pub enum RedisClientError {
     Timeout,
     #[error("circuit open: no answer to recent calls")]
     CircuitOpen,
-    /// The server is in an epoch that the caller does not trust. It has done nothing.
+    /// The server is in an epoch that the caller does not trust. The script did nothing.
     #[error("unknown epoch {0}")]
     UnknownEpoch(String),
     /// The server replicates another one, and may lag.
@@ -63,14 +63,13 @@ pub enum RedisClientError {
 }
 
 impl RedisClient {
-    /// Gets ready; does not wait for Redis. Several URLs, with commas between them, are nodes of
-    /// one cluster.
+    /// Parses the URL; does not connect. Several URLs, separated by commas, are nodes of one cluster.
     pub fn new(urls: &str, prefix: &str) -> Result<Self, RedisClientError> {
         let server = match urls.replace(",redis://", "\nredis://") {
             nodes if nodes.contains('\n') => Server::Cluster(Box::new(cluster(nodes.lines())?)),
             url => Server::One(redis::Client::open(url)?),
         };
-        // Both connect when they are needed.
+        // Both connect on the first call.
         let connection = match &server {
             Server::One(client) => Connection::One(manager(client)?),
             Server::Cluster(client) => Connection::Cluster(
@@ -85,13 +84,13 @@ impl RedisClient {
         })
     }
 
-    /// A key: the prefix, what it is about in a hash tag (so that all keys of one account are in one
-    /// slot of a cluster), and the rest.
+    /// A key: the prefix, its account or address as a hash tag (so that all keys of one account are in
+    /// one slot of a cluster), and the rest.
     pub(super) fn key(&self, tag: &str, rest: &str) -> String {
         format!("{}:{{{tag}}}:{rest}", self.prefix)
     }
 
-    /// Runs a script.
+    /// Runs a script; fails at once while the circuit is open.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         script: &ScriptInvocation<'_>,
@@ -102,7 +101,7 @@ impl RedisClient {
         self.run_bypassing_breaker(script).await
     }
 
-    /// Runs a script also while the circuit is open.
+    /// Runs a script even while the circuit is open.
     pub(super) async fn run_bypassing_breaker<T: FromRedisValue>(
         &self,
         script: &ScriptInvocation<'_>,
@@ -117,23 +116,23 @@ impl RedisClient {
         self.limited(call).await
     }
 
-    /// What each master of the cluster answers to `INFO replication`; `None` for a single server.
+    /// The answer of each master of the cluster to `INFO replication`; `None` for a single server.
     pub(super) async fn masters(&self) -> Result<Option<Vec<String>>, RedisClientError> {
         let Connection::Cluster(mut cluster) = self.connection() else { return Ok(None) };
         let mut info = redis::cmd("INFO");
         info.arg("replication");
         let all = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
-        let said = self.limited(cluster.route_command(info, all)).await?;
-        let said: HashMap<String, String> =
-            redis::from_redis_value(said).map_err(RedisError::from)?;
-        Ok(Some(said.into_values().collect()))
+        let reply = self.limited(cluster.route_command(info, all)).await?;
+        let by_node: HashMap<String, String> =
+            redis::from_redis_value(reply).map_err(RedisError::from)?;
+        Ok(Some(by_node.into_values().collect()))
     }
 
     fn connection(&self) -> Connection {
         self.connection.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ends the call at the time limit and tells the circuit breaker whether there was an answer.
+    /// Ends the call at the time limit, and records in the circuit breaker whether there was an answer.
     async fn limited<T>(
         &self,
         call: impl Future<Output = Result<T, RedisError>>,
@@ -141,7 +140,7 @@ impl RedisClient {
         let answer = clock::within(CALL_LIMIT, call).await;
         let is_answered = match &answer {
             Some(Ok(_)) => true,
-            // An error that Redis itself gives has a code.
+            // An error reply of Redis has a code.
             Some(Err(error)) => error.code().is_some(),
             None => false,
         };
@@ -152,30 +151,30 @@ impl RedisClient {
         Ok(answer.ok_or(RedisClientError::Timeout)??)
     }
 
-    /// Makes a new connection: the address may lead to another Redis by now, while the old one is gone
-    /// without closing the connection, or has become a replica and kept it. Nodes of a cluster that
-    /// answer are called over the old connection until there is a new one.
+    /// Replaces the connection: the address may resolve to another Redis by now, because the old server
+    /// vanished without closing its connection, or became a replica and kept it open. Until the new
+    /// connection is open, the old one serves the nodes of a cluster that still answer.
     pub(super) fn reconnect(&self) {
         let connection = Arc::clone(&self.connection);
-        let take = move |new| {
+        let replace = move |new| {
             *connection.write().unwrap_or_else(PoisonError::into_inner) = new;
         };
         let failed = |error| tracing::warn!(%error, "redis client: reconnect failed");
         match self.server.clone() {
             Server::One(client) => {
-                manager(&client).map(Connection::One).map_or_else(failed, take);
+                manager(&client).map(Connection::One).map_or_else(failed, replace);
             }
             Server::Cluster(client) => {
                 tokio::spawn(async move {
                     let new = client.get_async_connection().await;
-                    new.map(Connection::Cluster).map_or_else(failed, take);
+                    new.map(Connection::Cluster).map_or_else(failed, replace);
                 });
             }
         }
     }
 }
 
-/// Connects when it is needed. The time limit of an answer is that of the call.
+/// Connects on the first call. The time limit of an answer is that of the call.
 fn manager(client: &redis::Client) -> Result<ConnectionManager, RedisError> {
     let config = ConnectionManagerConfig::new()
         .set_connection_timeout(Some(CALL_LIMIT))

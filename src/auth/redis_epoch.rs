@@ -1,5 +1,5 @@
-//! The epoch of a Redis: its replication id. A master takes another one whenever it starts and whenever
-//! it is promoted, so an epoch that a process trusts has everything that the process wrote to it.
+//! The epoch of a Redis: its replication id. A master gets a new one with every start and every
+//! promotion, so an epoch that a process trusts has everything that the process wrote to it.
 
 use std::collections::BTreeSet;
 
@@ -11,13 +11,13 @@ use super::scripts;
 /// Any epoch, for writes that the reconciler applies again in every epoch that is trusted later.
 pub const ANY_EPOCH: &str = "*";
 
-/// Asks Redis for its epoch, and records progress in it.
+/// Reads the epoch of Redis, and records in Redis up to which position the log is applied.
 pub struct RedisEpochs {
     client: RedisClient,
-    known: Script,
+    is_trusted: Script,
     ready: Script,
-    record_progress: Script,
-    recorded_progress: Script,
+    write_position: Script,
+    read_position: Script,
     is_noeviction: Script,
 }
 
@@ -26,25 +26,26 @@ impl RedisEpochs {
     pub fn new(client: RedisClient) -> Self {
         Self {
             client,
-            known: fenced_script(scripts::KNOWN),
-            ready: fenced_script(scripts::READY),
-            record_progress: fenced_script(scripts::RECORD_PROGRESS),
-            recorded_progress: Script::new(scripts::RECORDED_PROGRESS),
+            is_trusted: fenced_script(scripts::IS_TRUSTED_EPOCH),
+            ready: fenced_script(scripts::IS_WRITABLE),
+            write_position: fenced_script(scripts::WRITE_EPOCH_POSITION),
+            read_position: Script::new(scripts::READ_EPOCH_POSITION),
             is_noeviction: Script::new(scripts::IS_NOEVICTION),
         }
     }
 
-    /// Whether Redis is in a trusted epoch and takes writes. Bypasses the circuit breaker.
+    /// Fails unless Redis is in a trusted epoch and accepts writes. Bypasses the circuit breaker.
     pub(super) async fn ready(&self, trusted: &str) -> Result<(), RedisClientError> {
         let key = self.client.key("ready", "ready");
         let reply = self.client.run_bypassing_breaker(self.ready.key(key).arg(trusted)).await?;
         parse_reply(reply).map(drop)
     }
 
-    /// Whether Redis is in a trusted epoch. Bypasses the circuit breaker.
-    pub(super) async fn known(&self, trusted: &str) -> Result<(), RedisClientError> {
+    /// Fails unless Redis is in a trusted epoch. Bypasses the circuit breaker.
+    pub(super) async fn is_trusted(&self, trusted: &str) -> Result<(), RedisClientError> {
         let key = self.client.key("ready", "ready");
-        let reply = self.client.run_bypassing_breaker(self.known.key(key).arg(trusted)).await?;
+        let reply =
+            self.client.run_bypassing_breaker(self.is_trusted.key(key).arg(trusted)).await?;
         parse_reply(reply).map(drop)
     }
 
@@ -60,56 +61,53 @@ impl RedisEpochs {
         Ok(epochs)
     }
 
-    /// Makes a new connection.
+    /// Replaces the connection.
     pub(super) fn reconnect(&self) {
         self.client.reconnect();
     }
 
     /// Records in a trusted epoch that it has the effects of the log up to a position.
-    pub(super) async fn record_progress(
+    pub(super) async fn write_position(
         &self,
         position: i64,
         trusted: &str,
     ) -> Result<(), RedisClientError> {
-        let key = self.client.key("ready", "told");
+        let key = self.client.key("ready", "position");
         let reply =
-            self.client.run(self.record_progress.key(key).arg(position).arg(trusted)).await?;
+            self.client.run(self.write_position.key(key).arg(position).arg(trusted)).await?;
         parse_reply(reply).map(drop)
     }
 
-    /// The position that some process has recorded in that epoch; `None` without a record.
-    pub(super) async fn recorded_progress(
-        &self,
-        epoch: &str,
-    ) -> Result<Option<i64>, RedisClientError> {
-        let key = self.client.key("ready", "told");
-        let record: String = self.client.run(&self.recorded_progress.key(key)).await?;
+    /// The position that a process has recorded in that epoch; `None` without a record.
+    pub(super) async fn read_position(&self, epoch: &str) -> Result<Option<i64>, RedisClientError> {
+        let key = self.client.key("ready", "position");
+        let record: String = self.client.run(&self.read_position.key(key)).await?;
         let position = record.split_once(' ').filter(|(of, _)| *of == epoch);
         Ok(position.and_then(|(_, position)| position.parse().ok()))
     }
 
-    /// Whether a full Redis refuses writes (`maxmemory-policy noeviction`). One that evicts ends
-    /// sessions and forgets failed log-ins.
+    /// Whether a full Redis refuses writes (`maxmemory-policy noeviction`). Eviction would end sessions
+    /// and lose the counts of failed log-ins.
     pub async fn is_noeviction(&self) -> Result<bool, RedisClientError> {
         let key = self.client.key("ready", "ready");
         self.client.run(&self.is_noeviction.key(key)).await
     }
 }
 
-/// A script that does its work only in the epochs that its last argument names.
+/// A script that does nothing unless its last argument names the epoch of Redis.
 pub(super) fn fenced_script(script: &str) -> Script {
     Script::new(&[scripts::FENCE, script].concat())
 }
 
-/// The word and the values that a fenced script answers, or the error that its fence answers.
+/// The outcome and the values in the reply of a fenced script, or the error of its fence.
 pub(super) fn parse_reply(
     reply: Vec<Option<String>>,
 ) -> Result<(String, impl Iterator<Item = String>), RedisClientError> {
     let mut reply = reply.into_iter().map(Option::unwrap_or_default);
-    let (epoch, word) = (reply.next().unwrap_or_default(), reply.next().unwrap_or_default());
-    match word.as_str() {
+    let (epoch, outcome) = (reply.next().unwrap_or_default(), reply.next().unwrap_or_default());
+    match outcome.as_str() {
         "replica" => Err(RedisClientError::Replica),
         "unknown" => Err(RedisClientError::UnknownEpoch(epoch)),
-        _ => Ok((word, reply)),
+        _ => Ok((outcome, reply)),
     }
 }

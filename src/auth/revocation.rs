@@ -1,4 +1,4 @@
-//! Revocation: ends the sessions that a change of their account ends.
+//! Revocation: a change of an account ends its sessions.
 
 use super::account::Accounts;
 use super::error::AuthError;
@@ -15,12 +15,12 @@ pub struct Revocation<'a> {
     pub cause: CloseCause,
     /// The position of the change.
     pub position: i64,
-    /// The epochs of Redis in which they may end, or [`ANY_EPOCH`](super::redis_epoch::ANY_EPOCH).
+    /// The epochs of Redis in which they may be ended, or [`ANY_EPOCH`](super::redis_epoch::ANY_EPOCH).
     pub epochs: &'a str,
 }
 
-/// Ends the sessions and records that. After an error the reconciler of each running process does the
-/// same as soon as Redis and PostgreSQL answer.
+/// Ends the sessions and appends their events. After an error the reconciler of each running process
+/// repeats this as soon as Redis and PostgreSQL answer.
 pub async fn revoke(
     sessions: &Sessions,
     accounts: &Accounts,

@@ -1,12 +1,12 @@
-//! Sessions in Redis: an allow-list. Each decision is one script over the keys of one account: one round
-//! trip, and atomic. All but `open` do their work in the given epochs only.
+//! Sessions in Redis: an allow-list. Each operation is one script over the keys of one account: one round
+//! trip, and atomic. All but `open` are fenced: they do nothing outside the given epochs.
 //!
 //! Keys, all under the hash tag of the account: `session:SID` a hash (jti, role, cookie, bound,
 //! changed, ip, user_agent, created_at, expires_at), `sessions` a sorted set of the session ids by the
-//! time they expire, `denied:JTI` a token that must not come back while its signature is good,
-//! `changed` the position of the account's last change that ended its sessions: a session that was
-//! opened on an older state of the account is over; `rate` the requests of the account, and `rate:SID`
-//! those of one session about sessions.
+//! time they expire, `denied:JTI` a revoked token, kept as long as its signature may be valid, `changed`
+//! the position of the account's last change that ended its sessions (a session that was opened at an
+//! older state of the account has ended), `rate` the rate limit of the account's requests, and `rate:SID`
+//! that of one session's requests that manage sessions.
 
 use std::time::Duration;
 
@@ -74,17 +74,16 @@ pub struct OpenSession {
 pub(super) enum SessionCheck {
     Open {
         role: Role,
-        /// Its cookie was seen for the first time.
+        /// The request brought its cookie for the first time.
         bound_now: bool,
     },
-    /// Ended, or never there.
+    /// The session has ended or never existed.
     Closed,
-    /// The session is not bound, and the demanded cookie is missing or another one: the session goes
-    /// on.
+    /// The session is not bound, and the required cookie is missing or wrong. The session stays open.
     Refused,
     /// The account is over its limit.
     Limited { wait: Duration },
-    /// A bound session's token without its cookie: the session is over.
+    /// A bound session's token came without its cookie, which ended the session.
     Replayed { opened_ip: String, opened_user_agent: String },
 }
 
@@ -99,15 +98,15 @@ impl Sessions {
             limits,
             open: Script::new(scripts::OPEN_SESSION),
             check: fenced_script(scripts::CHECK_SESSION_AND_COOKIE),
-            role: fenced_script(scripts::SESSION_ROLE),
+            role: fenced_script(scripts::READ_SESSION_ROLE),
             list: fenced_script(scripts::LIST_SESSIONS),
             bind: fenced_script(scripts::BIND_SESSION),
             close: fenced_script(scripts::CLOSE_SESSION),
-            close_all: fenced_script(scripts::CLOSE_SESSIONS),
+            close_all: fenced_script(scripts::CLOSE_ACCOUNT_SESSIONS),
         }
     }
 
-    /// Opens a session; returns those that ended by the limit.
+    /// Opens a session; returns the sessions that the limit ended.
     pub(super) async fn open(&self, new: NewSession<'_>) -> Result<Vec<Ended>, RedisClientError> {
         let claims = new.claims;
         let keep = new.ttl.as_secs() + LEEWAY_SECONDS.unsigned_abs();
@@ -174,11 +173,11 @@ impl Sessions {
                     .arg(epochs),
             )
             .await?;
-        let (word, mut rest) = parse_reply(reply)?;
+        let (outcome, mut rest) = parse_reply(reply)?;
         let mut next = || rest.next().unwrap_or_default();
-        Ok(match word.as_str() {
+        Ok(match outcome.as_str() {
             "open" | "bound" => match Role::parse(&next()) {
-                Ok(role) => SessionCheck::Open { role, bound_now: word == "bound" },
+                Ok(role) => SessionCheck::Open { role, bound_now: outcome == "bound" },
                 Err(_) => SessionCheck::Closed,
             },
             "refused" => SessionCheck::Refused,
@@ -246,12 +245,12 @@ impl Sessions {
                 user_agent: next(),
             });
         }
-        // Their ids are in the order of time.
+        // Session ids sort by time.
         found.sort_by(|a, b| a.sid.cmp(&b.sid));
         Ok(found)
     }
 
-    /// Binds the session to its cookie if it is there.
+    /// Binds the session to its cookie, if it is open. Idempotent.
     pub(super) async fn bind(
         &self,
         username: &Username,
@@ -287,7 +286,8 @@ impl Sessions {
     }
 
     /// Ends the sessions that were opened before the account's change at `position`, and returns them.
-    /// `except` goes on, if it knew of the change before, at that position.
+    /// `except`, a session id with the position of the previous change, stays open unless that previous
+    /// change should have ended it.
     pub(super) async fn close_all(
         &self,
         username: &Username,
@@ -326,8 +326,8 @@ impl Sessions {
 /// How long a token is denied: longer than any token lives, leeway included.
 const DENY_SECONDS: i64 = super::token::LIFETIME_MAX_SECONDS + 2 * LEEWAY_SECONDS;
 
-/// The SHA-256 of a cookie, in base64url: Redis never holds the secret, and the time that a comparison of
-/// two fingerprints takes tells nothing of the secrets.
+/// The SHA-256 of a cookie, in base64url: Redis never holds the secret, and the time that a comparison
+/// of two fingerprints takes reveals nothing of the secrets.
 fn fingerprint(cookie: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, cookie.as_bytes()))
 }

@@ -1,6 +1,6 @@
 //! Throttles failed log-ins, counted per account and per address in windows of a minute, in Redis, so
-//! that all processes count together. Successes never count. Each time that the limit is met again the
-//! wait doubles, up to 15 minutes: never for ever, so that a stranger cannot lock an account out.
+//! that all processes count together. Successes never count. Each time that the limit is reached again
+//! the wait doubles, up to 15 minutes, so that an attacker cannot lock an account out for good.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::events::account::ThrottledBy;
 use crate::events::values::Username;
 
 /// In seconds: the window in which failures are counted, which is also the first wait; the longest wait;
-/// and how long the number of times that the limit was met is remembered.
+/// and how long the number of times that the limit was reached is kept.
 const WINDOW_SECONDS: u32 = 60;
 const WAIT_MAX_SECONDS: u32 = 15 * 60;
 const REMEMBERED_SECONDS: u32 = 60 * 60;
@@ -39,13 +39,13 @@ impl Throttle {
         Self {
             client,
             limit: limit.into(),
-            failures: Script::new(scripts::LOGIN_FAILURES),
+            failures: Script::new(scripts::READ_LOGIN_FAILURES),
             count: Script::new(scripts::COUNT_LOGIN_FAILURE),
         }
     }
 
-    /// Asks Redis, also without a limit: a log-in needs Redis in any case, and fails before it hashes a
-    /// password.
+    /// The longer wait of account and address. Calls Redis even without a limit: a log-in needs Redis in
+    /// any case, and so fails before a password is hashed.
     pub(super) async fn check(
         &self,
         username: Option<&Username>,
@@ -66,13 +66,13 @@ impl Throttle {
         })
     }
 
-    /// Counts a failure; the limit that it met, if it met one.
+    /// Counts a failure; returns the limit that it reached, if it did.
     pub(super) async fn count(
         &self,
         username: Option<&Username>,
         address: &str,
     ) -> Result<Option<ThrottledBy>, RedisClientError> {
-        let mut met = None;
+        let mut reached = None;
         for (by, tag) in tags(username, address) {
             let failures: i64 = self
                 .client
@@ -87,10 +87,10 @@ impl Throttle {
                 )
                 .await?;
             if failures == self.limit {
-                met = met.or(Some(by));
+                reached = reached.or(Some(by));
             }
         }
-        Ok(met)
+        Ok(reached)
     }
 
     fn failures_key(&self, tag: &str) -> String {
@@ -98,8 +98,8 @@ impl Throttle {
     }
 }
 
-/// What failures are counted by, each under a hash tag of its own. No user name has a space, so none is
-/// taken for an address.
+/// The counters of a log-in, each with its hash tag. A user name has no space, so it cannot equal the tag
+/// of an address.
 fn tags(username: Option<&Username>, address: &str) -> impl Iterator<Item = (ThrottledBy, String)> {
     let account = username.map(|name| (ThrottledBy::Account, name.to_string()));
     account.into_iter().chain([(ThrottledBy::Address, format!("ip {address}"))])

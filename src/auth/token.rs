@@ -1,5 +1,5 @@
-//! Tokens: JSON Web Tokens (RFC 7519) signed with Ed25519 (RFC 8037), checked as RFC 8725 asks.
-//! One algorithm, all claims required, the key found by `kid` among our own and nowhere else.
+//! Tokens: JSON Web Tokens (RFC 7519) signed with Ed25519 (RFC 8037), verified as RFC 8725 recommends:
+//! one algorithm, all claims required, the key looked up by `kid` among our own keys only.
 
 use std::time::Duration;
 
@@ -13,22 +13,22 @@ use uuid::Uuid;
 use super::keys::{KeyError, Keys};
 use crate::events::values::Username;
 
-/// How far two clocks may be apart, in seconds.
+/// The tolerated difference between two clocks, in seconds.
 pub const LEEWAY_SECONDS: i64 = 5;
 
-/// The longest life of a token that is believed, in seconds: a day, the cap of `CUSTOMERS_TOKEN_TTL`.
+/// The longest accepted lifetime of a token, in seconds: a day, the maximum of `CUSTOMERS_TOKEN_TTL`.
 pub const LIFETIME_MAX_SECONDS: i64 = 24 * 60 * 60;
 
-/// Who our tokens are for.
+/// The audience of our tokens.
 const AUDIENCE: &str = "customers";
 
-/// The media type of an access token (RFC 9068, section 2.1): no other kind of JWT passes for one.
+/// The media type of an access token (RFC 9068, section 2.1): no other kind of JWT is accepted as one.
 const TYPE: &str = "at+jwt";
 
-/// The longest token that is looked at; ours have some 500 bytes.
+/// The longest token that is parsed, in bytes; ours have about 500.
 const TOKEN_MAX_BYTES: usize = 4096;
 
-/// What a token says. All members are required.
+/// The claims of a token. All are required.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
     pub iss: String,
@@ -52,16 +52,16 @@ impl Claims {
     }
 }
 
-/// How many verified signatures are remembered, some 500 bytes each.
-const REMEMBERED: u64 = 10_000;
+/// How many verified tokens are cached, about 500 bytes each.
+const VERIFIED_MAX: u64 = 10_000;
 
-/// Signs tokens, and checks them.
+/// Signs and verifies tokens.
 pub struct Tokens {
     keys: Keys,
     issuer: String,
     validation: Validation,
-    /// What tokens say whose signature was right, by the SHA-256 of the token, and who signed it. Time,
-    /// key and session are asked each time all the same.
+    /// The claims and the key id of tokens whose signature was valid, by the SHA-256 of the token.
+    /// Times, key and session are still checked for each request.
     verified: Cache<[u8; 32], (Uuid, Claims)>,
 }
 
@@ -72,17 +72,17 @@ impl Tokens {
         validation.set_issuer(&[&issuer]);
         validation.set_audience(&[AUDIENCE]);
         validation.set_required_spec_claims(&["exp", "nbf", "iss", "aud", "sub"]);
-        // The library would ask the machine's clock; ours is asked in `Claims::is_in_time`.
+        // The library would use the system clock; `Claims::is_in_time` uses ours.
         validation.validate_exp = false;
         validation.validate_nbf = false;
-        Self { keys, issuer, validation, verified: Cache::new(REMEMBERED) }
+        Self { keys, issuer, validation, verified: Cache::new(VERIFIED_MAX) }
     }
 
     pub(super) fn keys(&self) -> &Keys {
         &self.keys
     }
 
-    /// What a token says that is made now.
+    /// The claims of a token that is issued now.
     pub(super) fn claims(
         &self,
         sub: &Username,
@@ -104,8 +104,7 @@ impl Tokens {
         }
     }
 
-    /// # Errors
-    /// When no key signs, or the library cannot.
+    /// Signs the claims with the newest key that is not retired.
     pub fn sign(&self, claims: &Claims) -> Result<String, KeyError> {
         let (kid, ring) = (self.keys.signs(), self.keys.ring());
         let key = kid.and_then(|kid| ring.get(&kid));
@@ -116,27 +115,28 @@ impl Tokens {
         Ok(jsonwebtoken::encode(&header, claims, &key.signing)?)
     }
 
-    /// What the token says, if one of our keys signed it, still verifies, and it is in time.
+    /// The claims of a token, if one of our keys signed it, still verifies, and the token is valid at
+    /// `now`; otherwise `None`.
     #[must_use]
     pub fn verify(&self, token: &str, now: DateTime<Utc>) -> Option<Claims> {
         if token.len() > TOKEN_MAX_BYTES {
             return None;
         }
-        let name: [u8; 32] = digest(&SHA256, token.as_bytes()).as_ref().try_into().ok()?;
-        let known = self.verified.get(&name);
+        let hash: [u8; 32] = digest(&SHA256, token.as_bytes()).as_ref().try_into().ok()?;
+        let known = self.verified.get(&hash);
         let (kid, claims) = match &known {
             Some(verified) => verified.clone(),
-            None => self.verified_now(token)?,
+            None => self.verify_signature(token)?,
         };
         if known.is_none() {
-            self.verified.insert(name, (kid, claims.clone()));
+            self.verified.insert(hash, (kid, claims.clone()));
         }
-        let is_believed = self.keys.ring().get(&kid).is_some_and(|key| key.verifies(now));
-        (is_believed && claims.is_in_time(now)).then_some(claims)
+        let is_key_valid = self.keys.ring().get(&kid).is_some_and(|key| key.verifies(now));
+        (is_key_valid && claims.is_in_time(now)).then_some(claims)
     }
 
-    /// By its signature alone.
-    fn verified_now(&self, token: &str) -> Option<(Uuid, Claims)> {
+    /// The key id and the claims of a token with a valid signature. Does not check times.
+    fn verify_signature(&self, token: &str) -> Option<(Uuid, Claims)> {
         let header = jsonwebtoken::decode_header(token).ok()?;
         if header.alg != Algorithm::EdDSA || header.typ.as_deref() != Some(TYPE) {
             return None;

@@ -1,5 +1,5 @@
-//! Sessions in trusted epochs of Redis only: THE place that carries the trusted epochs into a call. A call
-//! that meets another epoch waits until the reconciler trusts it, and is made once more.
+//! Sessions in trusted epochs of Redis only. Only this module passes the trusted epochs to a call. A call
+//! that finds another epoch waits until the reconciler trusts it, and is repeated once.
 
 use std::sync::Arc;
 
@@ -21,13 +21,13 @@ impl TrustedSessions {
         Self(reconciler)
     }
 
-    /// See [`Sessions::open`](super::session::Sessions::open). In any epoch: a session that the epoch
-    /// loses is closed.
+    /// See [`Sessions::open`](super::session::Sessions::open). Works in any epoch: if Redis loses the
+    /// session, the session is closed, which is safe.
     pub(super) async fn open(&self, new: NewSession<'_>) -> Result<Vec<Ended>, AuthError> {
         Ok(self.0.sessions().open(new).await?)
     }
 
-    /// Ends a session that was opened just now, in any epoch.
+    /// Ends a session whose log-in has failed after it was opened, in any epoch.
     pub(super) async fn discard(
         &self,
         username: &Username,
@@ -104,7 +104,7 @@ impl TrustedSessions {
         self.0.with_trust(call).await
     }
 
-    /// Whether Redis is in a trusted epoch and takes writes.
+    /// Fails unless Redis is in a trusted epoch and accepts writes.
     pub(super) async fn ready(&self) -> Result<(), AuthError> {
         self.0.ready().await
     }

@@ -31,14 +31,14 @@ pub enum Command {
         #[command(flatten)]
         password: Password,
     },
-    /// Give an account another password; its sessions end
+    /// Set an account's password and end its sessions
     Passwd {
         #[arg(value_parser = Username::parse)]
         name: Username,
         #[command(flatten)]
         password: Password,
     },
-    /// Give an account another role; its sessions end
+    /// Set an account's role and end its sessions
     Role {
         #[arg(value_parser = Username::parse)]
         name: Username,
@@ -48,11 +48,11 @@ pub enum Command {
     },
     /// List the accounts
     List {
-        /// One JSON object per account
+        /// Print one JSON object per account
         #[arg(long)]
         json: bool,
     },
-    /// Let nobody log in to an account any more; its sessions end
+    /// Disable an account and end its sessions
     Disable {
         #[arg(value_parser = Username::parse)]
         name: Username,
@@ -61,7 +61,7 @@ pub enum Command {
 
 #[derive(clap::Args)]
 pub struct Password {
-    /// Read the password (8 to 1024 bytes) from standard input; one newline at its end is cut
+    /// Read the password (8 to 1024 bytes) from standard input; one newline at the end is removed
     #[arg(long, required = true)]
     password_stdin: bool,
 }
@@ -70,7 +70,7 @@ pub async fn run(config: &Config, command: Command) -> anyhow::Result<()> {
     let pools = pools(config).await?;
     let accounts = Accounts::new(pools.accounts.clone(), pools.appender.clone());
     let metadata = Metadata::of_program("customers account");
-    let (name, cause, position, done) = match command {
+    let (name, cause, position, message) = match command {
         Command::Add { name, role, password } => {
             let hash = hash(&password).await?;
             accounts.add(&name, &hash, role, metadata).await?;
@@ -87,21 +87,21 @@ pub async fn run(config: &Config, command: Command) -> anyhow::Result<()> {
             let hash = hash(&password).await?;
             let position =
                 accounts.change_password(&name, None, &hash, metadata.clone()).await?.position;
-            let done = format!("changed the password of {name}");
-            (name, CloseCause::PasswordChanged, position, done)
+            let message = format!("changed the password of {name}");
+            (name, CloseCause::PasswordChanged, position, message)
         }
         Command::Role { name, role } => {
             let position = accounts.change_role(&name, role, metadata.clone()).await?.position;
-            let done = format!("{name} is {role} now");
-            (name, CloseCause::RoleChanged, position, done)
+            let message = format!("{name} is {role} now");
+            (name, CloseCause::RoleChanged, position, message)
         }
         Command::Disable { name } => {
             let position = accounts.disable(&name, metadata.clone()).await?.position;
-            let done = format!("disabled {name}");
-            (name, CloseCause::AccountDisabled, position, done)
+            let message = format!("disabled {name}");
+            (name, CloseCause::AccountDisabled, position, message)
         }
     };
-    let ended = match &config.redis_url {
+    let revoked = match &config.redis_url {
         Some(redis_url) => {
             let client = RedisClient::new(redis_url.expose_secret(), &config.redis_prefix)
                 .map_err(|error| ConfigError::new("REDIS_URL", error.to_string()))?;
@@ -118,10 +118,10 @@ pub async fn run(config: &Config, command: Command) -> anyhow::Result<()> {
         }
         None => Err("REDIS_URL is not set".to_owned()),
     };
-    say!("{done}");
-    // The service follows the log and ends them itself.
-    if let Err(problem) = ended {
-        eprintln!("its sessions end as soon as the service reaches Redis ({problem})");
+    say!("{message}");
+    // The reconciler of each process of the service reads the log and ends them too.
+    if let Err(problem) = revoked {
+        eprintln!("sessions not ended ({problem}): the service ends them when it reaches Redis");
     }
     Ok(())
 }
@@ -144,9 +144,9 @@ fn print(account: &Account, as_json: bool) -> anyhow::Result<()> {
 async fn hash(password: &Password) -> anyhow::Result<String> {
     debug_assert!(password.password_stdin, "clap requires it");
     let mut text = String::new();
-    // One byte more than the longest and its newline: enough to see that it is too long.
+    // The longest password, its line end and one more byte, so that a longer password is refused.
     let limit = *PASSWORD_BYTES.end() as u64 + 3;
-    std::io::stdin().take(limit).read_to_string(&mut text).context("the password must be UTF-8")?;
+    std::io::stdin().take(limit).read_to_string(&mut text).context("cannot read the password")?;
     let text = text
         .strip_suffix('\n')
         .map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));

@@ -1,15 +1,15 @@
-//! The database of a command.
+//! Connects a command to the database.
 
 use crate::app::{StartError, database_url};
 use crate::config::{Config, ConfigError};
 use crate::pools::Pools;
 use crate::schema;
 
-/// The folder in which `customers dev` keeps its servers, keys and addresses.
+/// The folder in which `customers dev` stores its servers, keys and addresses.
 pub const DEV_FOLDER: &str = ".customers";
 
-/// Connections for a command, to a database that answers and has this program's schema: a pool
-/// alone would go on trying, and then say only that it took too long.
+/// Opens the pools of a command. Fails if the database does not answer or has another schema than this
+/// program's: a pool alone would retry until its time limit, and report only a timeout.
 pub async fn pools(config: &Config) -> anyhow::Result<Pools> {
     let url = database_url(config).map_err(misconfigured)?;
     let pools = Pools::new(url)?;
@@ -17,7 +17,7 @@ pub async fn pools(config: &Config) -> anyhow::Result<Pools> {
     Ok(pools)
 }
 
-/// A variable that is missing is bad configuration; the rest is a failure.
+/// Turns a missing variable into a [`ConfigError`] (exit code 2). Other errors have exit code 1.
 pub fn misconfigured(error: StartError) -> anyhow::Error {
     match error {
         StartError::Missing(variable) => {

@@ -1,4 +1,4 @@
-//! `customers demo`: dummy data, through commands.
+//! `customers demo`: adds demo customers and the demo account, through commands.
 
 use super::database::pools;
 use super::progress::progress_bar;
@@ -15,10 +15,10 @@ pub struct Arguments {
     /// How many customers to create
     #[arg(long, value_name = "N")]
     customers: Option<u64>,
-    /// Only when the log has no customer yet
+    /// Create them only if the log has no customer
     #[arg(long, requires = "customers")]
     if_empty: bool,
-    /// Make the account demo with the password demo-password (admin), if it is missing
+    /// Add the account demo (password demo-password, role admin) if it is missing
     #[arg(long)]
     account: bool,
 }
@@ -34,7 +34,7 @@ pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
     }
     let Some(number) = arguments.customers else { return Ok(()) };
     if arguments.if_empty && read::has_customers(&pools.short).await? {
-        say!("created 0 customers: there are some already");
+        say!("created 0 customers: the log already has customers");
         return Ok(());
     }
     let bar = progress_bar(number);

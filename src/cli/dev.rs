@@ -1,4 +1,5 @@
-//! `customers dev`: everything on this machine with nothing configured.
+//! `customers dev`: runs the service with a private PostgreSQL, a private Redis and demo data, without
+//! any configuration.
 
 use std::fs;
 use std::io::Write as _;
@@ -24,16 +25,16 @@ use crate::dev::{Options, Servers};
 use crate::events::log::read;
 use crate::{files, telemetry};
 
-/// Limits that `dev` sets off if they are not set.
-const OFF: [&str; 2] = ["CUSTOMERS_RATE_LIMIT", "CUSTOMERS_ACCOUNT_LIMIT"];
+/// The limits that `dev` turns off unless the environment sets them.
+const LIMITS_OFF: [&str; 2] = ["CUSTOMERS_RATE_LIMIT", "CUSTOMERS_ACCOUNT_LIMIT"];
 
-/// How long requests at work may take when it is told to stop; the servers need time too.
+/// How long requests in progress may take after a stop signal; the servers need time to stop too.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// How long the projection may take to show them.
+/// How long the projection may take to show the demo customers.
 const SHOWN_WITHIN: Duration = Duration::from_secs(5);
 
-/// How many customers a new log begins with.
+/// The number of demo customers in a new log.
 const CUSTOMERS: u64 = 100;
 
 #[derive(clap::Args)]
@@ -41,26 +42,27 @@ pub struct Arguments {
     /// Start only throw-away servers (where no URL is set), run COMMAND with both URLs set, stop them
     #[arg(long)]
     run: bool,
-    /// A setting of the PostgreSQL that is started, as shared_buffers=4GB; may be given again
+    /// A setting for the private PostgreSQL, for example shared_buffers=4GB; may be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = setting)]
     postgres: Vec<String>,
     #[arg(last = true, requires = "run", value_name = "COMMAND")]
     command: Vec<String>,
 }
 
-/// PostgreSQL says what is wrong with one; a name alone would be `on`.
+/// Checks the form of a setting; PostgreSQL checks the rest at its start. It would read a name alone as
+/// `name=on`.
 fn setting(text: &str) -> Result<String, &'static str> {
     let (name, _) = text.split_once('=').ok_or("must be NAME=VALUE")?;
     let is_name = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || "._".contains(c));
     if name.is_empty() || !is_name(name) { Err("must be NAME=VALUE") } else { Ok(text.to_owned()) }
 }
 
-/// The settings, if it is we who start PostgreSQL.
+/// The given settings; an error if there are some and PostgreSQL is not started here.
 fn settings(given: Vec<String>, is_started: bool) -> Result<Vec<String>, ConfigError> {
     if is_started || given.is_empty() {
         return Ok(given);
     }
-    let problem = "is set, and --postgres is for a PostgreSQL that is started here".to_owned();
+    let problem = "conflicts with --postgres, which is for the private PostgreSQL".to_owned();
     Err(ConfigError::new("DATABASE_URL", problem))
 }
 
@@ -69,10 +71,10 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     if arguments.run {
         return run_command(arguments, &stop).await;
     }
-    // In dev nobody is kept waiting by a limit, unless it is asked for.
+    // In dev these limits are off unless the environment sets them.
     let lookup = |name: &str| {
         let set = std::env::var(name).ok().filter(|value| !value.is_empty());
-        set.or_else(|| OFF.contains(&name).then(|| "0".to_owned()))
+        set.or_else(|| LIMITS_OFF.contains(&name).then(|| "0".to_owned()))
     };
     check_environment()?;
     let mut config = Config::from_lookup(lookup)?;
@@ -83,10 +85,10 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         redis: config.redis_url.is_none(),
         secret: clock::random_bytes(),
         settings: settings(arguments.postgres, config.database_url.is_none())?,
-        quick: false,
+        throw_away: false,
     };
     let folder = options.folder.clone();
-    // A start that is interrupted is dropped; the watchdogs end what it had started.
+    // An interrupted start is dropped; the watchdogs stop the servers that it had started.
     let servers = tokio::select! {
         servers = Servers::start(options) => servers?,
         () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
@@ -99,7 +101,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     }
     let env = folder.join("env");
     let served = serve_with_demo(config, &env, stop).await;
-    // What it says is true only while the servers run.
+    // Its addresses are valid only while the servers run.
     let _ = fs::remove_file(&env);
     servers.stop().await;
     served.map(|()| ExitCode::SUCCESS)
@@ -122,7 +124,7 @@ async fn serve_with_demo(
     .await?;
     if !read::has_customers(&pools.short).await? {
         demo::create(app.bus(), CUSTOMERS, || ()).await?;
-        // Whoever comes in sees them.
+        // The first client sees them.
         app.projector().wait_for_position(read::head(&pools.short).await?, SHOWN_WITHIN).await;
     }
     say!("address http://{}", app.address());
@@ -139,7 +141,7 @@ fn urls(config: &Config) -> String {
     format!("DATABASE_URL={}\nREDIS_URL={}\n", url(&config.database_url), url(&config.redis_url))
 }
 
-/// For the other subcommands, which read it when the variables are unset.
+/// Writes the addresses for the other subcommands, which read them when the variables are unset.
 fn write_env(path: &Path, urls: &str) -> anyhow::Result<()> {
     let write = || {
         if let Some(folder) = path.parent() {
@@ -150,10 +152,10 @@ fn write_env(path: &Path, urls: &str) -> anyhow::Result<()> {
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Runs a command beside throw-away servers and ends with its exit code.
+/// Runs a command with throw-away servers; returns its exit code.
 async fn run_command(arguments: Arguments, stop: &CancellationToken) -> anyhow::Result<ExitCode> {
     let command = arguments.command.split_first();
-    let (program, rest) = command.context("--run needs a command behind --")?;
+    let (program, rest) = command.context("--run needs a command after --")?;
     let folder = tempfile::Builder::new().prefix("customers-").tempdir()?;
     let set = |name| std::env::var(name).ok().filter(|url| !url.is_empty());
     let (database_url, redis_url) = (set("DATABASE_URL"), set("REDIS_URL"));
@@ -163,7 +165,7 @@ async fn run_command(arguments: Arguments, stop: &CancellationToken) -> anyhow::
         redis: redis_url.is_none(),
         secret: clock::random_bytes(),
         settings: settings(arguments.postgres, database_url.is_none())?,
-        quick: true,
+        throw_away: true,
     };
     let servers = tokio::select! {
         servers = Servers::start(options) => servers?,
@@ -178,10 +180,10 @@ async fn run_command(arguments: Arguments, stop: &CancellationToken) -> anyhow::
     let status = match child {
         Ok(mut child) => tokio::select! {
             status = child.wait() => status.map_err(anyhow::Error::from),
-            // The command got the terminal's signal too; without a terminal it is ended here.
-            () = stop.cancelled() => Err(anyhow::anyhow!("stopped")),
+            // A terminal sends its signal to the command too; otherwise the drop of the child kills it.
+            () = stop.cancelled() => Err(anyhow::anyhow!("stopped by a signal")),
         },
-        Err(error) => Err(anyhow::Error::from(error).context(program.clone())),
+        Err(error) => Err(anyhow::Error::from(error).context(format!("cannot run {program}"))),
     };
     servers.stop().await;
     let code = status?.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);

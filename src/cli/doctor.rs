@@ -1,5 +1,5 @@
-//! `customers doctor`: says when the service could do more than it needs, or an acknowledged event
-//! could be lost.
+//! `customers doctor`: reports rights that the service does not need, and settings with which an
+//! acknowledged event or a session could be lost.
 
 use std::process::ExitCode;
 
@@ -16,32 +16,33 @@ use crate::schema::guards;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// One JSON object per check
+    /// Print one JSON object per check
     #[arg(long)]
     json: bool,
 }
 
-/// 1 when a check does not hold.
+/// Exit code 1 if a check fails.
 pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let answers = guards::inspect(database_url(config).map_err(misconfigured)?).await?;
-    let mut answers: Vec<_> =
-        answers.into_iter().map(|(guard, holds)| (guard.name, guard.advice, holds)).collect();
+    let checks = guards::inspect(database_url(config).map_err(misconfigured)?).await?;
+    let mut checks: Vec<_> =
+        checks.into_iter().map(|(guard, holds)| (guard.name, guard.advice, holds)).collect();
     if let Some(redis_url) = &config.redis_url {
         let client = RedisClient::new(redis_url.expose_secret(), &config.redis_prefix)?;
-        let kept = RedisEpochs::new(client).is_noeviction().await;
+        let noeviction = RedisEpochs::new(client).is_noeviction().await;
         let advice = "set maxmemory-policy to noeviction";
-        answers.push(("Redis keeps sessions when it is full", advice, kept.context("REDIS_URL")?));
+        let noeviction = noeviction.context("cannot read maxmemory-policy from Redis")?;
+        checks.push(("Redis keeps sessions when it is full", advice, noeviction));
     }
-    for (name, advice, holds) in &answers {
+    for (name, advice, holds) in &checks {
         if arguments.json {
             let advice = (!holds).then_some(advice);
             say!("{}", json!({"check": name, "ok": holds, "advice": advice}));
         } else if *holds {
             say!("ok    {name}");
         } else {
-            say!("WARN  not so: {name}; {advice}");
+            say!("FAIL  {name}: {advice}");
         }
     }
-    let well = answers.iter().all(|(_, _, holds)| *holds);
-    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let passed = checks.iter().all(|(_, _, holds)| *holds);
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,5 +1,6 @@
-//! `customers export`: the log as a file. Read page by page up to a position, so that no long
-//! snapshot holds PostgreSQL up; what is appended meanwhile stands behind that position.
+//! `customers export`: writes the log to standard output. It reads page by page up to a fixed position,
+//! so that PostgreSQL does not hold a long snapshot; events that are appended meanwhile come after that
+//! position.
 
 use std::io::Write as _;
 
@@ -18,19 +19,19 @@ const PAGE: i64 = 1000;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// How the events are written
+    /// The format of the events
     #[arg(long, value_enum)]
     format: Format,
-    /// The last position to write, instead of the last there is
+    /// The last position to write, instead of the end of the log
     #[arg(long, value_name = "P", value_parser = clap::value_parser!(i64).range(0..))]
     to: Option<i64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
-    /// One JSON object per line, with all that is known; `import --log` reads it
+    /// One JSON object per line with every field; `import --log` reads it
     Ndjson,
-    /// One record per event; cells that a spreadsheet would take for a formula begin with '
+    /// One record per event; a cell that a spreadsheet would read as a formula begins with '
     Csv,
     /// One CloudEvent per line
     #[value(name = "cloudevents")]
@@ -41,7 +42,7 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     let pools = pools(config).await?;
     let head = read::head(&pools.short).await?;
     let last = arguments.to.unwrap_or(head);
-    anyhow::ensure!(last <= head, "the log ends at position {head}");
+    anyhow::ensure!(last <= head, "--to is beyond the end of the log (position {head})");
     let source = format!("{}/events", config.public_url());
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     if arguments.format == Format::Csv {
@@ -72,7 +73,7 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     }
     out.flush()?;
     if arguments.format != Format::Ndjson {
-        // There it would be taken for an event.
+        // On standard output it would be read as an event.
         eprintln!("{line}");
     }
     Ok(())

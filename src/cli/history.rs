@@ -1,4 +1,5 @@
-//! `customers history ID`: who changed a customer, folded from the log itself.
+//! `customers history ID`: prints every change of a customer, folded from the log, not from a
+//! projection.
 
 use std::fmt::Write as _;
 
@@ -15,7 +16,7 @@ use crate::events::values::CustomerId;
 pub struct Arguments {
     #[arg(value_parser = CustomerId::parse)]
     id: CustomerId,
-    /// One JSON object per change
+    /// Print one JSON object per change
     #[arg(long)]
     json: bool,
 }
@@ -24,7 +25,7 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     let pools = pools(config).await?;
     let changes = history::load(&pools.short, arguments.id).await?;
     let first = changes.first().map(|change| change.version);
-    first.with_context(|| format!("there was never a customer {}", arguments.id))?;
+    first.with_context(|| format!("the log has no customer {}", arguments.id))?;
     for change in &changes {
         if arguments.json {
             say!("{}", object(change));
@@ -35,9 +36,9 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// As the route shows it.
+/// The same object as in `GET /customers/{id}/history`.
 fn object(change: &Change) -> Value {
-    let who = |name: &str| change.metadata.get(name).map_or(Value::Null, |text| json!(text));
+    let metadata = |name: &str| change.metadata.get(name).map_or(Value::Null, |text| json!(text));
     let fields = change.fields.iter();
     let fields = fields.map(|f| json!({"field": f.field, "from": f.from, "to": f.to}));
     let mut object = Map::new();
@@ -46,7 +47,7 @@ fn object(change: &Change) -> Value {
     object.insert("event".to_owned(), json!(change.event));
     object.insert("at".to_owned(), json!(clock::rfc3339(change.at)));
     for name in ["actor", "role", "request_id", "ip", "user_agent", "reason"] {
-        object.insert(name.to_owned(), who(name));
+        object.insert(name.to_owned(), metadata(name));
     }
     object.insert("changes".to_owned(), fields.collect());
     Value::Object(object)
@@ -54,8 +55,8 @@ fn object(change: &Change) -> Value {
 
 fn line(change: &Change) -> String {
     let at = clock::rfc3339(change.at);
-    let who = change.metadata.get("actor").map_or("-", String::as_str);
-    let mut line = format!("{:>4}  {at}  {:<15}  {who}", change.version, change.event);
+    let actor = change.metadata.get("actor").map_or("-", String::as_str);
+    let mut line = format!("{:>4}  {at}  {:<15}  {actor}", change.version, change.event);
     for field in &change.fields {
         let text = |value: &Option<String>| {
             value.as_ref().map_or("-".to_owned(), |text| format!("{text:?}"))

@@ -1,5 +1,5 @@
-//! `customers import`: customers from a file, as the route of that name takes them; or, with
-//! `--log`, a whole log into an empty installation.
+//! `customers import`: creates customers from a file, as `POST /customers/import` does; with `--log`,
+//! restores a whole log into an empty installation.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek as _};
@@ -26,7 +26,7 @@ use crate::events::metadata::Metadata;
 use crate::feed::log_copy;
 use crate::tasks::Tasks;
 
-/// Who the history says it was.
+/// The actor of the events, and the account of the import.
 const ACTOR: &str = "customers import";
 
 /// How many lines are checked at a time.
@@ -34,22 +34,22 @@ const PAGE: usize = 1000;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// NDJSON or CSV with `name` and `dob`; with --log an export as NDJSON; - is standard input
+    /// NDJSON or CSV with `name` and `dob`; with --log an NDJSON export; - is standard input
     file: PathBuf,
-    /// How the file is written, if its name does not end with .csv, .ndjson or .jsonl
+    /// The format of the file, if its name does not end with .csv, .ndjson or .jsonl
     #[arg(long, value_enum)]
     format: Option<FormatName>,
-    /// Import nothing when a line is bad
+    /// Import nothing if a line is bad
     #[arg(long)]
     strict: bool,
-    /// A name for the import: a repeat under it goes on where it stopped
+    /// An id for the import: a repeat with the same id continues where the last run stopped
     #[arg(long, value_name = "ID", value_parser = import_id)]
     import_id: Option<String>,
-    /// Why, for the histories
+    /// The reason that the histories show
     #[arg(long)]
     reason: Option<String>,
-    /// Take a whole log over, positions and times kept; only into an empty installation, as the
-    /// owner of the tables
+    /// Restore a whole log with its positions and times; only into an empty installation, as the owner
+    /// of the tables
     #[arg(long, conflicts_with_all = ["format", "strict", "import_id", "reason"])]
     log: bool,
 }
@@ -65,16 +65,16 @@ fn import_id(text: &str) -> Result<String, &'static str> {
     plain.then(|| text.to_owned()).ok_or("must be 1 to 255 visible ASCII characters")
 }
 
-/// 1 when nothing was imported, or not all that could be.
+/// Exit code 1 if nothing was imported or the import did not finish.
 pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<ExitCode> {
     let file = open(&arguments.file)?;
     if arguments.log {
-        take_over(config, file).await?;
+        restore_log(config, file).await?;
         return Ok(ExitCode::SUCCESS);
     }
     let format = format(&arguments)?;
     let today = Clock::system().now().date_naive();
-    if arguments.strict && !is_good(Lines::open(file.try_clone()?, format, today))? {
+    if arguments.strict && !check_lines(Lines::open(file.try_clone()?, format, today))? {
         return Ok(ExitCode::FAILURE);
     }
     let fingerprint = fingerprint(&file, format)?;
@@ -105,28 +105,28 @@ async fn import(
     let _notifying = Subscription::start(&pools.appender, pools.notify.clone(), &tasks);
     let stop = stop_signal()?;
     let imports = Imports::new(pools.import.clone(), pools.appender.clone());
-    let (sender, mut refused) = mpsc::channel::<RejectedLine>(128);
-    let telling = async {
-        let mut told = Ok(());
-        while let Some(line) = refused.recv().await {
-            if told.is_ok() {
-                told = tell(bar, &line);
+    let (sender, mut rejected) = mpsc::channel::<RejectedLine>(128);
+    let printing = async {
+        let mut printed = Ok(());
+        while let Some(line) = rejected.recv().await {
+            if printed.is_ok() {
+                printed = print_rejected(bar, &line);
             }
         }
-        told
+        printed
     };
-    let (outcome, told) = tokio::join!(imports.run(lines, request, &stop, sender), telling);
+    let (outcome, printed) = tokio::join!(imports.run(lines, request, &stop, sender), printing);
     bar.finish_and_clear();
     let summary = outcome.with_context(|| match request.id {
-        Some(_) => "what was imported stays; the same command goes on from there",
-        None => "what was imported stays; a repeat without --import-id begins anew",
+        Some(_) => "import failed (created customers stay, the same command continues)",
+        None => "import failed (created customers stay, a repeat without --import-id starts over)",
     })?;
-    told?;
+    printed?;
     say!("{{\"summary\":{}}}", serde_json::to_string(&summary)?);
     Ok(())
 }
 
-fn tell(bar: &ProgressBar, line: &RejectedLine) -> anyhow::Result<()> {
+fn print_rejected(bar: &ProgressBar, line: &RejectedLine) -> anyhow::Result<()> {
     let line = serde_json::to_string(line)?;
     bar.suspend(|| -> anyhow::Result<()> {
         say!("{line}");
@@ -134,8 +134,8 @@ fn tell(bar: &ProgressBar, line: &RejectedLine) -> anyhow::Result<()> {
     })
 }
 
-/// Whether every line can be imported. Those that cannot are named.
-fn is_good(lines: Result<Lines, FileError>) -> anyhow::Result<bool> {
+/// Returns whether every line can be imported; prints the lines that cannot.
+fn check_lines(lines: Result<Lines, FileError>) -> anyhow::Result<bool> {
     let mut lines = match lines {
         Err(FileError::Header(errors)) => {
             say!("{}", json!({"line": 1, "errors": errors}));
@@ -157,25 +157,26 @@ fn is_good(lines: Result<Lines, FileError>) -> anyhow::Result<bool> {
         }
     }
     if bad > 0 {
-        eprintln!("customers: {bad} bad lines: nothing was imported");
+        eprintln!("customers: nothing was imported: {bad} bad lines");
     }
     Ok(bad == 0)
 }
 
-/// The file, or all of standard input or of a pipe in an unlinked one: it is read more than once.
+/// Opens the file. Standard input and pipes are copied to an unlinked temporary file first, because the
+/// import reads its file more than once.
 fn open(path: &Path) -> anyhow::Result<File> {
     let (name, mut source): (_, Box<dyn Read>) = if path.as_os_str() == "-" {
         ("standard input".to_owned(), Box::new(std::io::stdin().lock()))
     } else {
         let name = path.display().to_string();
-        let file = File::open(path).with_context(|| name.clone())?;
+        let file = File::open(path).with_context(|| format!("cannot open {name}"))?;
         if file.metadata()?.is_file() {
             return Ok(file);
         }
         (name, Box::new(file))
     };
     let mut file = tempfile::tempfile()?;
-    std::io::copy(&mut source, &mut file).context(name)?;
+    std::io::copy(&mut source, &mut file).with_context(|| format!("cannot read {name}"))?;
     file.rewind()?;
     Ok(file)
 }
@@ -185,7 +186,7 @@ fn format(arguments: &Arguments) -> anyhow::Result<Format> {
     match (arguments.format, ending) {
         (Some(FormatName::Ndjson), _) | (None, Some("ndjson" | "jsonl")) => Ok(Format::Ndjson),
         (Some(FormatName::Csv), _) | (None, Some("csv")) => Ok(Format::Csv),
-        (None, _) => anyhow::bail!("say --format ndjson or --format csv: the file's name does not"),
+        (None, _) => anyhow::bail!("--format is missing, and the file name has no known ending"),
     }
 }
 
@@ -202,7 +203,7 @@ fn fingerprint(mut file: &File, format: Format) -> anyhow::Result<Vec<u8>> {
     }
 }
 
-async fn take_over(config: &Config, file: File) -> anyhow::Result<()> {
+async fn restore_log(config: &Config, file: File) -> anyhow::Result<()> {
     let owner = config.owner_database_url.as_ref();
     let url = owner.map_or_else(|| database_url(config), Ok).map_err(misconfigured)?;
     let mut connection = PgConnection::connect(url.expose_secret()).await?;

@@ -13,26 +13,26 @@ use crate::config::Config;
 
 #[derive(clap::Subcommand)]
 pub enum Command {
-    /// Make a key: it signs from now on, and all others go on verifying
+    /// Create a key, which signs from now on; all other keys still verify
     New,
     /// List the keys, oldest first
     List {
-        /// One JSON object per key
+        /// Print one JSON object per key
         #[arg(long)]
         json: bool,
     },
-    /// Sign no more with a key, and verify nothing with it once the last token that it signed has
+    /// Stop signing with a key, and stop verifying with it after the last token that it signed has
     /// expired
     Retire {
         kid: Uuid,
-        /// Verify nothing with it from now on: it has leaked. Who has a token of it logs in again
+        /// Stop verifying with it at once, because it leaked; holders of its tokens must log in again
         #[arg(long)]
         now: bool,
     },
 }
 
-/// How long after it was retired a key can still have signed: until every process has read the folder
-/// again, with some time to spare.
+/// How long a retired key may still sign: until every process has read the folder again, with some time
+/// to spare.
 const SIGNS_AT_MOST: Duration = READ_EVERY.saturating_mul(2);
 
 pub fn run(config: &Config, command: &Command) -> anyhow::Result<()> {
@@ -60,11 +60,11 @@ pub fn run(config: &Config, command: &Command) -> anyhow::Result<()> {
             }
         }
         Command::Retire { kid, now: at_once } => {
-            // However long tokens live by today's configuration, or that of another process.
+            // The longest possible life: another process may be configured with a longer one than this.
             let last = TimeDelta::seconds(LIFETIME_MAX_SECONDS + LEEWAY_SECONDS);
             let end = if *at_once { now } else { now + last + SIGNS_AT_MOST };
             let end = keys.retire(*kid, end)?;
-            say!("{kid} signs no more and verifies until {}", rfc3339(end));
+            say!("{kid} no longer signs, verifies until {}", rfc3339(end));
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
-//! The command line. Exit codes: 0, 1 failed, 2 misused or badly configured.
+//! The command line. Exit codes: 0 success, 1 failure, 2 wrong arguments or bad configuration.
 
-/// Writes a line to standard output; unlike `println!`, one that cannot be written is an error.
+/// Writes a line to standard output. A failed write is an error, where `println!` would panic.
 macro_rules! say {
     ($($line:tt)*) => {{
         use std::io::Write as _;
@@ -11,17 +11,17 @@ macro_rules! say {
 /// `customers account ...`
 mod account;
 
-/// `customers dev`: everything on this machine with nothing configured.
+/// `customers dev`: private servers, demo data and the service, without any configuration.
 #[cfg(feature = "embedded")]
 mod dev;
 
-/// `customers demo`: dummy data.
+/// `customers demo`: demo data.
 mod demo;
 
 /// `customers doctor`
 mod doctor;
 
-/// `customers export`: the log as a file.
+/// `customers export`: the log, to standard output.
 mod export;
 
 /// `customers history`
@@ -39,10 +39,10 @@ mod projection;
 /// `customers serve`, `migrate`, `routes`, `health`.
 mod serve;
 
-/// The database of a command.
+/// Connects a command to the database.
 mod database;
 
-/// Progress on a terminal.
+/// Progress bars.
 mod progress;
 
 /// Ctrl-C and SIGTERM.
@@ -78,21 +78,21 @@ enum Command {
     /// Add and change accounts
     #[command(subcommand)]
     Account(account::Command),
-    /// Make, list and retire the keys that sign tokens
+    /// Create, list and retire the keys that sign tokens
     #[command(subcommand)]
     Keys(keys::Command),
-    /// Tell who changed a customer, when, from what to what and why
+    /// Print every change of a customer: actor, time, old and new values, reason
     History(history::Arguments),
-    /// Look at projections, rebuild them, compare them with the log
+    /// Show projections, rebuild them, compare them with the log
     #[command(subcommand)]
     Projection(projection::Command),
-    /// List the routes and who may use them
+    /// List the routes and the roles that they need
     Routes(serve::RoutesArguments),
-    /// Take customers from a file, or a whole log into an empty installation
+    /// Create customers from a file, or restore a whole log into an empty installation
     Import(import::Arguments),
     /// Write the log to standard output
     Export(export::Arguments),
-    /// Check that the service can do what it needs in the database, and no more
+    /// Check the rights of the service in the database, and the settings that keep its data
     Doctor(doctor::Arguments),
     /// Ask the running service whether it is ready
     Health,
@@ -101,7 +101,7 @@ enum Command {
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    // Not wrapped: the list of variables has one line for each.
+    // Without wrapping, the help of each variable stays on one line.
     let command = Arguments::command().after_help(environment_help()).term_width(0);
     let matches = command.get_matches();
     let arguments = match Arguments::from_arg_matches(&matches) {
@@ -114,7 +114,7 @@ pub fn main() -> ExitCode {
             eprintln!("customers: {error}");
             ExitCode::from(2)
         }
-        // Whoever reads has read enough.
+        // The reader has closed the pipe, for example `head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("customers: {error:#}");
@@ -139,7 +139,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let config = Config::from_lookup(configured)?;
     telemetry::start_logging(&config);
     match command {
-        // It has returned above.
+        // Has returned above.
         #[cfg(feature = "embedded")]
         Command::Dev(_) => {}
         Command::Serve => serve::serve(config).await?,
@@ -158,10 +158,10 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The environment, and behind it the addresses that a running `customers dev` has left.
+/// Looks up a variable in the environment, then among the addresses of a running `customers dev`.
 fn configured(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty()).or_else(|| {
-        // With a file named for the secret, that is where it comes from.
+        // A set `NAME_FILE` has precedence over those addresses.
         if std::env::var_os(format!("{name}_FILE")).is_some() {
             return None;
         }
@@ -179,7 +179,7 @@ fn environment_help() -> String {
     for variable in variables() {
         let default = variable.default.map(|text| format!(" [default: {text}]"));
         let default = default.unwrap_or_default();
-        let file = if variable.is_secret { " (or a file: ..._FILE)" } else { "" };
+        let file = if variable.is_secret { " (or in a file: NAME_FILE)" } else { "" };
         let _ = writeln!(help, "  {}\n          {}{file}{default}", variable.name, variable.help);
     }
     help

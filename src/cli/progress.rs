@@ -2,7 +2,7 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// A bar on a terminal, nothing elsewhere.
+/// A progress bar if standard error is a terminal, else nothing.
 pub fn progress_bar(total: u64) -> ProgressBar {
     let bar = ProgressBar::new(total);
     let style = "{wide_bar} {human_pos} of {human_len}  {per_sec}  {eta} left";

@@ -13,47 +13,47 @@ use crate::pools::Pools;
 use crate::projections::status::{self, State, Status};
 use crate::projections::{self, Projection, parked, rebuild, verify};
 
-/// How often the progress of a rebuild is asked for.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How often the progress of a rebuild is read.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 #[derive(clap::Subcommand)]
 pub enum Command {
-    /// Say how far each projection has followed the log
+    /// Show the checkpoint, the lag and the state of each projection
     Status {
-        /// One JSON object per projection
+        /// Print one JSON object per projection
         #[arg(long)]
         json: bool,
     },
-    /// Replay the whole log into a projection while the old tables are served
+    /// Replay the log into a projection while its live table is served
     Rebuild { name: String },
-    /// Compare a projection with the log; name the first difference
+    /// Compare a projection with the log and print the first difference
     Verify { name: String },
-    /// Try again with the customers whose events could not be taken over
+    /// Retry the parked customers, whose events could not be applied
     Retry { name: String },
-    /// Serve the tables again that the last rebuild has replaced
+    /// Swap the table back in that the last rebuild replaced
     Rollback { name: String },
 }
 
 pub async fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> {
     let pools = pools(config).await?;
-    let good = match command {
+    let success = match command {
         Command::Status { json } => show(&status::status(&pools.short).await?, json)?,
         Command::Rebuild { name } => rebuild(find(&name)?, &pools).await?,
         Command::Verify { name } => verify(find(&name)?, &pools.long).await?,
         Command::Retry { name } => retry(find(&name)?, &pools.long).await?,
         Command::Rollback { name } => {
             let position = rebuild::rollback(find(&name)?, &pools.rebuild).await?;
-            say!("{name} serves its previous table again, up to position {position}");
+            say!("rolled back {name} to its previous table, up to position {position}");
             true
         }
     };
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if success { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn find(name: &str) -> anyhow::Result<&'static dyn Projection> {
     projections::find(name).with_context(|| {
         let known: Vec<_> = projections::ALL.iter().map(|known| known.name()).collect();
-        format!("there is no projection {name}; there are: {}", known.join(", "))
+        format!("unknown projection {name}; there are: {}", known.join(", "))
     })
 }
 
@@ -68,11 +68,11 @@ fn show(all: &[Status], json: bool) -> anyhow::Result<bool> {
         let state = match (status.state, &status.rebuild) {
             (State::Rebuilding, Some(at)) => format!(", rebuilding: {} of {}", at.done, at.total),
             (State::RebuildStopped, Some(at)) => {
-                format!(", a rebuild stopped at {} of {}", at.done, at.total)
+                format!(", rebuild interrupted at {} of {}", at.done, at.total)
             }
             (State::Following | State::Rebuilding | State::RebuildStopped, _) => String::new(),
         };
-        say!("{name:<16} checkpoint {checkpoint}, head {head}, {lag_events} behind{parked}{state}");
+        say!("{name:<16} checkpoint {checkpoint}, head {head}, lag {lag_events}{parked}{state}");
     }
     Ok(true)
 }
@@ -81,9 +81,9 @@ async fn rebuild(projection: &'static dyn Projection, pools: &Pools) -> anyhow::
     let name = projection.name();
     let bar = progress_bar(0);
     let began = std::time::Instant::now();
-    let watched = async {
+    let progress = async {
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(PROGRESS_INTERVAL).await;
             if let Ok(Status { rebuild: Some(at), .. }) = status::of(projection, &pools.short).await
             {
                 bar.set_length(at.total.unsigned_abs());
@@ -93,15 +93,15 @@ async fn rebuild(projection: &'static dyn Projection, pools: &Pools) -> anyhow::
     };
     let rebuilt = tokio::select! {
         rebuilt = rebuild::rebuild(projection, &pools.rebuild) => rebuilt?,
-        () = watched => anyhow::bail!("the progress ended"),
+        () = progress => anyhow::bail!("the progress display ended"),
     };
     bar.finish_and_clear();
     let seconds = began.elapsed().as_secs_f64();
     say!("rebuilt {name} up to position {} in {seconds:.1} s", rebuilt.position);
     match rebuilt.changed {
-        0 => say!("no row differs from those served before"),
+        0 => say!("no row differs from the replaced table"),
         changed => say!(
-            "{changed} rows differ from those served before; the way back: customers projection rollback {name}"
+            "{changed} rows differ from the replaced table; undo: customers projection rollback {name}"
         ),
     }
     Ok(true)
@@ -119,11 +119,11 @@ async fn verify(projection: &dyn Projection, pool: &PgPool) -> anyhow::Result<bo
             parked.problem
         );
     }
-    let besides = if parked.is_empty() { "" } else { ", besides the parked customers" };
+    let except = if parked.is_empty() { "" } else { ", except the parked customers" };
     if let Some(difference) = &difference {
         say!("{name} differs from the log at position {position}: {difference}");
     } else {
-        say!("{name} equals the log up to position {position}{besides}");
+        say!("{name} equals the log up to position {position}{except}");
     }
     Ok(difference.is_none() && parked.is_empty())
 }

@@ -17,10 +17,10 @@ use crate::config::Config;
 use crate::events::values::Role;
 use crate::schema;
 
-/// How long requests at work may take when the service is told to stop.
+/// How long requests in progress may take after a stop signal.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// How long the service may take to say whether it is ready.
+/// How long the service may take to answer `GET /readyz`.
 const HEALTH_LIMIT: Duration = Duration::from_secs(3);
 
 /// `customers serve`
@@ -44,7 +44,7 @@ pub async fn migrate(config: &Config) -> anyhow::Result<()> {
 
 #[derive(clap::Args)]
 pub struct RoutesArguments {
-    /// One JSON object per route
+    /// Print one JSON object per route
     #[arg(long)]
     json: bool,
 }
@@ -63,13 +63,13 @@ pub fn routes(arguments: &RoutesArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `customers health`: 0 when ready, for a container that has no curl.
+/// `customers health`: exit code 0 if the service is ready; for a container without curl.
 pub async fn health(config: &Config) -> anyhow::Result<ExitCode> {
     let mut address = config.listen;
     if address.ip().is_unspecified() {
         address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }
-    let ask = async {
+    let exchange = async {
         let mut stream = TcpStream::connect(address).await?;
         let request =
             format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
@@ -78,10 +78,10 @@ pub async fn health(config: &Config) -> anyhow::Result<ExitCode> {
         stream.read_to_string(&mut answer).await?;
         anyhow::Ok(answer)
     };
-    let answer = tokio::time::timeout(HEALTH_LIMIT, ask)
+    let answer = tokio::time::timeout(HEALTH_LIMIT, exchange)
         .await
         .with_context(|| format!("http://{address}/readyz: no answer within {HEALTH_LIMIT:?}"))?
-        .with_context(|| format!("http://{address}/readyz"))?;
+        .with_context(|| format!("cannot read http://{address}/readyz"))?;
     say!("{}", answer.rsplit("\r\n\r\n").next().unwrap_or_default());
     let ready = answer.starts_with("HTTP/1.1 200 ");
     Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -8,8 +8,8 @@ use cqrs_es::Aggregate;
 
 use super::refusal::Refusal;
 
-/// An aggregate each of whose events carries the whole state that holds after it, so that the last
-/// event is enough to decide on.
+/// An aggregate whose events each carry the whole state after them, so that a decision needs only the last
+/// event.
 pub trait LastEventAggregate:
     Aggregate<Services = (), Error = Refusal, Command: Clone + Send + Sync, Event: Send + Sync>
     + Clone
@@ -24,15 +24,15 @@ pub trait LastEventAggregate:
     /// The number of its events; 0 before the first.
     fn sequence(&self) -> i64;
 
-    /// The SHA-256 of a command and its target (`None`: a new aggregate): equal for equal requests.
+    /// The SHA-256 of a command and its target (`None`: a new aggregate); equal for equal requests.
     fn fingerprint(command: &Self::Command, id: Option<Self::Id>) -> Vec<u8>;
 }
 
-/// Ids of new aggregates.
+/// A source of ids for new aggregates.
 pub trait IdSource<Id>: Send + Sync + 'static {
-    /// An id that no process was given before.
+    /// Returns an id that no process has received before.
     fn next(&self) -> impl Future<Output = Result<Id, sqlx::Error>> + Send;
 
-    /// Called when an id turned out to be taken.
+    /// Called after an id turned out to be taken.
     fn discard(&self) -> impl Future<Output = ()> + Send;
 }

@@ -1,6 +1,6 @@
-//! Aggregates that this process has appended to lately, so that a command need not load them. Other
-//! processes append, too, so an entry may be stale: only an append may trust it, since the log checks the
-//! sequence. A refusal or a "nothing to change" is decided on the log.
+//! A cache of aggregates that this process has appended to lately, so that a command need not load them.
+//! Other processes append, too, so an entry may be stale: only an append may rely on it, because the log
+//! checks the sequence. A refusal or an empty decision is made only on a state loaded from the log.
 
 use chrono::{DateTime, Utc};
 use moka::sync::Cache;

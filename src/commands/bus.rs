@@ -1,6 +1,6 @@
-//! From a command to its position in the log: take the aggregate from the cache, or load its last event;
-//! decide by `Aggregate::handle`; append. When another process has appended first, load and decide
-//! again.
+//! The command bus: takes the aggregate from the cache or loads its last event, decides by
+//! `Aggregate::handle`, and appends the events. Optimistic concurrency: when another process has appended
+//! first, the bus loads the aggregate and decides again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,20 +24,20 @@ use crate::events::log::{Append, AppendError, Appender, IdempotencyKey, NewEvent
 use crate::events::metadata::Metadata;
 use crate::events::values::{CustomerId, DateOfBirth, Name};
 
-/// How often a command is decided again after another process has appended first. Each round lets at
-/// least one command of the aggregate through, so only an aggregate under constant fire from many
-/// processes exceeds it.
+/// How many times a command is decided again after another process has appended first. In each round at
+/// least one command of the aggregate succeeds, so only constant writes of many processes to one aggregate
+/// exceed it.
 const ATTEMPTS_MAX: u32 = 64;
 
-/// The longest backoff before another round; half of it on average, so that two processes that met
-/// once do not meet again.
+/// The longest backoff before another round. The backoff is random, half of this on average, so that two
+/// processes that have conflicted do not conflict again.
 const BACKOFF_MAX: Duration = Duration::from_millis(8);
 
-/// How long a command waits for an id or for a lock. Waits must not add up: a command in a long queue
-/// fails about as soon as the database does.
+/// How long a command waits for an id or for a lock. The limit keeps waits from adding up: when the
+/// database fails, a command in a long queue fails at about the same time.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Takes the commands of one kind of aggregate to the log. One per process; clones share it.
+/// Executes the commands of one aggregate type. One per process; clones share it.
 pub struct CommandBus<A: LastEventAggregate, I = IdLease>(Arc<Inner<A, I>>);
 
 /// The bus of customers.
@@ -56,7 +56,7 @@ struct Inner<A: LastEventAggregate, I> {
     cache: AggregateCache<A>,
     aggregate_locks: StripedLock,
     key_locks: StripedLock,
-    /// Commands run to their end when their caller stops waiting.
+    /// Commands in execution: they run to their end even when the caller drops the future.
     running: TaskTracker,
 }
 
@@ -83,7 +83,7 @@ pub struct Written<A: LastEventAggregate = Customer> {
     pub updated_at: DateTime<Utc>,
     /// The position of the event, or of the aggregate's last one when nothing changed.
     pub position: i64,
-    /// The command was executed before, under the same key: this is its result then.
+    /// Whether this is the result of an earlier execution with the same idempotency key.
     pub replayed: bool,
 }
 
@@ -111,9 +111,9 @@ impl<A: LastEventAggregate> Written<A> {
 pub enum BusError {
     #[error(transparent)]
     Refused(#[from] Refusal),
-    #[error("the idempotency key was used for another request")]
+    #[error("idempotency key reused for another request")]
     IdempotencyKeyReused,
-    #[error("other processes kept changing the aggregate")]
+    #[error("too many conflicts with other processes")]
     Contended,
     #[error(transparent)]
     Log(#[from] ReadError),
@@ -130,14 +130,14 @@ impl From<sqlx::Error> for BusError {
 }
 
 impl Bus {
-    /// Appends through `appender`, loads over `pool`: both of one primary.
+    /// Appends through `appender` and loads over `pool`, both on the same primary.
     #[must_use]
     pub fn new(appender: Appender, pool: PgPool) -> Self {
         let ids = IdLease::new(pool.clone());
         Self::with_ids(appender, pool, ids)
     }
 
-    /// Creates a customer under an id of its own; see [`CommandBus::execute`].
+    /// Creates a customer with a new id; see [`CommandBus::execute`].
     pub async fn create(
         &self,
         name: Name,
@@ -173,14 +173,14 @@ impl<A: LastEventAggregate, I: IdSource<A::Id>> CommandBus<A, I> {
         }))
     }
 
-    /// Waits for the commands that were begun.
+    /// Waits until all commands in execution have ended.
     pub async fn drain(&self) {
         self.0.running.close();
         self.0.running.wait().await;
     }
 
-    /// Executes a command of the aggregate of that id, or of a new aggregate under a new id. The command
-    /// runs to its end even when the caller drops the future.
+    /// Executes a command of the aggregate with that id, or without an id, of a new aggregate with a new
+    /// id. The command runs to its end even when the caller drops the future.
     pub async fn execute(
         &self,
         id: Option<A::Id>,
@@ -209,7 +209,7 @@ impl<A: LastEventAggregate, I: IdSource<A::Id>> CommandBus<A, I> {
     }
 }
 
-/// A command on its way; one that creates has no id yet.
+/// A command in execution; a create has no id yet.
 struct PendingCommand<A: LastEventAggregate> {
     id: Option<A::Id>,
     command: A::Command,
@@ -217,14 +217,14 @@ struct PendingCommand<A: LastEventAggregate> {
     key: Option<IdempotencyKey>,
 }
 
-/// The events that a command leads to, and the aggregate after them.
+/// The events of a command, and the aggregate after them.
 struct Decision<A: LastEventAggregate> {
     events: Vec<A::Event>,
     aggregate: A,
 }
 
 impl<A: LastEventAggregate, I: IdSource<A::Id>> Inner<A, I> {
-    /// A command with an idempotency key: executed if it was not executed before, else replayed.
+    /// Executes a command with an idempotency key, or replays its answer if it was executed before.
     async fn execute_once(
         &self,
         key: &IdempotencyKey,
@@ -238,13 +238,13 @@ impl<A: LastEventAggregate, I: IdSource<A::Id>> Inner<A, I> {
         if let Err(BusError::Refused(_)) = executed
             && let Some(stored) = idempotency::find(&self.pool, key).await?
         {
-            // Another process has executed it in between: the refusal was about its own effect.
+            // Another process has executed the command in between, and its effect caused the refusal.
             return self.replay(key, &stored.fingerprint, stored.position).await;
         }
         executed
     }
 
-    /// The result that the command had when it was executed.
+    /// Replays the answer of the execution; fails if the key belongs to another request.
     async fn replay(
         &self,
         key: &IdempotencyKey,
@@ -272,7 +272,7 @@ impl<A: LastEventAggregate, I: IdSource<A::Id>> Inner<A, I> {
             let decision = decide(A::default(), &pending.command).await?;
             match self.append(id, None, decision, pending).await? {
                 Some(written) => return Ok(written),
-                // The id exists: it came with a restored log, say.
+                // The id is taken, for example by a restored log.
                 None => self.ids.discard().await,
             }
         }
@@ -301,7 +301,7 @@ impl<A: LastEventAggregate, I: IdSource<A::Id>> Inner<A, I> {
         Err(BusError::Contended)
     }
 
-    /// Appends the events of a decision on `loaded`; `None` when that was not the aggregate's last
+    /// Appends the events of a decision on `loaded`; `None` when that was not the aggregate's current
     /// state.
     async fn append(
         &self,
@@ -348,7 +348,7 @@ impl<A: LastEventAggregate, I: IdSource<A::Id>> Inner<A, I> {
     }
 }
 
-/// Decides by the aggregate's own rules, which the event sink applies as they are written.
+/// Decides by the aggregate's `handle`; the event sink applies each event to the aggregate.
 async fn decide<A: LastEventAggregate>(
     mut aggregate: A,
     command: &A::Command,

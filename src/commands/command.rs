@@ -1,8 +1,8 @@
-//! What someone asks for.
+//! Commands: requests to change a customer.
 
 use crate::events::values::{DateOfBirth, Name};
 
-/// A command about one customer. A create is asked of a customer that does not exist yet.
+/// A command of one customer. `Create` is for a customer that does not exist yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CustomerCommand {
     Create { name: Name, dob: DateOfBirth },
@@ -10,12 +10,12 @@ pub enum CustomerCommand {
     Delete { if_match: IfMatch },
 }
 
-/// Which versions of the customer the command was meant for (`If-Match`, RFC 9110 section 13.1.1).
+/// The versions of the customer to which the command applies (`If-Match`, RFC 9110, section 13.1.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IfMatch {
-    /// Whatever version it has.
+    /// Any version.
     Any,
-    /// One of these; none of them matches when the list is empty.
+    /// One of these versions; an empty list matches none.
     OneOf(Vec<i64>),
 }
 

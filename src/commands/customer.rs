@@ -1,4 +1,4 @@
-//! The rules. `decide` is pure and holds all of them; `apply` holds none.
+//! The rules of customers. `decide` is pure and contains all rules; `apply` contains none.
 
 use cqrs_es::event_sink::EventSink;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use crate::events::customer::{CUSTOMER, CustomerEvent};
 use crate::events::log::id_lease::IdLease;
 use crate::events::values::{CustomerId, DateOfBirth, Name};
 
-/// A customer as the events so far left it.
+/// A customer after the events so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Customer {
     /// The number of events so far; 0 before the first.
@@ -31,7 +31,7 @@ pub enum State {
 }
 
 impl Customer {
-    /// The events that the command leads to; none when nothing would change.
+    /// The events of the command; empty when nothing would change.
     pub fn decide(&self, command: &CustomerCommand) -> Result<Vec<CustomerEvent>, Refusal> {
         match (command, &self.state) {
             (CustomerCommand::Create { name, dob }, State::Unknown) => {
@@ -102,7 +102,7 @@ impl IdSource<CustomerId> for IdLease {
     }
 }
 
-/// The glue to cqrs-es: the bus decides through `handle`, its given/when/then framework tests it.
+/// The glue to cqrs-es: the bus decides through `handle`, and the test framework of cqrs-es tests it.
 impl cqrs_es::Aggregate for Customer {
     const TYPE: &'static str = CUSTOMER;
     type Command = CustomerCommand;

@@ -1,4 +1,5 @@
-//! Who changed a customer, when, from where and why: folded from its stream, which postgres-es loads.
+//! The change history of a customer: actor, time, origin and reason of each change, folded from its
+//! stream, which postgres-es loads.
 
 use chrono::{DateTime, Utc};
 use cqrs_es::EventStore as _;
@@ -19,13 +20,13 @@ pub struct Change {
     /// The name of the event.
     pub event: &'static str,
     pub at: DateTime<Utc>,
-    /// Who, from where, why: as in [`crate::events::metadata::Metadata`].
+    /// As [`crate::events::metadata::Metadata`].
     pub metadata: std::collections::HashMap<String, String>,
     /// The fields that the event changed.
     pub fields: Vec<FieldChange>,
 }
 
-/// One field of one change; `from` is absent at the create, `to` at the deletion.
+/// One field of one change; `from` is `None` for the create, `to` is `None` for the deletion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldChange {
     pub field: &'static str,
@@ -40,7 +41,7 @@ pub async fn load(pool: &PgPool, id: CustomerId) -> Result<Vec<Change>, HistoryE
     ))
     .with_upcasters(upcast::upcasters());
     let envelopes = store.load_events(&id.to_string()).await?;
-    // Read behind the events: every event loaded has its place in here.
+    // Read after the events, so each loaded event has its position here.
     let positions = read::positions(pool, id).await?;
 
     let mut customer = Customer::default();
@@ -82,10 +83,10 @@ fn difference(before: Fields, after: Fields) -> Vec<FieldChange> {
         .collect()
 }
 
-/// Why a history cannot be told.
+/// Why a history cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
-    #[error("the stream cannot be loaded: {0}")]
+    #[error("cannot load the stream: {0}")]
     Stream(#[from] cqrs_es::AggregateError<super::refusal::Refusal>),
     #[error(transparent)]
     Database(#[from] sqlx::Error),

@@ -1,7 +1,7 @@
-//! A request that is sent again under the same `Idempotency-Key` is answered, not done again. The
-//! log keeps (account, key) -> fingerprint of what was asked, position of what it led to, written in
-//! the transaction that appends; the answer is made again from the event at that position. Refusals
-//! are not kept: they changed nothing, and may be none the next time.
+//! Idempotency keys: a request that is repeated with the same key is answered, not executed again. The
+//! transaction that appends also stores (account, key) -> fingerprint of the request, position of the
+//! event; the answer is rebuilt from the event at that position. Refusals are not stored: they changed
+//! nothing, and the same request may succeed later.
 
 use aws_lc_rs::digest::{Context, SHA256};
 use sqlx::PgPool;
@@ -10,18 +10,18 @@ use super::command::{CustomerCommand, IfMatch};
 use crate::events::log::IdempotencyKey;
 use crate::events::values::CustomerId;
 
-/// How many keys one step of the purge takes: a few milliseconds, so that nobody waits for it.
+/// How many keys one step of the purge deletes; it takes milliseconds, so that requests do not wait.
 const PURGE_STEP: i64 = 500;
 
-/// What is kept of a key.
+/// A stored key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredKey {
     pub fingerprint: Vec<u8>,
     pub position: i64,
 }
 
-/// SHA-256 of what is asked for: the same for both spellings of a route, and whatever the order and
-/// the spacing of the JSON. No text that is hashed holds a line feed.
+/// SHA-256 of a parsed request: the same for both spellings of a route, and for any order and spacing of
+/// the JSON. No hashed value has a line feed.
 pub fn fingerprint(id: Option<CustomerId>, command: &CustomerCommand) -> Vec<u8> {
     let of_customer = id.map_or_else(String::new, |id| id.to_string());
     let versions = |if_match: &IfMatch| match if_match {
@@ -42,7 +42,7 @@ pub fn fingerprint(id: Option<CustomerId>, command: &CustomerCommand) -> Vec<u8>
     context.finish().as_ref().to_vec()
 }
 
-/// What is kept of the key, if anything is.
+/// The stored key, if there is one.
 pub async fn find(pool: &PgPool, key: &IdempotencyKey) -> Result<Option<StoredKey>, sqlx::Error> {
     sqlx::query_as!(
         StoredKey,
@@ -54,10 +54,10 @@ pub async fn find(pool: &PgPool, key: &IdempotencyKey) -> Result<Option<StoredKe
     .await
 }
 
-/// Forgets keys that are older than a day, step by step.
+/// Deletes keys that are older than a day, step by step.
 pub async fn purge(pool: &PgPool) -> Result<(), sqlx::Error> {
     loop {
-        let forgotten = sqlx::query!(
+        let deleted = sqlx::query!(
             "delete from idempotency_keys where (account, key) in (
                  select account, key from idempotency_keys
                  where created_at < now() - interval '24 hours'
@@ -68,7 +68,7 @@ pub async fn purge(pool: &PgPool) -> Result<(), sqlx::Error> {
         .execute(pool)
         .await?
         .rows_affected();
-        if i64::try_from(forgotten).is_ok_and(|forgotten| forgotten < PURGE_STEP) {
+        if i64::try_from(deleted).is_ok_and(|deleted| deleted < PURGE_STEP) {
             return Ok(());
         }
     }

@@ -1,35 +1,35 @@
-//! WHAT MAY HAPPEN. Pure decisions, and the bus that takes a decision to the log.
+//! Commands: pure decisions, and the bus that executes commands and appends their events.
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
-/// What someone asks for.
+/// Requests to change a customer.
 pub mod command;
 
-/// A business "no".
+/// Why the rules reject a command.
 pub mod refusal;
 
 /// The rules: decide and apply.
 pub mod customer;
 
-/// From a command to its place in the log.
+/// The command bus: executes a command and appends its events to the log.
 pub mod bus;
 
-/// Aggregates that this process has appended to, which only an append may trust.
+/// A cache of aggregates that this process has appended to.
 mod aggregate_cache;
 
 /// What the bus needs of an aggregate.
 pub mod aggregate;
 
-/// Done once, however often it is asked for.
+/// Idempotency keys: a command with a key is executed once.
 pub mod idempotency;
 
-/// One at a time.
+/// A striped lock: one command of an aggregate at a time.
 mod striped_lock;
 
-/// Many customers from one file.
+/// Imports of many customers from one file.
 pub mod import;
 
-/// Who changed a customer, when and why.
+/// The change history of a customer.
 pub mod history;
 
 pub use aggregate::LastEventAggregate;

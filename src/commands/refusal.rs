@@ -1,15 +1,15 @@
-//! A business "no". Nothing was appended; asking again changes nothing by itself.
+//! Refusals: business rules that reject a command. Nothing was appended.
 
 /// Why a command is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Never created, or deleted.
-    #[error("there is no such customer")]
+    #[error("no such customer")]
     NotFound,
-    /// The customer is at another version than `If-Match` asked for.
+    /// The customer's version is not among those of `If-Match`.
     #[error("the customer is at version {current}")]
     VersionMismatch { current: i64 },
-    /// A create met a customer of the same id; the bus takes another id then.
+    /// A create for an id that is taken. For a new customer the bus retries with another id instead.
     #[error("the customer exists already")]
     Exists,
 }

@@ -1,14 +1,13 @@
-//! One at a time: what concerns the same customer, or the same key, waits for its turn.
+//! A striped lock: commands of the same aggregate, or with the same idempotency key, run one at a time.
 
 use std::hash::{BuildHasher as _, Hash, RandomState};
 
 use tokio::sync::{Mutex, MutexGuard};
 
-/// How many different ones can be at work at once in this process. Two may share a turn; that costs
-/// them a wait and nothing else.
+/// The number of mutexes. Two keys may share one; that costs a wait and nothing else.
 const STRIPES: usize = 1024;
 
-/// Of one process.
+/// The locks of one process.
 pub struct StripedLock {
     stripes: Vec<Mutex<()>>,
     hasher: RandomState,
@@ -22,7 +21,7 @@ impl Default for StripedLock {
 }
 
 impl StripedLock {
-    /// Waits for the turn of what `whose` names.
+    /// Locks the stripe of a key.
     pub async fn lock(&self, key: impl Hash) -> MutexGuard<'_, ()> {
         let hash = self.hasher.hash_one(key);
         let index = usize::try_from(hash % STRIPES as u64).unwrap_or(0);

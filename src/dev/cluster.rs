@@ -1,4 +1,5 @@
-//! The data of the private Postgres: made once, moved into place when whole, never made anew.
+//! The database cluster of the private PostgreSQL: created once, under a temporary name until it is
+//! complete, and never replaced.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -13,7 +14,7 @@ use super::{
     options::READY_LIMIT,
     programs,
     redis::hex,
-    watchdog::{Log, Program, Watched},
+    watchdog::{Log, Program, WatchedProgram},
 };
 
 pub const NAME: &str = "PostgreSQL";
@@ -21,10 +22,10 @@ const LOG: &str = "postgres.log";
 const DATA: &str = "postgres";
 const UNFINISHED: &str = "postgres.unfinished";
 const PASSWORD: &str = "postgres.password";
-/// Hands a program what must not be on its command line; removed after.
+/// The input of a program that must not be on its command line; removed after use.
 const INPUT: &str = "postgres.input";
 
-/// How long making a cluster may take; it is a second on a laptop.
+/// How long the creation of a cluster may take; a laptop needs a second.
 const INIT_LIMIT: Duration = Duration::from_mins(2);
 
 pub struct Cluster<'a> {
@@ -33,36 +34,41 @@ pub struct Cluster<'a> {
     programs: PathBuf,
     pub data: PathBuf,
     pub password: String,
-    pub quick: bool,
+    pub throw_away: bool,
 }
 
 impl<'a> Cluster<'a> {
-    /// Opens the cluster of a folder, making it at the first start; nobody else uses it then.
-    pub async fn open(folder: &'a Folder, secret: &[u8], quick: bool) -> Result<Self, StartError> {
-        // Whoever has the log has the data: nothing is touched before.
+    /// Opens the cluster of the folder, or creates it at the first start, after all processes of an
+    /// earlier run have ended.
+    pub async fn open(
+        folder: &'a Folder,
+        secret: &[u8],
+        throw_away: bool,
+    ) -> Result<Self, StartError> {
+        // The lock of the log protects the data too: nothing is changed before this process holds it.
         let log = Log::open(folder, NAME, LOG).await?;
         let data = folder.join(DATA);
         let version = fs::read_to_string(data.join("PG_VERSION"));
         let version = version.ok().and_then(|text| text.trim().parse().ok());
         let programs = programs::postgres(&data, version).await?;
         let password = hex(secret);
-        let mut cluster = Self { folder, programs, data, password, quick };
+        let mut cluster = Self { folder, programs, data, password, throw_away };
         if cluster.data.try_exists().map_err(StartError::at(&cluster.data))? {
             drop(log);
             folder.private_directory(DATA)?;
-            cluster.recall_password().await?;
+            cluster.load_password().await?;
         } else {
-            cluster.make(log).await?;
+            cluster.create(log).await?;
         }
         Ok(cluster)
     }
 
-    /// The log of the server, once nothing of an earlier run writes to it.
+    /// Opens the log of the server, after all processes of an earlier run have ended.
     pub async fn log(&self) -> Result<Log, StartError> {
         Log::open(self.folder, NAME, LOG).await
     }
 
-    /// Starts one of the programs below a watchdog.
+    /// Starts one of the programs under a watchdog.
     pub fn run(
         &self,
         log: Log,
@@ -70,13 +76,13 @@ impl<'a> Cluster<'a> {
         arguments: Vec<OsString>,
         input: &Path,
         signals: (&'static str, &'static str),
-    ) -> Result<Watched, StartError> {
+    ) -> Result<WatchedProgram, StartError> {
         let (path, input) = (self.programs.join(name), input.to_path_buf());
-        Watched::start(self.folder, log, &Program { name, path, arguments, input, signals })
+        WatchedProgram::start(self.folder, log, &Program { name, path, arguments, input, signals })
     }
 
-    async fn make(&self, log: Log) -> Result<(), StartError> {
-        tracing::info!("making a PostgreSQL cluster in {}", self.data.display());
+    async fn create(&self, log: Log) -> Result<(), StartError> {
+        tracing::info!(folder = %self.data.display(), "dev: creating a PostgreSQL cluster");
         let unfinished = self.folder.join(UNFINISHED);
         if unfinished.exists() {
             fs::remove_dir_all(&unfinished).map_err(StartError::at(&unfinished))?;
@@ -85,47 +91,48 @@ impl<'a> Cluster<'a> {
         let input = self.folder.write_private(INPUT, self.password.as_bytes())?;
         let mut arguments =
             words("--username=customers --auth=scram-sha-256 --encoding=UTF8 --locale=C");
-        if self.quick {
+        if self.throw_away {
             arguments.push("--no-sync".into());
         }
         arguments.extend(["--pwfile".as_ref(), input.as_os_str()].map(OsStr::to_owned));
         arguments.extend(["--pgdata".as_ref(), unfinished.as_os_str()].map(OsStr::to_owned));
         let initdb =
             self.run(log, "initdb", arguments, Path::new("/dev/null"), ("TERM", "KILL"))?;
-        let made = initdb.finish(INIT_LIMIT).await;
+        let created = initdb.finish(INIT_LIMIT).await;
         remove_if_there(&input).map_err(StartError::at(&input))?;
-        made?;
+        created?;
         self.single_user(&unfinished, "create database customers").await?;
-        // Before the data: where there are data there is their password.
+        // Before the rename: data in its place always has a password file.
         self.folder.write_private(PASSWORD, self.password.as_bytes())?;
         fs::rename(&unfinished, &self.data).map_err(StartError::at(&self.data))
     }
 
-    /// Reads the password that was set when the cluster was made, or sets a new one if its file was
+    /// Reads the password that was set when the cluster was created, or sets a new one if its file was
     /// lost.
-    async fn recall_password(&mut self) -> Result<(), StartError> {
+    async fn load_password(&mut self) -> Result<(), StartError> {
         let path = self.folder.join(PASSWORD);
-        let kept = match fs::read_to_string(&path) {
+        let stored = match fs::read_to_string(&path) {
             Ok(text) => text.trim().to_owned(),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(StartError::at(&path)(error)),
         };
-        if !kept.is_empty() {
-            self.password = kept;
+        if !stored.is_empty() {
+            self.password = stored;
             return Ok(());
         }
-        tracing::warn!("{} is missing: setting a new password", path.display());
+        let file = path.display();
+        tracing::warn!(%file, "dev: PostgreSQL password missing, setting a new one");
         let statement = format!("alter role customers password '{}'", self.password);
         self.single_user(&self.data, &statement).await?;
         self.folder.write_private(PASSWORD, self.password.as_bytes()).map(drop)
     }
 
-    /// Runs one statement without a server: no password, no network, and nothing of it on a command
-    /// line.
+    /// Runs one statement in single-user mode: without a password or a network, and with the statement
+    /// on standard input, not on a command line.
     async fn single_user(&self, data: &Path, statement: &str) -> Result<(), StartError> {
         let log = self.log().await?;
         let input = self.folder.write_private(INPUT, format!("{statement}\n").as_bytes())?;
-        // A failed statement must not look like success, nor be quoted in the log.
+        // A failed statement must end the program with an error, and must not be quoted in the log.
         let mut arguments = words("--single -c exit_on_error=on -c log_min_error_statement=panic");
         arguments
             .extend(["-D".as_ref(), data.as_os_str(), "postgres".as_ref()].map(OsStr::to_owned));
@@ -136,7 +143,7 @@ impl<'a> Cluster<'a> {
     }
 }
 
-/// Arguments that hold no space.
+/// Splits arguments at spaces; none may contain a space.
 pub fn words(arguments: &str) -> Vec<OsString> {
     arguments.split(' ').map(OsString::from).collect()
 }

@@ -5,8 +5,8 @@ use std::process::ExitStatus;
 
 use super::options::OLD_SERVER_LIMIT;
 
-/// Why the servers could not be started. Every `Display` is one line that says what to do or where
-/// to look.
+/// Why the servers could not be started. Every message is one line that names a remedy or the place to
+/// look.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("{program} is not installed: run script/bootstrap")]
@@ -27,7 +27,7 @@ pub enum StartError {
     StillRunning { server: &'static str, log: String },
 
     #[error(
-        "PostgreSQL does not run as root, and {user} cannot pass {directory}: chmod o+x {directory}, or use another folder"
+        "PostgreSQL does not run as root, and {user} cannot enter {directory}: chmod o+x {directory}, or use another folder"
     )]
     Closed { user: String, directory: String },
 
@@ -50,7 +50,7 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// For `map_err` on a file operation.
+    /// Turns an I/O error on `path` into this error, for `map_err`.
     pub(super) fn at(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.display().to_string();
         move |cause| Self::Path { path, cause }

@@ -1,4 +1,4 @@
-//! The folder of the servers: one living owner at a time, and nothing in it readable by others.
+//! The folder of the servers: locked by one process at a time, with no file that other users can read.
 
 use std::{
     fs::{self, File},
@@ -17,8 +17,8 @@ use rustix::{
 use crate::files;
 
 use super::{
+    choose_user,
     error::StartError,
-    facts,
     run_as::{self, RunAs, User},
 };
 
@@ -26,25 +26,23 @@ use super::{
 pub struct Folder {
     path: PathBuf,
     pub run_as: RunAs,
-    /// The kernel releases the lock when we end, also by `kill -9`; children do not inherit it
-    /// (`O_CLOEXEC`).
+    /// The kernel releases the lock when this process ends, also by `kill -9`; children do not inherit
+    /// it (`O_CLOEXEC`).
     lock: File,
 }
 
 impl Folder {
-    /// Makes the folder if it is missing, locks it and settles who runs the programs.
-    ///
-    /// # Errors
-    /// `InUse` at once if another process has it; `Path`, `Closed`, `NoUser`.
+    /// Creates the folder if it is missing, locks it and chooses the user of the programs. Fails at once
+    /// with `InUse` if another process holds the lock.
     pub async fn open(path: &Path) -> Result<Self, StartError> {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(path).map_err(StartError::at(path))?;
-        // The programs run in `/`, since the current directory may be closed to them.
+        // Absolute, because the programs run in `/`: they may have no access to the current directory.
         let path = fs::canonicalize(path).map_err(StartError::at(path))?;
         let lock = lock(&path)?;
-        let run_as = facts::settle(&path).await?;
+        let run_as = choose_user::choose_user(&path).await?;
         let folder = Self { path, run_as, lock };
-        folder.admit().map_err(StartError::at(&folder.path))?;
+        folder.grant_access().map_err(StartError::at(&folder.path))?;
         Ok(folder)
     }
 
@@ -52,8 +50,8 @@ impl Folder {
         self.path.join(name)
     }
 
-    /// A directory of mode 0700 that belongs to the user of the programs, with everything that is
-    /// in it.
+    /// Creates a directory of mode 0700 if it is missing; it and its content belong to the user of the
+    /// programs.
     pub fn private_directory(&self, name: &str) -> Result<PathBuf, StartError> {
         let path = self.join(name);
         match fs::DirBuilder::new().mode(0o700).create(&path) {
@@ -66,7 +64,7 @@ impl Folder {
         Ok(path)
     }
 
-    /// A whole new file of mode 0600, in place of an older one, that the programs can read.
+    /// Writes a file of mode 0600 that the programs can read; it replaces an older one atomically.
     pub fn write_private(&self, name: &str, content: &[u8]) -> Result<PathBuf, StartError> {
         let path = self.join(name);
         files::write_private(&path, content, |file| self.give(file))
@@ -74,7 +72,7 @@ impl Folder {
         Ok(path)
     }
 
-    /// Gives an open file of ours to the user of the programs.
+    /// Makes the user of the programs the owner of an open file.
     pub fn give(&self, file: &File) -> std::io::Result<()> {
         let user = self.run_as.user();
         if file.metadata()?.uid() == user.uid {
@@ -83,11 +81,11 @@ impl Folder {
         std::os::unix::fs::fchown(file, Some(user.uid), Some(user.gid))
     }
 
-    /// Lets the user of the programs into the folder, without opening it to anybody else.
-    fn admit(&self) -> std::io::Result<()> {
+    /// Gives the user of the programs access to the folder, and no other user.
+    fn grant_access(&self) -> std::io::Result<()> {
         match self.run_as {
-            RunAs::Ourselves | RunAs::Namespace { .. } => Ok(()),
-            // What `sudo` made must stay usable without it.
+            RunAs::CurrentUser | RunAs::Namespace { .. } => Ok(()),
+            // A folder that was created under `sudo` must stay usable without it.
             RunAs::Owner(user) => {
                 self.give(&self.lock)?;
                 std::os::unix::fs::lchown(&self.path, Some(user.uid), Some(user.gid))
@@ -104,7 +102,7 @@ impl Folder {
     }
 }
 
-/// Opens a file of ours for appending, made with mode 0600; follows no link.
+/// Opens a file for appending, created with mode 0600 if it is missing; follows no symbolic link.
 pub fn open_private(path: &Path) -> std::io::Result<File> {
     File::options()
         .read(true)
@@ -115,8 +113,8 @@ pub fn open_private(path: &Path) -> std::io::Result<File> {
         .open(path)
 }
 
-/// Whether this open file now holds the lock of its file; a lock is shared with every process that
-/// inherits the file.
+/// Tries to lock an open file (`flock`); `false` if another process holds the lock. Processes that
+/// inherit the open file share its lock.
 pub fn try_lock(file: &File) -> std::io::Result<bool> {
     match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),
@@ -144,12 +142,13 @@ fn lock(folder: &Path) -> Result<File, StartError> {
         return Err(StartError::InUse { folder: folder.display().to_string(), owner });
     }
     file.set_len(0)
-        .and_then(|()| write!(file, "process {}", std::process::id()))
+        .and_then(|()| write!(file, "pid {}", std::process::id()))
         .map_err(StartError::at(&path))?;
     Ok(file)
 }
 
-/// Gives `path` and what is below it to `user`, if it is not theirs; links are given, not followed.
+/// Makes `user` the owner of `path` and everything below it, unless it is already; symbolic links are
+/// not followed.
 fn give_all(path: &Path, user: User) -> std::io::Result<()> {
     let metadata = fs::symlink_metadata(path)?;
     if metadata.uid() == user.uid {
@@ -160,6 +159,6 @@ fn give_all(path: &Path, user: User) -> std::io::Result<()> {
             give_all(&entry?.path(), user)?;
         }
     }
-    // The directory last: a walk that was cut off is done again.
+    // The directory last, so that an interrupted walk is repeated.
     std::os::unix::fs::lchown(path, Some(user.uid), Some(user.gid))
 }

@@ -1,40 +1,40 @@
-//! THE EMBEDDED DEFAULT: a private PostgreSQL and a private Redis in one folder, kept between runs.
+//! Embedded servers: a private PostgreSQL and a private Redis in one folder, kept between runs.
 //!
-//! Read `Servers::start` first. A folder has one owner process at a time (`folder`), each program runs as
-//! a user that PostgreSQL accepts (`run_as`), and a watchdog ends each server when this process ends,
-//! however it ends (`watchdog`).
+//! Read `Servers::start` first. One process at a time locks the folder (`folder`), each program runs as
+//! a user that PostgreSQL accepts (`run_as`), and a watchdog stops each server when this process ends,
+//! also by `kill -9` (`watchdog`).
 
-/// Start and stop.
+/// Starts and stops the servers.
 mod servers;
 
-/// What to start.
+/// What to start, and time limits.
 mod options;
 
-/// A server that runs.
+/// A running server.
 mod running;
 
 /// The private PostgreSQL.
 mod postgres;
 
-/// The files of the private PostgreSQL.
+/// The database cluster of the private PostgreSQL.
 mod cluster;
 
 /// The private Redis.
 mod redis;
 
-/// The programs of this machine.
+/// Finds the programs.
 mod programs;
 
-/// The folder and its owner.
+/// The folder, its lock and its permissions.
 mod folder;
 
 /// The user that programs run as.
 mod run_as;
 
-/// What this machine allows.
-mod facts;
+/// The choice of that user, from the facts of this machine.
+mod choose_user;
 
-/// Ends a server when its parent ends.
+/// Stops a program when this process ends.
 mod watchdog;
 
 /// Why the servers could not be started.

@@ -1,4 +1,4 @@
-//! Where the programs are: on PATH, or in the folders of the usual packages.
+//! Finds programs: on PATH, or in the folders of the common packages.
 
 use std::{
     cmp::Reverse,
@@ -13,18 +13,18 @@ use std::{
 
 use super::error::StartError;
 
-/// The oldest Postgres that is supported (Debian 12).
+/// The oldest supported PostgreSQL (Debian 12).
 pub const OLDEST_POSTGRES: u32 = 15;
 
-/// How long a program may take to tell its version or a user's number.
+/// How long a program may take to print its version or a user id.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
-/// Searched after PATH, which may be nearly empty.
-const USUAL: [&str; 6] =
+/// The folders that are searched after PATH, which may be nearly empty.
+const COMMON_FOLDERS: [&str; 6] =
     ["/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/opt/homebrew/bin"];
 
-/// Packages that keep each Postgres in its own folder: where, how the folder's name starts, what
-/// follows it.
+/// Packages that install each version of PostgreSQL in its own folder: the parent folder, and the
+/// prefix of the name before the version.
 const VERSIONED: [(&str, &str); 4] = [
     ("/usr/lib/postgresql", ""),
     ("/usr", "pgsql-"),
@@ -32,7 +32,7 @@ const VERSIONED: [(&str, &str); 4] = [
     ("/usr/local/opt", "postgresql@"),
 ];
 
-/// The first of these names that is a program, by its absolute path.
+/// The absolute path of the first of these names that is a program.
 pub fn find(names: &[&str]) -> Option<PathBuf> {
     let directories = directories();
     names.iter().find_map(|name| {
@@ -40,22 +40,22 @@ pub fn find(names: &[&str]) -> Option<PathBuf> {
     })
 }
 
-/// PATH for the programs: ours, then the usual folders.
+/// PATH for the programs: that of this process, then the common folders.
 pub fn search_path() -> OsString {
-    // A folder with a colon in its name cannot be joined; it cannot come from a PATH either.
+    // Only a folder with a colon in its name cannot be joined, and none can come from a PATH.
     env::join_paths(directories()).unwrap_or_default()
 }
 
-/// The folder with `postgres` and `initdb`: of the version that made the data if there are data,
-/// else the first on PATH, else the newest.
+/// The folder of `postgres` and `initdb`: of the version that created the data if there is data, else
+/// the first on PATH, else the newest.
 pub async fn postgres(folder: &Path, data_version: Option<u32>) -> Result<PathBuf, StartError> {
     let mut found = Vec::new();
     for directory in directories().into_iter().chain(versioned()) {
         if !runnable(&directory.join("initdb")) {
             continue;
         }
-        // Postgres finds its own files from where it is: a link to it in /usr/local/bin is followed
-        // first.
+        // PostgreSQL finds its files relative to its program, so a link to it in /usr/local/bin is
+        // resolved first.
         let Ok(program) = fs::canonicalize(directory.join("postgres")) else {
             continue;
         };
@@ -69,7 +69,7 @@ pub async fn postgres(folder: &Path, data_version: Option<u32>) -> Result<PathBu
         }
         found.push(version.to_string());
     }
-    // The same one may be on PATH and in its own folder.
+    // The same installation may be on PATH and in its own folder.
     found.dedup();
     if found.is_empty() {
         return Err(StartError::Missing { program: "PostgreSQL (postgres, initdb)" });
@@ -83,7 +83,7 @@ pub async fn postgres(folder: &Path, data_version: Option<u32>) -> Result<PathBu
     })
 }
 
-/// What a command prints, trimmed, if it ends well and soon.
+/// The trimmed standard output of a command; `None` if it fails or exceeds `ANSWER_LIMIT`.
 pub async fn output(command: Command) -> Option<String> {
     let mut command = tokio::process::Command::from(command);
     command.stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
@@ -95,8 +95,8 @@ pub async fn output(command: Command) -> Option<String> {
 fn directories() -> Vec<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let mut directories: Vec<PathBuf> = Vec::new();
-    for directory in env::split_paths(&path).chain(USUAL.map(PathBuf::from)) {
-        // The programs run in `/`: a relative folder would mean another one there.
+    for directory in env::split_paths(&path).chain(COMMON_FOLDERS.map(PathBuf::from)) {
+        // The programs run in `/`, where a relative folder would be another one.
         if directory.is_absolute() && !directories.contains(&directory) {
             directories.push(directory);
         }
@@ -126,7 +126,7 @@ fn runnable(path: &Path) -> bool {
         .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
-/// The major version in what `postgres --version` prints, also of a beta.
+/// The major version in the output of `postgres --version`, also of a beta.
 fn major(answer: &str) -> Option<u32> {
     let (_, version) = answer.split_once("(PostgreSQL) ")?;
     let digits =

@@ -1,5 +1,4 @@
-//! The private Redis: started on a free port of 127.0.0.1, every write kept in its append-only
-//! file.
+//! The private Redis: started on a free port of 127.0.0.1, with every write in its append-only file.
 
 use std::{
     net::{Ipv4Addr, TcpListener},
@@ -20,31 +19,32 @@ use super::{
     options::READY_LIMIT,
     programs,
     running::Running,
-    watchdog::{Log, POLL, Program, Watched},
+    watchdog::{Log, POLL, Program, WatchedProgram},
 };
 
 const NAME: &str = "Redis";
 
-/// How often a start takes another port because another program was quicker.
+/// How many times a start picks another port, after another program took the port first.
 pub const PORT_ATTEMPTS: u32 = 5;
 
-/// What the servers print when their port is taken: glibc and macOS, musl.
+/// The messages of the servers when their port is taken: glibc and macOS, musl.
 pub const ADDRESS_TAKEN: [&str; 2] = ["Address already in use", "Address in use"];
 
 /// How long one attempt at AUTH and PING may take on the loopback interface.
 const PING_LIMIT: Duration = Duration::from_secs(1);
 
-/// The answer to AUTH and PING. A server that is still loading answers the second with an error.
+/// The answer to AUTH and PING. A server that still loads its data answers PING with an error.
 const READY: &[u8] = b"+OK\r\n+PONG\r\n";
 
-/// Starts Redis on the data of the folder, with a new password.
+/// Starts Redis on the data of the folder, with a new password; retries if another program takes the
+/// port first.
 pub async fn start(folder: &Folder, secret: &[u8]) -> Result<Running, StartError> {
     let path = programs::find(&["redis-server", "valkey-server"])
         .ok_or(StartError::Missing { program: "Redis (redis-server or valkey-server)" })?;
     let password = hex(secret);
-    let mut ports = 0;
+    let mut retries = 0;
     loop {
-        // Redis has no lock of its own on its data: the log's is it.
+        // Redis does not lock its data: the lock of the log protects it.
         let log = Log::open(folder, NAME, "redis.log").await?;
         let data = folder.private_directory("redis")?;
         let port = free_port().map_err(|cause| StartError::Spawn { program: NAME, cause })?;
@@ -56,21 +56,21 @@ pub async fn start(folder: &Folder, secret: &[u8]) -> Result<Running, StartError
             input: "/dev/null".into(),
             signals: ("TERM", "KILL"),
         };
-        let mut process = Watched::start(folder, log, &program)?;
+        let mut process = WatchedProgram::start(folder, log, &program)?;
         let Some(failure) = ready(&mut process, port, &password).await? else {
             return Ok(Running { url: format!("redis://:{password}@127.0.0.1:{port}/0"), process });
         };
         let output = process.output();
-        if ports >= PORT_ATTEMPTS || !ADDRESS_TAKEN.iter().any(|text| output.contains(text)) {
+        if retries >= PORT_ATTEMPTS || !ADDRESS_TAKEN.iter().any(|text| output.contains(text)) {
             return Err(failure);
         }
-        ports += 1;
+        retries += 1;
     }
 }
 
-/// Waits for the first answer; gives the failure if the server ended instead.
+/// Waits for the first answer; returns the failure if the server ends instead.
 async fn ready(
-    process: &mut Watched,
+    process: &mut WatchedProgram,
     port: u16,
     password: &str,
 ) -> Result<Option<StartError>, StartError> {
@@ -87,7 +87,7 @@ async fn ready(
     Err(process.slow(READY_LIMIT))
 }
 
-/// Whether the server on this port takes our password, which no other program knows, and is ready.
+/// Whether the server on this port accepts the password, which only this Redis has, and is ready.
 async fn answers(port: u16, password: &str) -> std::io::Result<bool> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
     let length = password.len();
@@ -98,8 +98,7 @@ async fn answers(port: u16, password: &str) -> std::io::Result<bool> {
     Ok(answer == READY)
 }
 
-/// The configuration file; the password is in it and not on the command line, where everybody can
-/// read it.
+/// The configuration file. It holds the password, because every user can read a command line.
 fn settings(data: &Path, port: u16, password: &str) -> Vec<u8> {
     let data = quoted(data.as_os_str().as_bytes());
     format!(
@@ -109,7 +108,7 @@ fn settings(data: &Path, port: u16, password: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// A string of the configuration file: whatever is not plain is written as its number.
+/// A quoted string of the configuration file; bytes that are not plain ASCII are written as `\xNN`.
 fn quoted(bytes: &[u8]) -> String {
     let escaped = bytes.iter().map(|byte| match byte {
         b' '..=b'~' if !matches!(byte, b'"' | b'\\') => char::from(*byte).to_string(),
@@ -118,12 +117,12 @@ fn quoted(bytes: &[u8]) -> String {
     format!("\"{}\"", escaped.collect::<String>())
 }
 
-/// A port that is free now. Somebody may take it before the server does; starts try again then.
+/// A port that is free now. Another program may take it before the server does, so callers retry.
 pub fn free_port() -> std::io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-/// A password in letters that need no quoting anywhere.
+/// The bytes as hexadecimal digits, which need no quoting anywhere.
 pub fn hex(secret: &[u8]) -> String {
     let digits = secret.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
     digits.map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])).collect()

@@ -1,5 +1,5 @@
-//! Which user runs the programs: Postgres refuses root, and the data must be within that user's
-//! reach.
+//! Chooses the user that runs the programs: PostgreSQL refuses root, and the user must be able to
+//! access the data.
 
 use std::{
     fs::Metadata,
@@ -18,23 +18,23 @@ pub struct User {
 
 pub const ROOT: User = User { uid: 0, gid: 0 };
 
-/// How every program of a folder is run.
+/// The user that runs every program of a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RunAs {
-    /// We are not root.
-    Ourselves,
-    /// We are root in the folder of this user, who owns everything that is made in it.
+    /// The user of this process, which is not root.
+    CurrentUser,
+    /// This process is root, and this user owns the folder and every file that is created in it.
     Owner(User),
-    /// In a user namespace, where we carry the number `uid`; outside of it the files stay
-    /// `owner`'s: ours.
+    /// The user of this process in a user namespace, where it has the id `uid`; outside of the namespace
+    /// the files belong to `owner`, the user of this process.
     Namespace { unshare: PathBuf, uid: u32, owner: User },
-    /// We are root and lend the data directories to this user, `postgres` as a rule.
+    /// This process is root, and the data directories belong to this user, usually `postgres`.
     System(User),
 }
 
 impl RunAs {
-    /// A command with an empty environment that runs in `/`: neither what we carry in our
-    /// environment nor a current directory closed to the user can get in the way.
+    /// A command that runs in `/` with only PATH and LC_ALL in its environment: the user may have no
+    /// access to the current directory, and variables of this process must have no effect.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = match self {
             Self::Namespace { unshare, uid, .. } => {
@@ -44,7 +44,7 @@ impl RunAs {
                     .arg(program);
                 command
             }
-            Self::Ourselves => Command::new(program),
+            Self::CurrentUser => Command::new(program),
             // The standard library also drops the supplementary groups of root.
             Self::Owner(user) | Self::System(user) => {
                 let mut command = Command::new(program);
@@ -52,8 +52,8 @@ impl RunAs {
                 command
             }
         };
-        // LC_ALL: their messages are read by us, and a macOS postmaster refuses to start without
-        // it.
+        // LC_ALL: this module parses the messages of the programs, and a macOS postmaster refuses to
+        // start without it.
         command
             .env_clear()
             .env("PATH", programs::search_path())
@@ -62,32 +62,31 @@ impl RunAs {
         command
     }
 
-    /// Who owns the files of the programs, and whose permissions count on the way to the folder: a
-    /// namespace takes root's right to pass everywhere away.
+    /// The owner of the files of the programs, whose permissions must suffice for every directory above
+    /// the folder: in a namespace root has no right to enter every directory.
     pub fn user(&self) -> User {
         match self {
-            Self::Ourselves => ourselves(),
+            Self::CurrentUser => current_user(),
             Self::Owner(user) | Self::System(user) | Self::Namespace { owner: user, .. } => *user,
         }
     }
 }
 
-/// What the choice depends on, if we are root.
+/// The facts that the choice depends on, if this process is root.
 pub struct Facts {
-    /// Owner of the folder, or of its parent if the folder is root's.
+    /// The owner of the folder, or of its parent if root owns the folder.
     pub folder_owner: User,
-    /// Owner of the data directory of an earlier run.
+    /// The owner of the data directory of an earlier run.
     pub data_owner: Option<User>,
     /// The user `postgres`.
     pub system: Option<User>,
-    /// The user namespace, if one can be made here.
+    /// The user namespace, if this machine allows one.
     pub namespace: Option<RunAs>,
 }
 
-/// Chooses for root: the folder's owner, else a namespace, else `postgres`; before all what an
-/// earlier run used.
-///
-/// `closed` names the first directory on the way to the folder that a user cannot pass.
+/// Chooses for root: the folder's owner, else a namespace, else `postgres`; the owner of the data of an
+/// earlier run has precedence. `closed` returns the first directory above the folder that a user cannot
+/// enter.
 pub fn choose(facts: Facts, closed: impl Fn(User) -> Option<PathBuf>) -> Result<RunAs, StartError> {
     let mut candidates = Vec::new();
     if facts.folder_owner.uid != 0 {
@@ -105,7 +104,7 @@ pub fn choose(facts: Facts, closed: impl Fn(User) -> Option<PathBuf>) -> Result<
     if let Some(open) = candidates.iter().find(|candidate| closed(candidate.user()).is_none()) {
         return Ok(open.clone());
     }
-    // The last candidate needs least: one more bit on one directory.
+    // The last candidate needs the smallest change: one more permission bit on one directory.
     let user = candidates.last().ok_or(StartError::NoUser)?.user();
     let directory = closed(user).ok_or(StartError::NoUser)?;
     Err(StartError::Closed {
@@ -114,7 +113,8 @@ pub fn choose(facts: Facts, closed: impl Fn(User) -> Option<PathBuf>) -> Result<
     })
 }
 
-/// Whether the mode bits let `user` through a directory: the first class that fits decides.
+/// Whether the mode bits allow `user` to enter a directory: the first class (owner, group, others) that
+/// matches decides.
 pub fn passable(metadata: &Metadata, user: User) -> bool {
     may_search(metadata.mode(), (metadata.uid(), metadata.gid()), user)
 }
@@ -130,7 +130,7 @@ fn may_search(mode: u32, owner: (u32, u32), user: User) -> bool {
     mode & bit != 0
 }
 
-pub fn ourselves() -> User {
+pub fn current_user() -> User {
     User { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
 }
 
@@ -185,9 +185,9 @@ mod tests {
     fn the_refusal_names_the_directory_to_open() {
         let without = Facts { namespace: None, ..facts(ROOT) };
         let error = choose(without, |_| Some("/root".into())).unwrap_err().to_string();
-        assert!(error.contains("user 101 cannot pass /root: chmod o+x /root"), "{error}");
-        let nobody = Facts { namespace: None, system: None, ..facts(ROOT) };
-        assert!(matches!(choose(nobody, |_| None), Err(StartError::NoUser)));
+        assert!(error.contains("user 101 cannot enter /root: chmod o+x /root"), "{error}");
+        let no_user = Facts { namespace: None, system: None, ..facts(ROOT) };
+        assert!(matches!(choose(no_user, |_| None), Err(StartError::NoUser)));
     }
 
     #[test]

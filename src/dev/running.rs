@@ -1,9 +1,9 @@
-//! A server that runs.
+//! A running server.
 
-use super::watchdog::Watched;
+use super::watchdog::WatchedProgram;
 
-/// A server that has answered a connection.
+/// A server that has accepted a connection.
 pub(super) struct Running {
     pub(super) url: String,
-    pub(super) process: Watched,
+    pub(super) process: WatchedProgram,
 }

@@ -8,30 +8,24 @@ use super::options::{Options, STOP_LIMIT};
 use super::running::Running;
 use super::{postgres, redis};
 
-/// The running servers of one folder.
-///
-/// Dropping the value ends them too, but without waiting: `stop` is the orderly way.
+/// The running servers of one folder. `stop` stops them and waits; a drop stops them without waiting.
 pub struct Servers {
     postgres: Option<Running>,
     redis: Option<Running>,
-    /// Its lock keeps a second owner out until the servers are gone.
+    /// Its lock keeps other processes from the folder until the servers have ended.
     _folder: Folder,
 }
 
 impl Servers {
-    /// Starts the wanted servers and returns when a connection to each works, in bounded time.
-    ///
-    /// Data of an earlier start on the same folder is there again; addresses and the Redis password
-    /// are new.
-    ///
-    /// # Errors
-    /// `StartError`, each with one line for a person. What was started is ended then.
+    /// Starts the wanted servers and returns once a connection to each works, in bounded time. Data of
+    /// an earlier start in the same folder is kept; addresses and the Redis password are new. After an
+    /// error no server keeps running.
     pub async fn start(options: Options) -> Result<Self, StartError> {
         let folder = Folder::open(&options.folder).await?;
         let (postgres_secret, redis_secret) = options.secret.split_at(16);
         let (postgres, redis) = tokio::join!(
-            when(options.postgres, postgres::start(&folder, postgres_secret, &options)),
-            when(options.redis, redis::start(&folder, redis_secret)),
+            start_if(options.postgres, postgres::start(&folder, postgres_secret, &options)),
+            start_if(options.redis, redis::start(&folder, redis_secret)),
         );
         match (postgres, redis) {
             (Ok(postgres), Ok(redis)) => Ok(Self { postgres, redis, _folder: folder }),
@@ -42,7 +36,7 @@ impl Servers {
         }
     }
 
-    /// `postgres://customers:PASSWORD@127.0.0.1:PORT/customers`, if Postgres was wanted.
+    /// `postgres://customers:PASSWORD@127.0.0.1:PORT/customers`, if PostgreSQL was wanted.
     #[must_use]
     pub fn database_url(&self) -> Option<&str> {
         self.postgres.as_ref().map(|running| running.url.as_str())
@@ -54,13 +48,13 @@ impl Servers {
         self.redis.as_ref().map(|running| running.url.as_str())
     }
 
-    /// Ends both servers at the same time: orderly, then by force; returns within `STOP_LIMIT`.
+    /// Stops both servers at the same time, gracefully and then by force; returns within `STOP_LIMIT`.
     pub async fn stop(self) {
         stop_all([self.postgres, self.redis]).await;
     }
 }
 
-async fn when(
+async fn start_if(
     wanted: bool,
     start: impl Future<Output = Result<Running, StartError>>,
 ) -> Result<Option<Running>, StartError> {

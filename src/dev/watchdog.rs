@@ -1,9 +1,9 @@
-//! Programs that end when we end, also by `kill -9`.
+//! Programs that end when this process ends, also by `kill -9`.
 //!
-//! Each runs below a small shell that holds the read end of a pipe from us: the kernel closes our
-//! end whatever happens to us, and at end of file the shell stops its program. The program's output
-//! goes to a log file whose `flock` it inherits, so the lock is free exactly when the program and
-//! all its children are gone.
+//! Each program runs under a small shell, its watchdog, that holds the read end of a pipe from this
+//! process. The kernel closes the write end when this process ends, for whatever reason, and at end of
+//! file the shell stops its program. The program's output goes to a log file whose `flock` it inherits,
+//! so the lock is free exactly when the program and all its children have ended.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -24,25 +24,24 @@ use super::{
     options::OLD_SERVER_LIMIT,
 };
 
-/// How often a condition is looked at while waiting for it.
+/// How often a condition is checked while waiting for it.
 pub const POLL: Duration = Duration::from_millis(10);
 
-/// What is left of the time to stop when the watchdog itself is killed with its program.
+/// How long before the deadline of a stop the watchdog is killed together with its program.
 const FORCE: Duration = Duration::from_secs(1);
 
 /// A log longer than this is emptied when it is opened. In bytes.
 const LOG_LIMIT: u64 = 16 << 20;
 
-/// How much of the end of a log is quoted in an error. In lines, and in characters of each.
+/// How much of the end of a log an error quotes: in lines, and in characters of each line.
 const QUOTED: (usize, usize) = (3, 300);
 
-/// Arguments: input file, first signal, second signal, program, its arguments.
+/// The watchdog. Arguments: input file, first signal, second signal, program, its arguments.
 ///
-/// It ignores the signals a whole session may get, so that it is there when the program has to be
-/// stopped; the programs install handlers of their own. A shell gives background programs no
-/// terminal input, and `3<&-` keeps the pipe from them. The guard lets go of the log, or its
-/// `sleep` would hold the lock for up to a second. The signals come 5 s and 1 s apart: less than
-/// `STOP_LIMIT` in all.
+/// It ignores the signals that a whole session may receive, because it must outlive them to stop the
+/// program; the programs install handlers of their own. A shell gives background programs no terminal
+/// input, and `3<&-` closes the pipe for them. The guard closes the log, because its `sleep` would hold
+/// the lock for up to a second. The signals are 5 s and 1 s apart: less than `STOP_LIMIT` in all.
 const SCRIPT: &str = r#"
 trap '' HUP INT TERM
 input=$1 first=$2 second=$3
@@ -68,26 +67,27 @@ wait "$guard"
 exit "$status"
 "#;
 
-/// What to run.
+/// A program to run.
 pub struct Program {
-    /// For people.
+    /// The name in messages.
     pub name: &'static str,
     pub path: PathBuf,
     pub arguments: Vec<OsString>,
     /// Its standard input.
     pub input: PathBuf,
-    /// The orderly signal and the one that follows after 5 s, by their POSIX names.
+    /// The signal that stops it gracefully and the one that follows after 5 s, by their POSIX names.
     pub signals: (&'static str, &'static str),
 }
 
-/// A log file whose lock we hold: nothing of an earlier run writes to it any more.
+/// A log file whose lock this process holds: no process of an earlier run writes to it.
 pub struct Log {
     path: PathBuf,
     file: File,
 }
 
 impl Log {
-    /// Waits up to `OLD_SERVER_LIMIT` for the servers of an earlier run.
+    /// Opens a log after the servers of an earlier run have ended; `StillRunning` after
+    /// `OLD_SERVER_LIMIT`.
     pub async fn open(
         folder: &Folder,
         server: &'static str,
@@ -96,15 +96,15 @@ impl Log {
         let path = folder.join(name);
         let deadline = Instant::now() + OLD_SERVER_LIMIT;
         let file = open_private(&path).map_err(StartError::at(&path))?;
-        let mut told = false;
+        let mut logged = false;
         while !try_lock(&file).map_err(StartError::at(&path))? {
             if Instant::now() > deadline {
                 let log = path.display().to_string();
                 return Err(StartError::StillRunning { server, log });
             }
-            if !told {
-                tracing::info!("waiting for {server} of an earlier run to end");
-                told = true;
+            if !logged {
+                tracing::info!(server, "dev: waiting for the server of an earlier run to end");
+                logged = true;
             }
             tokio::time::sleep(POLL).await;
         }
@@ -116,17 +116,17 @@ impl Log {
     }
 }
 
-/// A program below its watchdog. Dropping it stops the program, without waiting.
-pub struct Watched {
+/// A program under its watchdog. A drop stops the program without waiting.
+pub struct WatchedProgram {
     name: &'static str,
     watchdog: Child,
-    /// Nothing is ever written: its closing is the message.
+    /// Nothing is written to it: when it is closed, the watchdog stops the program.
     pipe: Option<ChildStdin>,
     log: PathBuf,
     log_start: u64,
 }
 
-impl Watched {
+impl WatchedProgram {
     pub fn start(folder: &Folder, log: Log, program: &Program) -> Result<Self, StartError> {
         let cause = |cause| StartError::Spawn { program: program.name, cause };
         let log_start = log.file.metadata().map_err(cause)?.len();
@@ -144,22 +144,20 @@ impl Watched {
             .stdin(Stdio::piped())
             .stdout(log.file.try_clone().map_err(cause)?)
             .stderr(log.file)
-            // A terminal's Ctrl-C is for us alone.
+            // Ctrl-C in a terminal must reach this process only.
             .process_group(0);
         let mut watchdog = command.spawn().map_err(cause)?;
         let pipe = watchdog.stdin.take();
         Ok(Self { name: program.name, watchdog, pipe, log: log.path, log_start })
     }
 
-    /// How the program ended, if it has.
+    /// The exit status of the program, if it has ended.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>, StartError> {
         self.watchdog.try_wait().map_err(|cause| StartError::Spawn { program: self.name, cause })
     }
 
-    /// Waits for a program that ends by itself.
-    ///
-    /// # Errors
-    /// `Slow` after `limit`; `Failed` with the end of its log if it does not end well.
+    /// Waits for a program that ends by itself: `Slow` after `limit`; `Failed`, with the end of its
+    /// log, if its exit status is not 0.
     pub async fn finish(mut self, limit: Duration) -> Result<(), StartError> {
         let deadline = Instant::now() + limit;
         while Instant::now() < deadline {
@@ -172,27 +170,27 @@ impl Watched {
         Err(self.slow(limit))
     }
 
-    /// Stops the program: orderly, then by force; returns at the deadline at the latest.
+    /// Stops the program, gracefully and then by force; returns at the deadline at the latest.
     pub async fn stop(mut self, deadline: Instant) {
         self.pipe = None;
-        if self.gone_before(deadline - FORCE).await {
+        if self.ended_before(deadline - FORCE).await {
             return;
         }
-        tracing::warn!("{} did not stop in time and is killed", self.name);
-        // The program is in the watchdog's process group; Postgres's own children leave when it is
-        // gone.
+        tracing::warn!(program = self.name, "dev: program did not stop in time, killing it");
+        // The program is in the watchdog's process group; PostgreSQL's own children end after it has
+        // ended.
         let group = i32::try_from(self.watchdog.id()).ok().and_then(Pid::from_raw);
         if let Some(group) = group
             && let Err(error) = rustix::process::kill_process_group(group, Signal::KILL)
         {
-            tracing::warn!("cannot kill {}: {error}", self.name);
+            tracing::warn!(program = self.name, %error, "dev: kill failed");
         }
-        self.gone_before(deadline).await;
+        self.ended_before(deadline).await;
     }
 
-    async fn gone_before(&mut self, deadline: Instant) -> bool {
+    async fn ended_before(&mut self, deadline: Instant) -> bool {
         while Instant::now() < deadline {
-            // An error means there is no such child any more.
+            // An error means that the child no longer exists.
             if !matches!(self.watchdog.try_wait(), Ok(None)) {
                 return true;
             }
@@ -214,7 +212,7 @@ impl Watched {
         }
     }
 
-    /// What the program has written since it was started.
+    /// The output of the program since its start.
     pub fn output(&self) -> String {
         let mut bytes = Vec::new();
         let read = File::open(&self.log).and_then(|mut file| {
@@ -223,17 +221,17 @@ impl Watched {
         });
         match read {
             Ok(_) => String::from_utf8_lossy(&bytes).into_owned(),
-            Err(error) => format!("its log cannot be read: {error}"),
+            Err(error) => format!("cannot read the log: {error}"),
         }
     }
 }
 
-/// The end of a log as one line.
+/// The last lines of a log, joined into one.
 fn last_lines(output: &str) -> String {
     let lines: Vec<&str> = output.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let last = &lines[lines.len().saturating_sub(QUOTED.0)..];
     if last.is_empty() {
-        return "it wrote nothing".to_owned();
+        return "no output".to_owned();
     }
     let shortened: Vec<String> =
         last.iter().map(|line| line.chars().take(QUOTED.1).collect()).collect();
@@ -247,7 +245,7 @@ mod tests {
     #[test]
     fn the_end_of_a_log_becomes_one_line() {
         assert_eq!(last_lines("a\nb\n\n  c \nd\n"), "b | c | d");
-        assert_eq!(last_lines("\n"), "it wrote nothing");
+        assert_eq!(last_lines("\n"), "no output");
         assert_eq!(last_lines(&"x".repeat(1000)).len(), 300);
     }
 }

@@ -1,5 +1,5 @@
-//! What happens to an account and its sessions: the auditor's record of who came in. No secret is
-//! ever part of an event.
+//! Events of accounts and their sessions: the auditor's record of log-ins, log-outs and changes of
+//! accounts. No event contains a secret.
 
 use serde::{Deserialize, Serialize};
 use strum::VariantNames as _;
@@ -9,7 +9,7 @@ use super::values::{Role, Username};
 /// The `aggregate_type` of accounts in the log.
 pub const ACCOUNT: &str = "account";
 
-/// Internally tagged like the customers' events.
+/// The payload is internally tagged, like that of a customer's event.
 #[derive(
     Debug, Clone, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr, strum::VariantNames,
 )]
@@ -27,7 +27,8 @@ pub enum AccountEvent {
     SessionOpened {
         session: String,
     },
-    /// Its cookie was seen for the first time: from here on its token alone is a replay.
+    /// The session's cookie arrived for the first time: from now on, its token without the cookie is a
+    /// token replay.
     SessionBound {
         session: String,
     },
@@ -36,8 +37,8 @@ pub enum AccountEvent {
         jti: String,
         cause: CloseCause,
     },
-    /// A bound session's token came without its cookie, or with another one. The event's metadata
-    /// says where it came from, the payload where the session had been opened.
+    /// A bound session's token arrived without its cookie, or with another cookie. The metadata has the
+    /// address of that request, the payload that of the log-in.
     TokenReplayDetected {
         session: String,
         jti: String,
@@ -60,7 +61,7 @@ pub enum CloseCause {
     SessionLimit,
 }
 
-/// Which limit of failed log-ins was met.
+/// The limit of failed log-ins that was met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ThrottledBy {
@@ -77,8 +78,8 @@ impl AccountEvent {
         self.into()
     }
 
-    /// Whether the event ends every session that was opened before it: those of the index
-    /// `changes_of_accounts`.
+    /// Whether the event ends every session that was opened before it. The index `changes_of_accounts`
+    /// covers the same event types.
     #[must_use]
     pub fn ends_all_sessions(&self) -> bool {
         match self {
@@ -92,8 +93,8 @@ impl AccountEvent {
         }
     }
 
-    /// Whether Redis must have the event's effect before it is trusted: those of the index
-    /// `events_of_sessions`.
+    /// Whether a Redis epoch is trusted only after the event is applied to it. The index
+    /// `events_of_sessions` covers the same event types.
     #[must_use]
     pub fn changes_sessions(&self) -> bool {
         match self {
@@ -109,7 +110,7 @@ impl AccountEvent {
         }
     }
 
-    /// The version in which this program writes the event.
+    /// The version of the event's format that this program writes.
     #[must_use]
     pub fn event_version(&self) -> &'static str {
         match self {

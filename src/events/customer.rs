@@ -1,5 +1,5 @@
-//! What happens to a customer. Each event carries the whole state that holds after it, so the last
-//! one is enough to decide on.
+//! Events of customers. Each event carries the customer's whole state after it, so a decision needs only
+//! the last event.
 
 use serde::{Deserialize, Serialize};
 use strum::VariantNames as _;
@@ -9,7 +9,7 @@ use super::values::{DateOfBirth, Name};
 /// The `aggregate_type` of customers in the log.
 pub const CUSTOMER: &str = "customer";
 
-/// The payload is internally tagged and its fields stand in this order, in the log for ever:
+/// The payload is internally tagged; the order of its fields never changes, since the log is permanent:
 /// `{"type":"CustomerCreated","name":"Ada","dob":"1990-12-10"}`.
 #[derive(
     Debug, Clone, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr, strum::VariantNames,
@@ -30,7 +30,7 @@ impl CustomerEvent {
         self.into()
     }
 
-    /// The version in which this program writes the event.
+    /// The version of the event's format that this program writes.
     #[must_use]
     pub fn event_version(&self) -> &'static str {
         match self {

@@ -1,12 +1,12 @@
-//! Who did it, from where and why: stored beside each event as a flat JSON object of strings, the
-//! only shape that cqrs-es loads again.
+//! Metadata of an event: actor, origin and reason, stored as a flat JSON object of strings, the only
+//! shape that cqrs-es loads.
 
 use serde::{Deserialize, Serialize};
 
-/// Absent members are not stored. Members stand in this order.
+/// Absent members are not stored; the stored members have this order.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metadata {
-    /// The user name, or the name of the program that acted on its own.
+    /// The user name, or the name of a program that acts without a user.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub actor: Option<String>,
     /// The actor's role at that time.
@@ -23,13 +23,13 @@ pub struct Metadata {
     /// The caller's trace (W3C Trace Context).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub traceparent: Option<String>,
-    /// What the caller gave as its reason (`X-Reason`).
+    /// The caller's reason (`X-Reason`).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub reason: Option<String>,
 }
 
 impl Metadata {
-    /// Of something that a program did on its own account, such as the demo data.
+    /// For events that a program causes by itself, such as the demo data.
     #[must_use]
     pub fn of_program(name: &str) -> Self {
         Self { actor: Some(name.to_owned()), ..Self::default() }

@@ -1,20 +1,20 @@
-//! WHAT HAPPENED. The values, the events made of them, and the log that keeps them.
+//! Events: the values, the events made of them, and the log that stores them.
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
-/// What customers and accounts are made of; parsed at the edge.
+/// Names, dates, ids, roles; parsed at the edge.
 pub mod values;
 
-/// Created, updated, deleted.
+/// Events of customers.
 pub mod customer;
 
-/// Who came in, who was kept out.
+/// Events of accounts and their sessions.
 pub mod account;
 
-/// Who, from where, why.
+/// Metadata of an event: actor, origin, reason.
 pub mod metadata;
 
-/// Older versions of events.
+/// Upcasting: converts older versions of events to the current one.
 pub mod upcast;
 
 /// The append-only log on PostgreSQL.

@@ -1,17 +1,17 @@
-//! Events that an older program wrote, as today's program knows them. The log is never rewritten:
-//! an event keeps the version in which it was written, and each step here takes one kind of event
-//! from one version to the next when it is read.
+//! Upcasting: converts events that an older program wrote to the current version. The log is never
+//! rewritten: an event keeps the version in which it was written, and when it is read, each step here
+//! converts one event type from one version to the next.
 //!
 //! **A new version of an event:** change the struct, raise its `event_version`, add a step here and
-//! its golden file under `tests/golden`. Nothing else knows of versions.
+//! its golden file under `tests/golden`. No other code depends on versions.
 
 use cqrs_es::persist::{EventUpcaster, SerializedEvent};
 use serde_json::{Map, Value};
 
-/// The version in which every kind of event is written that has no step.
+/// The version of every event type without a step.
 const FIRST: &str = "1";
 
-/// From one version of one kind of event to the next.
+/// Converts one event type from one version to the next.
 #[derive(Debug, Clone, Copy)]
 pub struct Step {
     event_type: &'static str,
@@ -20,10 +20,9 @@ pub struct Step {
     change: fn(&mut Map<String, Value>),
 }
 
-/// All steps, those of one kind of event from the oldest to the newest.
+/// All steps; those of one event type are in the order of their versions.
 pub const STEPS: [Step; 1] = [
-    // Version 0 was in no release. It stands here so that the way is walked by tests before the
-    // first event needs it.
+    // No release had version 0: it lets tests run the upcast before the first event needs one.
     Step { event_type: "CustomerCreated", from: "0", to: "1", change: customer_created_1 },
 ];
 
@@ -38,14 +37,14 @@ fn rename(payload: &mut Map<String, Value>, from: &str, to: &str) {
     }
 }
 
-/// The version in which today's program writes this kind of event.
+/// The current version of an event type, which this program writes.
 #[must_use]
 pub fn current_version(event_type: &str) -> &'static str {
     let last = STEPS.iter().rev().find(|step| step.event_type == event_type);
     last.map_or(FIRST, |step| step.to)
 }
 
-/// The payload as today's version has it; `None` when no steps lead there: a newer program wrote it.
+/// The payload in the current version; `None` if no steps lead there, because a newer program wrote it.
 #[must_use]
 pub fn upcast(event_type: &str, event_version: &str, mut payload: Value) -> Option<Value> {
     let mut version = event_version;
@@ -58,7 +57,7 @@ pub fn upcast(event_type: &str, event_version: &str, mut payload: Value) -> Opti
     (version == current_version(event_type)).then_some(payload)
 }
 
-/// The steps as cqrs-es takes them, for the streams that it loads.
+/// The steps as upcasters of cqrs-es.
 #[must_use]
 pub fn upcasters() -> Vec<Box<dyn EventUpcaster>> {
     STEPS.into_iter().map(|step| Box::new(step) as Box<dyn EventUpcaster>).collect()

@@ -1,5 +1,5 @@
-//! The values that commands and events are made of. Each is parsed once, at the edge; whoever holds
-//! one needs no further check.
+//! The values of commands and events. Each is parsed once, at the edge; the code after that does not
+//! check it again.
 
 use std::fmt;
 
@@ -7,12 +7,12 @@ use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization as _;
 
-/// A customer's number: 1 to 2^53 - 1, so that every JSON reader keeps it exact (RFC 8259, section 6).
+/// A customer's id: 1 to 2^53 - 1, so that every JSON parser reads it exactly (RFC 8259, section 6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct CustomerId(i64);
 
-/// The first number that JSON readers with 64-bit floats can no longer tell from its neighbour.
+/// The first integer that a JSON parser with 64-bit floats cannot distinguish from the next integer.
 const ID_END: i64 = 1 << 53;
 
 impl CustomerId {
@@ -22,10 +22,7 @@ impl CustomerId {
         (1..ID_END).contains(&id).then_some(Self(id))
     }
 
-    /// Reads plain digits, without sign, space or leading zero.
-    ///
-    /// # Errors
-    /// Says what an id looks like.
+    /// Parses plain digits, without sign, space or leading zero.
     pub fn parse(text: &str) -> Result<Self, ValueError> {
         let plain = text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
         let id = if plain { text.parse().ok().and_then(Self::new) } else { None };
@@ -57,17 +54,15 @@ impl fmt::Display for CustomerId {
 #[serde(try_from = "String")]
 pub struct Name(String);
 
-/// The longest name, in Unicode scalar values after trimming and composing.
+/// The longest name, in Unicode scalar values after trimming and normalisation.
 pub const NAME_MAX_CHARS: usize = 128;
 
 impl Name {
-    /// Trims white space, composes (NFC) and checks.
-    ///
-    /// # Errors
-    /// Empty, too long, or with a control character (Unicode category Cc, so NUL as well).
+    /// Trims white space and normalises to NFC. Rejects an empty name, more than 128 scalar values, and
+    /// control characters (Unicode category Cc, NUL included).
     pub fn parse(text: &str) -> Result<Self, ValueError> {
-        // Composing can only be judged after it happened; the bound on bytes keeps it cheap. NFC
-        // makes at most three scalar values of one, and one takes at most four bytes.
+        // The limit applies after normalisation; the bound on bytes keeps normalisation cheap. NFC turns
+        // a scalar value into at most three, and a scalar value takes at most four bytes.
         let text = text.trim();
         if text.len() > NAME_MAX_CHARS * 4 * 8 {
             return Err(ValueError("must have at most 128 characters"));
@@ -96,7 +91,7 @@ impl TryFrom<String> for Name {
     /// Names the member, since serde does not.
     type Error = String;
 
-    /// As [`Name::parse`], without a copy of the usual name out of the log: ASCII is in NFC.
+    /// As [`Name::parse`], without a copy in the common case: ASCII is always in NFC.
     fn try_from(text: String) -> Result<Self, String> {
         let plain = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
         let is_normal = (1..=NAME_MAX_CHARS).contains(&text.len())
@@ -115,7 +110,7 @@ impl fmt::Display for Name {
     }
 }
 
-/// A date of birth: a real day from 1900-01-01 to the day on which it was parsed (UTC).
+/// A date of birth: an existing day from 1900-01-01 to the day on which it was parsed (UTC).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct DateOfBirth(NaiveDate);
@@ -124,10 +119,8 @@ const DOB_SHAPE: ValueError = ValueError("must be a real date written YYYY-MM-DD
 const DOB_FIRST: NaiveDate = NaiveDate::from_ymd_opt(1900, 1, 1).expect("a real day");
 
 impl DateOfBirth {
-    /// Reads `YYYY-MM-DD`, ten ASCII characters.
-    ///
-    /// # Errors
-    /// Not that shape, no such day, before 1900-01-01 or after `today`.
+    /// Parses `YYYY-MM-DD`. Rejects other formats, days that do not exist, days before 1900-01-01 and days
+    /// after `today`.
     pub fn parse(text: &str, today: NaiveDate) -> Result<Self, ValueError> {
         let bytes = text.as_bytes();
         let shaped = bytes.len() == 10
@@ -149,7 +142,7 @@ impl DateOfBirth {
         Ok(Self(date))
     }
 
-    /// A date that the log or a read table holds: it was parsed when it came in.
+    /// A date from the log or a read table, without a check: it was parsed before it was stored.
     #[must_use]
     pub fn stored(date: NaiveDate) -> Self {
         Self(date)
@@ -165,7 +158,8 @@ impl TryFrom<String> for DateOfBirth {
     /// Names the member, since serde does not.
     type Error = String;
 
-    /// As [`DateOfBirth::parse`], for a date that was checked against the day on which it was recorded.
+    /// As [`DateOfBirth::parse`], without the upper bound: a stored date was checked against the day on which
+    /// it was recorded.
     fn try_from(text: String) -> Result<Self, String> {
         Self::parse(&text, NaiveDate::MAX).map_err(|error| format!("dob {error}"))
     }
@@ -187,15 +181,13 @@ pub struct Username(String);
 pub const USERNAME_MAX_CHARS: usize = 64;
 
 impl Username {
-    /// Folds and checks, so that `Ada`, `ada ` and `ＡＤＡ` are one account.
-    ///
-    /// # Errors
-    /// Empty, too long, or with a character that a user name cannot have.
+    /// Folds the name, so that `Ada`, `ada ` and `ＡＤＡ` are the same account. Rejects an empty name, more
+    /// than 64 scalar values, white space, control characters and braces.
     pub fn parse(text: &str) -> Result<Self, ValueError> {
         if text.len() > USERNAME_MAX_CHARS * 16 {
             return Err(ValueError("must have at most 64 characters"));
         }
-        // Folding may open what composing had closed, so compose once more behind it.
+        // Lower case may undo the composition of NFKC, so normalise again.
         let folded: String = text.trim().nfkc().flat_map(char::to_lowercase).nfkc().collect();
         if folded.is_empty() {
             return Err(ValueError("must not be empty"));
@@ -231,7 +223,7 @@ impl fmt::Display for Username {
     }
 }
 
-/// What an account may do.
+/// The rights of an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -239,17 +231,16 @@ pub enum Role {
     Viewer,
     /// Reads and changes customers.
     Editor,
-    /// Reads customers, the past and events; changes nothing.
+    /// Reads customers, their histories and events; changes nothing.
     Auditor,
-    /// Everything.
+    /// All rights.
     Admin,
 }
 
 impl Role {
     pub const ALL: [Self; 4] = [Self::Viewer, Self::Editor, Self::Auditor, Self::Admin];
 
-    /// # Errors
-    /// Names the four roles.
+    /// Parses the name of a role.
     pub fn parse(text: &str) -> Result<Self, ValueError> {
         Self::ALL
             .into_iter()
@@ -267,7 +258,7 @@ impl Role {
         }
     }
 
-    /// Whether an account of this role may do what `needed` may do.
+    /// Whether this role includes the rights of `needed`.
     #[must_use]
     pub fn covers(self, needed: Self) -> bool {
         match self {
@@ -285,7 +276,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// Why a text is not a value; a clause that follows the field's name.
+/// Why a text is rejected: a predicate for the name of the field, such as "must not be empty".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ValueError(pub &'static str);

@@ -1,4 +1,5 @@
-//! A whole log from one installation into another: an export, line by line, into an empty log.
+//! Copies a whole log from one installation into another: checks an export line by line, and restores it
+//! into an empty log.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -19,20 +20,20 @@ pub struct Summary {
     pub last_position: i64,
 }
 
-/// Why a log was not copied. Nothing of it is there then.
+/// Why a log was not copied. No event was written.
 #[derive(Debug, thiserror::Error)]
 pub enum LogCopyError {
     #[error("line {0}: {1}")]
     Line(i64, String),
-    #[error("the file is truncated: its last line is no summary")]
+    #[error("the file is truncated: its last line is not a summary")]
     Truncated,
-    #[error("the file cannot be read: {0}")]
+    #[error("cannot read the file: {0}")]
     Read(#[from] std::io::Error),
     #[error(transparent)]
     Restore(#[from] RestoreError),
 }
 
-/// Copies a whole log in one transaction, as the owner of its table.
+/// Restores the lines of an export in one transaction, as the owner of the table `events`.
 pub async fn restore(
     connection: &mut PgConnection,
     lines: impl Iterator<Item = std::io::Result<String>>,
@@ -72,7 +73,7 @@ impl<L: Iterator<Item = std::io::Result<String>>> Iterator for Reader<L> {
     }
 }
 
-/// One line of an export that is an event.
+/// A line of an export that has an event.
 #[derive(Deserialize)]
 struct Exported<'a> {
     position: i64,
@@ -89,7 +90,7 @@ struct Exported<'a> {
 }
 
 impl<L> Reader<L> {
-    /// The event of a line; `None` for the summary. An error says in words what is wrong.
+    /// The event of a line; `None` for the summary. The error is a text for the operator.
     fn read(&mut self, text: &str) -> Result<Option<RestoredEvent>, String> {
         if self.summary.is_some() {
             return Err("follows the summary".to_owned());
@@ -103,7 +104,7 @@ impl<L> Reader<L> {
             return Err(format!("position {} follows {}", event.position, self.position));
         }
         if self.recorded_at.is_some_and(|last| event.recorded_at <= last) {
-            return Err("its recorded_at is not later than that of the event before".to_owned());
+            return Err("recorded_at is not after that of the previous event".to_owned());
         }
         let event = restored(event)?;
         (self.position, self.recorded_at) = (event.position, Some(event.recorded_at));
@@ -119,13 +120,13 @@ impl<L> Reader<L> {
         if (summary.events, summary.last_position) != (self.position, self.position) {
             let Summary { events, last_position } = summary;
             let expected = format!("{events} events up to position {last_position}");
-            return Err(format!("the summary says {expected}, the file has {}", self.position));
+            return Err(format!("the summary has {expected}, the file has {}", self.position));
         }
         Ok(summary)
     }
 }
 
-/// The event, if it passes the checks that commands pass.
+/// Converts an exported event, and checks it like the values of a command.
 fn restored(event: Exported<'_>) -> Result<RestoredEvent, String> {
     let members = event.data.get().trim_start_matches('{').trim_start();
     let between = if members == "}" { "" } else { "," };

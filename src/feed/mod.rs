@@ -1,15 +1,15 @@
-//! HOW THE LOG IS TOLD. Events for other programs: page by page, as they come, as a file.
+//! The feed: the log for other programs, in pages, as a live stream, or as a file.
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
 /// A page of the log, whole or filtered.
 pub mod page;
 
-/// The end of the log, shared by all followers.
+/// The end of the log, read once per process and shared by all followers.
 pub mod tail;
 
-/// An event as JSON, as a CloudEvent, as a CSV record.
+/// Encodes an event as JSON, as a CloudEvent or as a CSV record.
 pub mod event_format;
 
-/// A whole log from one installation into another.
+/// Copies a whole log into an empty installation.
 pub mod log_copy;

@@ -1,5 +1,5 @@
-//! The log for other programs: a page after a position, whole or filtered, each event in today's
-//! version.
+//! Pages of the feed: the events after a position, all or filtered, each in the current version of its
+//! format.
 
 use std::borrow::Cow;
 
@@ -10,10 +10,10 @@ use crate::events::upcast;
 use crate::events::values::CustomerId;
 
 /// How many positions a filtered call scans, so that a filter without a match costs milliseconds. A
-/// client that reads on reaches the end of the log all the same.
+/// client that continues at [`Page::next`] still reaches the end of the log.
 const SCAN_LIMIT: i64 = 10_000;
 
-/// The events that a page has; an absent member matches everything.
+/// Selects the events of a page; an absent member matches every event.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
     pub event_type: Option<String>,
@@ -31,7 +31,7 @@ impl Filter {
 #[derive(Debug)]
 pub struct Page {
     pub events: Vec<StoredEvent>,
-    /// The position after which to read on: everything up to here was scanned.
+    /// The position after which the next page begins: everything up to it was scanned.
     pub next: i64,
 }
 
@@ -60,8 +60,8 @@ pub async fn page(
     Ok(Page { events, next })
 }
 
-/// The event in today's version. An event that this program cannot decode is passed on as it is stored,
-/// with its version: a consumer of a newer program may know it.
+/// Converts an event to the current version. An event that this program cannot decode keeps its stored
+/// payload and version, because a newer consumer may decode it.
 fn upcast_event(mut event: StoredEvent) -> StoredEvent {
     let payload = payload::current(&event.event_type, &event.event_version, &event.payload);
     if let Ok(Cow::Owned(payload)) = payload {

@@ -1,6 +1,6 @@
-//! The end of the log, read once per process and handed to everybody who follows it. What was read
-//! last waits in a ring; who is behind the ring reads the log itself, page by page, until it has
-//! caught up. Nobody who follows slowly costs memory or holds anybody up.
+//! The tail of the log: its end, read once per process and shared by all followers. The last events are
+//! in a ring; a follower that lags behind the ring reads the log itself, page by page, until it has
+//! caught up. A slow follower costs no memory and delays no other follower.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,31 +20,31 @@ use crate::tasks::Tasks;
 /// How many events the tail reads at a time.
 const PAGE: i64 = 500;
 
-/// How many events a follower who is behind reads at a time: few, for there may be many of them.
+/// How many events a lagging follower reads at a time: few, since there may be many such followers.
 const CATCH_UP_PAGE: i64 = 50;
 
-/// How many of them read at the same time; the others wait.
+/// How many followers catch up at the same time.
 const CATCH_UP_MAX: usize = 4;
 
-/// About how many bytes are handed on at a time: what is in the ring is shared by all.
+/// The approximate size of a chunk in the ring, in bytes. All followers share the chunk.
 const CHUNK: usize = 16 * 1024;
 
-/// The same of what a follower read for itself. One who stands still holds some twenty of them.
+/// The same of a chunk that a follower reads for itself; a stalled follower holds about twenty chunks.
 const CATCH_UP_CHUNK: usize = 4 * 1024;
 
 /// How many chunks the ring holds.
 const RING: usize = 64;
 
-/// How often the log is looked at when nobody said that it has grown.
+/// How often the log is read without a notification.
 const POLL: Duration = Duration::from_secs(1);
 
-/// How long to wait after a failure.
+/// The pause after a failure.
 const FAILURE_PAUSE: Duration = Duration::from_millis(250);
 
-/// How an event is written for those who follow.
+/// Encodes an event for followers.
 pub type Frame = fn(&StoredEvent) -> Result<String, DecodeError>;
 
-/// The tail of this process. Clones lead to the same one.
+/// The tail of this process. Clones share it.
 #[derive(Clone)]
 pub struct Tail(Arc<Inner>);
 
@@ -57,12 +57,12 @@ struct Inner {
 }
 
 struct Live {
-    /// Everything up to here went into the ring, or was there before anybody followed.
+    /// The position up to which events were published, or existed before the first follower.
     position: i64,
     ring: broadcast::Sender<Chunk>,
 }
 
-/// Some events in a row, written.
+/// Consecutive events, encoded.
 #[derive(Clone)]
 struct Chunk {
     first: i64,
@@ -73,7 +73,7 @@ struct Chunk {
 }
 
 impl Chunk {
-    /// What of it stands behind `position`; positions have no gaps.
+    /// The events after `position`; positions have no gaps.
     fn after(&self, position: i64) -> Option<Bytes> {
         if position >= self.last {
             return None;
@@ -84,7 +84,7 @@ impl Chunk {
 }
 
 impl Tail {
-    /// Starts to read, whenever somebody follows; ends with `shutdown`.
+    /// Starts the task that reads the log while there are followers, until shutdown.
     #[must_use]
     pub fn start(pool: PgPool, appends: Subscription, frame: Frame, tasks: &Tasks) -> Self {
         let live = Mutex::new(Live { position: 0, ring: broadcast::Sender::new(RING) });
@@ -94,7 +94,7 @@ impl Tail {
         tail
     }
 
-    /// Follows the log from behind `after`; `head` is where it ended a moment ago.
+    /// Follows the log after the position `after`; `head` is a recent head of the log.
     #[must_use]
     pub fn follow(&self, after: i64, head: i64) -> Follower {
         let waiting = VecDeque::new();
@@ -105,41 +105,42 @@ impl Tail {
         self.0.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The ring from here on, and the position behind which it begins.
+    /// A subscription to the ring, and the position after which it begins.
     fn join(&self, head: i64) -> (broadcast::Receiver<Chunk>, i64) {
         let mut live = self.live();
         if live.ring.receiver_count() == 0 {
-            // Nobody misses what lies between.
+            // There is no follower that could miss the events in between.
             live.position = live.position.max(head);
         }
         self.0.joined.notify_one();
         (live.ring.subscribe(), live.position)
     }
 
-    /// The position from which to read on, if anybody follows.
+    /// The position after which to read, if there are followers.
     fn read_position(&self) -> Option<i64> {
         let live = self.live();
         (live.ring.receiver_count() > 0).then_some(live.position)
     }
 
-    /// Hands on what was read behind `from`, unless the first to follow has moved the tail.
+    /// Publishes the events after `from`, unless a new first follower has moved the tail.
     fn publish(&self, from: i64, chunks: Vec<Chunk>) {
         let mut live = self.live();
         if live.position == from {
             for chunk in chunks {
                 live.position = chunk.last;
-                // Nobody may follow any more.
+                // The last follower may have been dropped.
                 let _ = live.ring.send(chunk);
             }
         }
     }
 
-    /// The log ends before what was handed on: it was restored. Who follows has to ask again.
+    /// Restarts at the head of a log that ends before the published events, because it was restored to an
+    /// earlier state. The streams of the followers end.
     fn restart(&self, head: i64) {
         *self.live() = Live { position: head, ring: broadcast::Sender::new(RING) };
     }
 
-    /// Up to `limit` events behind `after`, in chunks of about `bytes`.
+    /// Up to `limit` events after `after`, in chunks of about `bytes`.
     async fn load(
         &self,
         after: i64,
@@ -181,7 +182,7 @@ async fn run(tail: Tail, mut appends: Subscription) {
             Ok(true) => continue,
             Ok(false) => POLL,
             Err(error) => {
-                tracing::error!(%error, "those who follow the log have to wait");
+                tracing::error!(%error, "log tail: read failed, retrying");
                 tokio::time::sleep(FAILURE_PAUSE).await;
                 continue;
             }
@@ -193,7 +194,7 @@ async fn run(tail: Tail, mut appends: Subscription) {
     }
 }
 
-/// Whether there may be more.
+/// Reads one page; returns whether more events may follow.
 async fn read_page(tail: &Tail) -> Result<bool, ReadError> {
     let Some(from) = tail.read_position() else { return Ok(false) };
     let chunks = tail.load(from, from.saturating_add(PAGE), PAGE, CHUNK).await?;
@@ -208,20 +209,20 @@ async fn read_page(tail: &Tail) -> Result<bool, ReadError> {
     Ok(true)
 }
 
-/// One who follows the log, in its order, without a gap and nothing twice.
+/// Follows the log: each event once, in the order of the log, without a gap.
 pub struct Follower {
     tail: Tail,
     position: i64,
-    /// Up to here the log is read; behind it the ring goes on.
+    /// The position up to which the follower reads the log itself; the ring continues after it.
     known: i64,
-    /// Read and not yet taken.
+    /// Chunks that are read and not yet returned.
     waiting: VecDeque<Chunk>,
     live: Option<broadcast::Receiver<Chunk>>,
 }
 
 impl Follower {
-    /// The next events, written; waits for them. `None` when the log was restored to an earlier
-    /// state. May be dropped while it waits: nothing is lost by that.
+    /// Waits for the next events, encoded; `None` when the log was restored to an earlier state. Cancel
+    /// safe.
     pub async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
         loop {
             let Some(live) = &mut self.live else {
@@ -254,8 +255,8 @@ impl Follower {
     }
 
     async fn catch_up(&mut self) -> Result<(), ReadError> {
-        // It is never closed; without a turn there would be nothing wrong but the load.
-        let _turn = self.tail.0.catching_up.acquire().await;
+        // Never fails, because the semaphore is never closed; it only limits the load.
+        let _permit = self.tail.0.catching_up.acquire().await;
         let (after, head) = (self.position, self.known);
         let chunks = self.tail.load(after, head, CATCH_UP_PAGE, CATCH_UP_CHUNK).await?;
         self.waiting = chunks.into();

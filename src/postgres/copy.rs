@@ -1,5 +1,5 @@
-//! Rows in the binary format of COPY (PostgreSQL 15, "COPY", File Formats, Binary Format): several
-//! times as fast as INSERT, and the same bytes in both directions.
+//! Encodes and decodes rows in the binary format of COPY (PostgreSQL 15, "COPY", File Formats, Binary
+//! Format): several times as fast as INSERT, and the same bytes in both directions.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::TryStreamExt as _;
@@ -25,13 +25,13 @@ impl Default for CopyEncoder {
 }
 
 impl CopyEncoder {
-    /// Begins a row of that many fields.
+    /// Begins a row of `fields` fields.
     pub fn row(&mut self, fields: usize) {
         let fields = i16::try_from(fields).expect("a table has at most 1600 columns");
         self.0.extend_from_slice(&fields.to_be_bytes());
     }
 
-    /// The next field of the row.
+    /// Encodes the next field of the row.
     pub fn field<'q>(&mut self, value: impl Encode<'q, Postgres>) -> Result<(), sqlx::Error> {
         let at = self.0.len();
         self.0.extend_from_slice(&(-1_i32).to_be_bytes());
@@ -44,7 +44,7 @@ impl CopyEncoder {
         Ok(())
     }
 
-    /// How many bytes are encoded and not taken.
+    /// The number of bytes that are encoded and not yet taken.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
@@ -55,18 +55,18 @@ impl CopyEncoder {
         self.0.is_empty()
     }
 
-    /// The bytes from that offset on.
+    /// The bytes from `offset` on.
     #[must_use]
     pub fn since(&self, offset: usize) -> &[u8] {
         &self.0[offset..]
     }
 
-    /// Takes what is encoded so far, for a copy that is sent in pieces.
+    /// Takes the bytes that are encoded so far, for a copy that is sent in pieces.
     pub fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut *self.0)
     }
 
-    /// Everything that is left, with the end of the rows.
+    /// The bytes that are not yet taken, with the trailer.
     #[must_use]
     pub fn finish(mut self) -> Vec<u8> {
         self.0.extend_from_slice(TRAILER);
@@ -86,8 +86,8 @@ pub async fn copy_in(
     Ok(())
 }
 
-/// Calls `row` with the bytes of each row that `statement`, a `COPY ... TO STDOUT (FORMAT binary)`,
-/// sends: those that [`CopyEncoder`] makes of the same values.
+/// Calls `row` with the bytes of each row of `statement`, a `COPY ... TO STDOUT (FORMAT binary)`: the same
+/// bytes that [`CopyEncoder`] makes of the same values.
 pub async fn copy_out(
     db: &mut PgConnection,
     statement: &str,
@@ -104,7 +104,7 @@ pub async fn copy_out(
     if decoder.is_complete { Ok(()) } else { Err(malformed("ends without its trailer")) }
 }
 
-/// Cuts the stream of a binary COPY into rows, wherever its messages begin and end.
+/// Splits the stream of a binary COPY into rows, independently of the boundaries of its messages.
 #[derive(Default)]
 struct CopyDecoder {
     buffer: BytesMut,
@@ -124,7 +124,7 @@ impl CopyDecoder {
                 return Ok(None);
             }
             if !self.buffer.starts_with(HEADER) {
-                return Err(malformed("has another header"));
+                return Err(malformed("has an unknown header"));
             }
             self.buffer.advance(HEADER.len());
             self.has_header = true;

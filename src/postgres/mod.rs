@@ -1,6 +1,6 @@
-//! What several rooms need of PostgreSQL beside queries.
+//! PostgreSQL beyond queries, for several modules: transactions and COPY.
 
-/// Transactions that a dropped future does not leave open.
+/// Begins transactions, which a dropped future does not leave open.
 pub mod transaction;
 
 /// Rows in the binary format of COPY, in both directions.

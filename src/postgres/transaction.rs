@@ -1,4 +1,4 @@
-//! How a transaction is begun.
+//! Begins transactions.
 
 use std::borrow::Cow;
 
@@ -6,14 +6,14 @@ use sqlx::{PgPool, Postgres, Transaction};
 
 /// Begins a transaction on a connection of the pool.
 ///
-/// The `begin` runs to its end even when the caller drops the future, and is rolled back then. A
+/// The `begin` runs to its end even when the caller drops the future; it is rolled back in that case. A
 /// `begin` of sqlx 0.8 that is dropped half-way returns its connection to the pool inside the
-/// transaction, and whatever the next user writes on that connection is never committed.
+/// transaction, and the writes of the next user of that connection are never committed.
 pub async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
     begin_with(pool, "begin").await
 }
 
-/// As [`begin`], by this statement: a `begin` with options, without a second statement after it. A
+/// As [`begin`], with this statement: a `begin` with options and without a second statement, because a
 /// transaction whose second statement fails would not be rolled back.
 pub async fn begin_with(
     pool: &PgPool,

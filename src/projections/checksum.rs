@@ -1,12 +1,12 @@
-//! A checksum over the rows of a table, whatever their order.
+//! A checksum over the rows of a table, independent of their order.
 
 use std::ops::AddAssign;
 
 use rapidhash::v3::rapidhash_v3;
 
-/// The number of rows, and the sum of the 64-bit hash (rapidhash V3, whose output is stable) of each row's
-/// bytes in the binary format of COPY: a row that is missing, doubled or changed in any value changes it.
-/// It detects faults, not an attacker.
+/// The number of rows, and the sum of the 64-bit hash (rapidhash V3, whose output is stable) of each
+/// row's bytes in the binary format of COPY: a row that is missing, doubled or changed in any value
+/// changes it. It detects faults, not an attacker.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Checksum {
     pub rows: i64,

@@ -54,7 +54,7 @@ pub async fn find(db: &mut PgConnection, id: CustomerId) -> Result<Option<Row>, 
     Ok(Some(Row { id: id.get(), name, dob, version, created_at, updated_at }))
 }
 
-/// The customer as its last event left it.
+/// The row after the customer's last event.
 fn of_last_event(id: CustomerId, last: LastEvent<CustomerEvent>) -> Option<Row> {
     let (name, dob) = state(last.event)?;
     let (created_at, updated_at) = (last.created_at, last.recorded_at);
@@ -162,7 +162,7 @@ impl Change {
     }
 }
 
-/// Folds a page to its last change of each customer. Events of accounts are passed over.
+/// Folds a page to its last change of each customer. Events of accounts are skipped.
 fn fold(page: &[StoredEvent]) -> Result<BTreeMap<i64, Change>, ProjectionError> {
     let mut changes: BTreeMap<i64, Change> = BTreeMap::new();
     for stored in page {

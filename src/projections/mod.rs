@@ -1,23 +1,23 @@
-//! WHAT PEOPLE LOOK AT. Projections follow the log and keep read tables.
+//! Projections: code that follows the log and keeps read tables.
 //!
 //! A new projection is one file with one `impl TableProjection`, its table in a migration, and one
-//! line in [`ALL`]. The write path knows none of them.
+//! line in [`ALL`](crate::projections::ALL). The write path depends on no projection.
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
-/// What a projection is.
+/// The interface of a projection.
 pub mod projection;
 
-/// A projection written as the row of its table.
+/// A projection of one table, defined by its row.
 pub mod table;
 
 /// The customers as they are now, youngest first.
 pub mod customers;
 
-/// Every state of every customer, so any moment of the past.
+/// Every state of every customer, for histories and for reads of any moment of the past.
 pub mod customer_history;
 
-/// THE list of projections.
+/// The list of projections.
 mod registry;
 
 /// The position that a projection has applied.
@@ -41,13 +41,13 @@ pub mod rebuild;
 /// Compares a projection with the log.
 pub mod verify;
 
-/// Rows and checkpoint of one moment.
+/// Snapshots: rows and checkpoint of one moment.
 pub mod snapshot;
 
 /// Live, shadow and previous table.
 mod table_slot;
 
-/// The log, stream by stream.
+/// Reads the log stream by stream.
 mod stream_reader;
 
 /// A checksum over rows.

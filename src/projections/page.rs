@@ -10,7 +10,7 @@ use crate::events::log::read;
 /// How a page is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PageMode {
-    /// The whole page at once; any event that fails, fails the page.
+    /// The whole page at once; an event that fails makes the page fail.
     Whole,
     /// Customers whose events fail are isolated and parked.
     Isolate,
@@ -23,7 +23,7 @@ pub(super) struct PageStep {
     pub(super) has_parked: bool,
 }
 
-/// How far a page led.
+/// The result of a page.
 pub(super) struct Advanced {
     pub(super) checkpoint: i64,
     /// The page had as many events as it may have: more may follow.

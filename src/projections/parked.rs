@@ -33,12 +33,12 @@ pub struct Retried {
     pub still_parked: u64,
 }
 
-/// WriteMode events come into the tables.
+/// How events are applied to the tables.
 #[derive(Clone, Copy)]
 pub(super) enum WriteMode {
-    /// Page by page, after what is there.
+    /// Page by page, to a table that has earlier rows.
     Apply,
-    /// Whole streams, into a table that has no row of them.
+    /// Whole streams, into a table that has no rows of their customers.
     Backfill,
 }
 
@@ -114,7 +114,7 @@ pub(super) async fn exclude_parked(
 }
 
 /// Applies events that failed together: bisects them by customer until each customer whose events
-/// fail stands alone, and parks it.
+/// fail is isolated, and parks it.
 pub(super) async fn apply_or_park(
     projection: &dyn Projection,
     db: &mut PgConnection,
@@ -152,7 +152,7 @@ pub(super) async fn apply_or_park(
     Ok(checksum)
 }
 
-/// Writes them under a savepoint: all of them, or none.
+/// Writes the events under a savepoint: all of them, or none.
 async fn attempt(
     projection: &dyn Projection,
     db: &mut PgConnection,
@@ -184,7 +184,7 @@ async fn park(
     let mut keep = events.len();
     let checksum = loop {
         keep = match &error {
-            // Everything from the unreadable event on.
+            // All events from the one that cannot be decoded on.
             ProjectionError::Decode { position, .. } => {
                 events.partition_point(|event| event.position < *position).min(keep - 1)
             }
@@ -228,7 +228,7 @@ pub async fn retry(projection: &dyn Projection, pool: &PgPool) -> Result<Retried
     for parked in list(projection, pool).await? {
         let Some(id) = CustomerId::new(parked.customer_id) else { continue };
         let mut transaction = transaction::begin(pool).await?;
-        // No page is applied meanwhile, so no event follows what is read here.
+        // No page is applied meanwhile, so the streams that are read here are complete.
         checkpoint::lock(projection, &mut transaction).await?;
         let removed = sqlx::query!(
             "delete from parked_customers
@@ -241,7 +241,7 @@ pub async fn retry(projection: &dyn Projection, pool: &PgPool) -> Result<Retried
         .await?
         .rows_affected();
         if removed == 0 {
-            // Another retry was first.
+            // Another retry has handled the customer.
             continue;
         }
         let checkpoint = checkpoint_of(projection, &mut *transaction).await?;

@@ -1,4 +1,4 @@
-//! What a projection is: code that follows the log, and the table that it keeps.
+//! The interface of a projection: code that follows the log and keeps a table.
 
 use async_trait::async_trait;
 use sqlx::PgConnection;
@@ -6,20 +6,20 @@ use sqlx::PgConnection;
 use super::checksum::Checksum;
 use crate::events::log::{DecodeError, StoredEvent};
 
-/// A projection as the projector, rebuilds and checks use it. One is written as a
-/// [`TableProjection`](super::table::TableProjection), from which this follows.
+/// A projection as the projector, rebuilds and checks use it. Implemented for every
+/// [`TableProjection`](super::table::TableProjection).
 ///
 /// Its statements name the table without a schema: a rebuild fills another table of the same name.
 #[async_trait]
 pub trait Projection: Send + Sync {
-    /// Its row in the table `projections`, and its name in commands and answers.
+    /// Its name in the table `projections`, in commands and in responses.
     fn name(&self) -> &'static str;
 
     /// Raised when its table, or what it writes there, changes. A new version keeps a table of its
     /// own beside that of the old one, and has a row of its own in the table `projections`.
     fn version(&self) -> i32;
 
-    /// The table that it alone writes to: that of its row in `projection_tables`.
+    /// The table that only this projection writes to, as its row in `projection_tables` names it.
     fn table(&self) -> &'static str;
 
     /// The columns of the table's primary key; the first is the customer's id.
@@ -33,7 +33,7 @@ pub trait Projection: Send + Sync {
         page: &[StoredEvent],
     ) -> Result<(), ProjectionError>;
 
-    /// Copies the rows that whole streams lead to into a table that has no row of these customers
+    /// Copies the rows that whole streams fold to into a table that has no row of these customers
     /// and no index. Returns the checksum of those rows.
     async fn backfill(
         &self,
@@ -44,8 +44,8 @@ pub trait Projection: Send + Sync {
     /// The checksum of all rows of the table.
     async fn checksum(&self, db: &mut PgConnection) -> Result<Checksum, ProjectionError>;
 
-    /// Compares the rows that whole streams lead to with the table's rows of the same customers:
-    /// how many rows the streams lead to, and the first difference in words.
+    /// Compares the rows that whole streams fold to with the table's rows of the same customers.
+    /// Returns the number of rows that the streams fold to, and a text on the first difference.
     async fn compare(
         &self,
         db: &mut PgConnection,
@@ -62,8 +62,7 @@ pub enum ProjectionError {
     Decode { position: i64, source: DecodeError },
     #[error("the projection {0} has no row in the table projections")]
     NotRegistered(&'static str),
-    /// A later attempt at the rebuild holds the fencing token.
-    #[error("a later attempt at the rebuild has taken over")]
+    #[error("a later attempt at the rebuild holds the fencing token")]
     Fenced,
 }
 

@@ -1,6 +1,6 @@
 //! Follows the log, page by page. No process owns a projection: each page is one short transaction
 //! that locks the checkpoint's row if it is free, so any process may apply the next page, and a
-//! process that stands still loses its lock.
+//! process that is frozen loses its lock.
 
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ use crate::postgres::transaction;
 use crate::tasks::Tasks;
 use crate::telemetry::as_f64;
 
-/// The most events that one transaction applies: large enough that the cost of a transaction does
-/// not show, small enough that a page takes milliseconds.
+/// How many events one transaction applies at most: so many that the cost of a transaction is negligible,
+/// so few that a page takes milliseconds.
 const PAGE: i64 = 1000;
 
 /// How often the log is read without a notification: other processes write too.
@@ -27,17 +27,17 @@ const POLL: Duration = Duration::from_secs(1);
 /// The pause before the next attempt while another process holds the checkpoint's row.
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
-/// The pause after a failure: the database is away.
+/// The pause after a failure: the database is unreachable.
 const FAILURE_PAUSE: Duration = Duration::from_millis(250);
 
-/// A running projector. Clones watch the same one.
+/// A running projector. Clones share it.
 #[derive(Clone)]
 pub struct Projector {
     projection: &'static dyn Projection,
     progress: watch::Receiver<Progress>,
 }
 
-/// What the database said last.
+/// The state that this process last read from the database.
 #[derive(Debug, Clone, Copy, Default)]
 struct Progress {
     checkpoint: i64,
@@ -93,8 +93,8 @@ async fn follow(
         let pause = match apply_next_page(projection, pool, mode).await {
             Ok(applied) => {
                 mode = PageMode::Whole;
-                // What the database has, also when that is less than before: it may have been
-                // restored.
+                // The value of the database counts even if it is lower than before, because the database
+                // may have been restored.
                 progress.send_replace(applied.progress);
                 metrics::gauge!("customers_projection_checkpoint", "projection" => projection.name())
                     .set(as_f64(applied.progress.checkpoint));
@@ -105,13 +105,19 @@ async fn follow(
                 }
             }
             Err(error) if error.is_event_error() && mode == PageMode::Whole => {
-                tracing::warn!(projection = projection.name(), %error, "projector: page failed, isolating its customers");
+                tracing::warn!(
+                    projection = projection.name(), %error,
+                    "projector: page failed, isolating its customers"
+                );
                 mode = PageMode::Isolate;
                 continue;
             }
             Err(error) => {
-                tracing::error!(projection = projection.name(), %error, "projector: page failed, retrying");
-                // Nothing is known until the database answers again: it may come back with less.
+                tracing::error!(
+                    projection = projection.name(), %error,
+                    "projector: page failed, retrying"
+                );
+                // The position is unknown until the database answers: a crash may have lost commits.
                 progress.send_replace(Progress::default());
                 tokio::time::sleep(FAILURE_PAUSE).await;
                 continue;
@@ -132,11 +138,11 @@ struct Applied {
 }
 
 enum Next {
-    /// The page was full: there is more.
+    /// The page was full: more events may follow.
     More,
     /// Another process holds the checkpoint's row.
     Busy,
-    /// Nothing is left.
+    /// No event is left.
     CaughtUp,
 }
 
@@ -160,7 +166,7 @@ async fn apply_next_page(
     .fetch_optional(&mut *transaction)
     .await?;
     let Some(progress) = locked else {
-        // On the same connection: with as many projectors as connections, none would get a second.
+        // On the same connection: with as many projectors as connections, none would get a second one.
         let progress = read_progress(projection, &mut transaction).await?;
         return Ok(Applied { progress, next: Next::Busy });
     };

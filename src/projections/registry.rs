@@ -1,4 +1,4 @@
-//! THE list of projections.
+//! The list of projections.
 
 use super::customer_history::CustomerHistory;
 use super::customers::Customers;

@@ -1,5 +1,5 @@
-//! Rows and checkpoint of one moment: the rows show at least the checkpoint that is read with them,
-//! also after a crash of PostgreSQL that lost the last pages.
+//! Snapshots: rows and checkpoint of one moment. The rows show at least the checkpoint that is read with
+//! them, even after a crash of PostgreSQL that lost the last pages.
 
 use std::ops::{Deref, DerefMut};
 
@@ -12,9 +12,9 @@ use crate::postgres::transaction;
 
 /// A connection to read from.
 pub enum Reader {
-    /// Each statement sees what is there when it begins.
+    /// Each statement sees the commits before its own start.
     Plain(PoolConnection<Postgres>),
-    /// All statements see the same moment.
+    /// All statements see the same snapshot.
     Snapshot(Transaction<'static, Postgres>),
 }
 
@@ -55,8 +55,8 @@ pub async fn take(
     Ok((transaction, checkpoint))
 }
 
-/// A reader that shows at least `position`, any state without one; `None` if the projection has not
-/// applied it.
+/// A reader that shows at least `position`; without a position, any state. `None` if the projection has
+/// not applied the position.
 pub async fn showing(
     projection: &dyn Projection,
     pool: &PgPool,

@@ -17,14 +17,14 @@ pub struct Status {
     /// The position of the log's last event.
     pub head: i64,
     pub lag_events: i64,
-    /// WriteMode long ago the first event was recorded that is not applied yet; 0 when all are.
+    /// The age of the oldest event that is not applied yet, in seconds; 0 if all are applied.
     pub lag_seconds: f64,
-    /// WriteMode many customers are parked.
+    /// The number of parked customers.
     pub parked: i64,
     pub rebuild: Option<Progress>,
 }
 
-/// What happens to its table.
+/// Whether the projection follows the log only, or is rebuilt as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
@@ -34,7 +34,7 @@ pub enum State {
     RebuildStopped,
 }
 
-/// WriteMode far a rebuild has come, in events.
+/// The progress of a rebuild, in events.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Progress {
     pub done: i64,
@@ -55,7 +55,7 @@ pub async fn status(pool: &PgPool) -> Result<Vec<Status>, ProjectionError> {
 
 /// The status of one projection.
 pub async fn of(projection: &dyn Projection, pool: &PgPool) -> Result<Status, ProjectionError> {
-    // One statement, so one moment: a lag is never negative.
+    // One statement, so one snapshot: a lag is never negative.
     let row = sqlx::query!(
         r#"select p.checkpoint,
                   coalesce((select max(position) from events), 0) as "head!",
@@ -108,7 +108,7 @@ pub async fn of(projection: &dyn Projection, pool: &PgPool) -> Result<Status, Pr
         checkpoint: row.checkpoint,
         head: row.head,
         lag_events: row.head - row.checkpoint,
-        // Its time may be ahead of the clock by some microseconds.
+        // The event's time may be some microseconds ahead of `clock_timestamp()`.
         lag_seconds: row.lag_seconds.max(0.0),
         parked: row.parked,
         rebuild: progress,

@@ -1,4 +1,4 @@
-//! The log stream by stream, in pages of whole streams: each page folds by itself, so memory stays
+//! Reads the log stream by stream, in pages of whole streams: each page folds by itself, so memory stays
 //! flat however long the log is.
 
 use sqlx::PgConnection;
@@ -19,7 +19,7 @@ pub(super) struct StreamReader {
     to: String,
     position: i64,
     page: i64,
-    /// Events of the last stream read, which may go on.
+    /// Events of the last stream read, which may have more.
     pending: Vec<StoredEvent>,
     is_complete: bool,
 }
@@ -36,7 +36,7 @@ impl StreamReader {
         }
     }
 
-    /// Reads that many events at a time from now on.
+    /// Sets how many events are read at a time from now on.
     pub(super) fn set_page(&mut self, page: i64) {
         self.page = page;
     }

@@ -1,4 +1,4 @@
-//! A projection of one table, written as its row: how whole streams fold to rows, how a row is
+//! A projection of one table, defined by its row: how whole streams fold to rows, how a row is
 //! encoded, how a page changes the table. Backfill, checksum and comparison follow from that.
 
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ pub trait TableRow: for<'r> FromRow<'r, PgRow> + PartialEq + Debug + Send + Unpi
     /// The columns of the primary key; the first is the customer's id.
     const KEY: &'static [&'static str];
 
-    /// Names the row among those of its table, for people: `customer 7`.
+    /// The row's name for operators, unique in the table: `customer 7`.
     fn label(&self) -> String;
 
     /// Writes the row's fields, one per column.
@@ -41,7 +41,7 @@ pub trait TableProjection: Send + Sync + 'static {
 
     type Row: TableRow;
 
-    /// The rows that whole streams lead to. Events of accounts are passed over.
+    /// The rows that whole streams fold to. Events of accounts are skipped.
     fn fold(streams: &[StoredEvent]) -> Result<Vec<Self::Row>, ProjectionError>;
 
     /// See [`Projection::apply`].
@@ -133,7 +133,7 @@ fn first_difference<R: TableRow>(
         match found.remove(&label) {
             None => return Some(format!("{label}: in the log, not in the table")),
             Some(other) if other != row => {
-                return Some(format!("{label}: the table has {other:?}, the log says {row:?}"));
+                return Some(format!("{label}: the table has {other:?}, the log has {row:?}"));
             }
             Some(_) => {}
         }

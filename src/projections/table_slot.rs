@@ -25,7 +25,7 @@ impl TableSlot {
         }
     }
 
-    /// From here on the statements of the transaction mean the table in this slot.
+    /// Makes the later statements of the transaction use the table in this slot.
     pub(super) async fn enter(self, transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
         let path = match self {
             Self::Live => "public",

@@ -13,13 +13,14 @@ use super::table_slot::TableSlot;
 pub struct Verified {
     /// The position up to which table and log were compared.
     pub position: i64,
-    /// The first difference, in words.
+    /// A text on the first difference; `None` if there is none.
     pub difference: Option<String>,
-    /// The customers that were left out: their events wait.
+    /// The parked customers, which were excluded.
     pub parked: Vec<Parked>,
 }
 
-/// Folds the log up to the checkpoint, stream by stream, and compares; log and table of one moment.
+/// Folds the log up to the checkpoint, stream by stream, and compares the rows with the table, all in one
+/// snapshot.
 pub async fn verify(
     projection: &dyn Projection,
     pool: &PgPool,
@@ -57,11 +58,11 @@ async fn difference(
     }
     Ok(Some(match stray(projection, db, &parked).await? {
         Some(id) => format!("customer {id}: in the table, not in the log"),
-        None => format!("the table has {rows} rows, the log leads to {expected}"),
+        None => format!("the table has {rows} rows, the log has {expected}"),
     }))
 }
 
-/// The number of the table's rows without those of parked customers.
+/// The number of rows of the table, without those of parked customers.
 async fn count(
     projection: &dyn Projection,
     db: &mut PgConnection,
@@ -74,7 +75,7 @@ async fn count(
         .await
 }
 
-/// A customer that has a row in the table and no event in the log.
+/// A customer with a row in the table and without an event in the log.
 async fn stray(
     projection: &dyn Projection,
     db: &mut PgConnection,

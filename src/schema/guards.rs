@@ -1,12 +1,12 @@
-//! Whether the database guards the log: what the service's role may do, and what stands in the way
-//! of everybody else. Each guard is one question that PostgreSQL answers with yes or no.
+//! Guards: checks that the database protects the log from the service's role and from all other roles.
+//! Each is one boolean SQL expression.
 
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::{Connection as _, PgConnection};
 
 use super::SchemaError;
 
-/// What was asked, and what to do when the answer is no.
+/// One check, and the advice for its failure.
 #[derive(Debug, Clone, Copy)]
 pub struct Guard {
     pub name: &'static str,
@@ -18,7 +18,7 @@ const fn guard(name: &'static str, holds: &'static str, advice: &'static str) ->
     Guard { name, holds, advice }
 }
 
-/// In the order in which they are told. They need a migrated schema.
+/// All guards, in the order in which they are printed. They need a migrated schema.
 const GUARDS: [Guard; 11] = [
     guard(
         "PostgreSQL is 15 or newer",
@@ -26,24 +26,24 @@ const GUARDS: [Guard; 11] = [
         "upgrade the server",
     ),
     guard(
-        "an acknowledged event is on disk",
+        "acknowledged events are durable",
         "current_setting('fsync') = 'on' and current_setting('full_page_writes') = 'on'
          and current_setting('synchronous_commit') <> 'off'",
         "turn fsync, full_page_writes and synchronous_commit on",
     ),
     guard(
-        "the role is no superuser",
+        "the role is not a superuser",
         "not (select rolsuper from pg_roles where rolname = current_user)",
-        "serve as a role of its own: a superuser can remove every guard",
+        "use a dedicated role: a superuser can remove every guard",
     ),
     guard(
-        "the role makes no databases, roles or replicas",
+        "the role has none of createdb, createrole, replication, bypassrls",
         "(select not (rolcreatedb or rolcreaterole or rolreplication or rolbypassrls)
           from pg_roles where rolname = current_user)",
         "alter role ... nocreatedb nocreaterole noreplication nobypassrls",
     ),
     guard(
-        "the role owns nothing here",
+        "the role owns no table",
         "not exists (select from pg_class where relnamespace = 'public'::regnamespace
                      and pg_has_role(current_user, relowner, 'member'))",
         "let another role own the tables (CUSTOMERS_OWNER_DATABASE_URL) and migrate again",
@@ -54,12 +54,12 @@ const GUARDS: [Guard; 11] = [
         "revoke insert, update, delete, truncate, trigger on events from the role",
     ),
     guard(
-        "the role creates nothing in the schema",
+        "the role cannot create objects in the schema",
         "not has_schema_privilege('public', 'create')",
         "revoke create on schema public from the role (and from public)",
     ),
     guard(
-        "the role has what it needs",
+        "the role has the privileges that it needs",
         "has_table_privilege('public.events', 'select')
          and (select bool_and(has_function_privilege(oid, 'execute')) from {functions})
          and has_table_privilege('public.accounts', 'insert')
@@ -71,27 +71,27 @@ const GUARDS: [Guard; 11] = [
         "run customers migrate as the owner, with DATABASE_URL naming the role",
     ),
     guard(
-        "nobody else is let into the functions that append and rebuild",
+        "PUBLIC cannot execute the append and rebuild functions",
         "not exists (select from {functions}, pg_proc p,
                             aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) acl
                      where p.oid = function.oid and acl.grantee = 0)",
         "revoke execute on the functions of migrations/ from public: customers migrate does it",
     ),
     guard(
-        "the functions that append and rebuild run as their owner, their names pinned",
+        "the append and rebuild functions are security definer, search_path pinned",
         "(select bool_and(p.prosecdef and 'search_path=pg_catalog, pg_temp' = any(p.proconfig))
           from {functions} join pg_proc p on p.oid = function.oid)",
-        "something replaced a function: restore it from migrations/",
+        "a function was replaced: restore it from migrations/",
     ),
     guard(
-        "the log refuses changes, whoever asks",
+        "the append-only trigger of the log is always enabled",
         "exists (select from pg_trigger where tgrelid = 'public.events'::regclass
                  and tgname = 'events_append_only' and tgenabled = 'A')",
         "alter table events enable always trigger events_append_only",
     ),
 ];
 
-/// Asks every guard as the role of `service`; whether each holds.
+/// Evaluates every guard as the role of `service`; `true` if the guard holds.
 pub async fn inspect(service: &SecretString) -> Result<Vec<(Guard, bool)>, SchemaError> {
     super::check(service).await?;
     let mut connection = PgConnection::connect(service.expose_secret()).await?;

@@ -1,7 +1,7 @@
-//! The database's schema: brought up to date by its owner, checked by everybody who starts, and
-//! opened to the service's own role as far as it needs and no further.
+//! The schema of the database: the owner migrates it, every process checks it at its start, and the
+//! service's role gets only the rights that it needs.
 
-/// What keeps the log from being changed, asked of the database.
+/// Checks that the log cannot be changed.
 pub mod guards;
 
 use secrecy::{ExposeSecret as _, SecretString};
@@ -14,8 +14,8 @@ use crate::projections;
 /// The migrations of this program.
 pub static MIGRATOR: Migrator = sqlx::migrate!();
 
-/// The functions that change what the service's role may not touch: they run as their owner. The
-/// migrations say what each of them does.
+/// The functions that run as their owner (`security definer`), because the service's role may not
+/// change their tables itself. Each is documented in its migration.
 const FUNCTIONS: [&str; 7] = [
     "append_events",
     "append_event",
@@ -26,8 +26,7 @@ const FUNCTIONS: [&str; 7] = [
     "serve_tables",
 ];
 
-/// What the service's role may do; `{role}` is its name, quoted. It appends through functions and
-/// in no other way.
+/// The rights of the service's role; `{role}` is its quoted name. It appends through functions only.
 const GRANTS: &str = "
     revoke execute on function {functions} from public;
     grant usage on schema public, shadow, previous to {role};
@@ -41,10 +40,10 @@ const GRANTS: &str = "
     grant delete on idempotency_keys, imports to {role};
 ";
 
-/// Why the schema is not what this program needs.
+/// Why the schema could not be migrated, or is not the one of this program.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
-    #[error("the database's schema is not this program's: run `customers migrate`")]
+    #[error("the database schema is not that of this program: run `customers migrate`")]
     NotMigrated,
     #[error("PostgreSQL")]
     Database(#[from] sqlx::Error),
@@ -52,8 +51,8 @@ pub enum SchemaError {
     Migrate(#[from] MigrateError),
 }
 
-/// Applies what is missing, as `owner`. When the service connects as another role, that role is
-/// given what it needs.
+/// Applies the missing migrations as `owner`, and grants the rights to the service's role if that is
+/// another one.
 pub async fn migrate(
     owner: &SecretString,
     service: Option<&SecretString>,
@@ -81,12 +80,10 @@ async fn grant(connection: &mut PgConnection, role: &str) -> Result<(), sqlx::Er
     Ok(())
 }
 
-/// Every migration of this program is applied, as it was written.
-///
-/// # Errors
-/// [`SchemaError::NotMigrated`] when one is missing or another.
+/// Checks that the migrations of this program are applied, each with its checksum; otherwise fails with
+/// [`SchemaError::NotMigrated`].
 pub async fn check(url: &SecretString) -> Result<(), SchemaError> {
-    // Not over a pool: that would go on trying, and then say only that it took too long.
+    // A pool would retry until its time limit and report only a timeout.
     let mut connection = PgConnection::connect(url.expose_secret()).await?;
     let applied: Result<Vec<(i64, Vec<u8>)>, sqlx::Error> =
         sqlx::query_as("select version, checksum from _sqlx_migrations where success")
@@ -107,7 +104,7 @@ pub async fn check(url: &SecretString) -> Result<(), SchemaError> {
     if all { Ok(()) } else { Err(SchemaError::NotMigrated) }
 }
 
-/// The secret that signs the cursors of lists: the same for all processes of an installation.
+/// The secret that signs the cursors of lists. All processes of an installation share it.
 pub async fn cursor_key(db: impl sqlx::PgExecutor<'_>) -> Result<String, sqlx::Error> {
     sqlx::query_scalar!("select key from cursor_keys").fetch_one(db).await
 }

@@ -1,5 +1,5 @@
-//! Bad bodies: each is refused with the right status, names what is wrong, changes nothing, and
-//! never meets a fault of ours. One line per request in a snapshot.
+//! Invalid bodies: the service refuses each with the right 4xx status, names each invalid member, and
+//! appends no event. A snapshot has one line per request.
 
 pub mod table;
 

@@ -1,4 +1,4 @@
-//! Bad paths, parameters and headers: as in `bad_input`.
+//! Invalid paths, query parameters and headers, checked as the bodies in `bad_input` are.
 
 use customers::api;
 use reqwest::{Method, RequestBuilder};

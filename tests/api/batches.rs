@@ -1,4 +1,4 @@
-//! Law: commands that are appended together have the outcomes that they have one by one.
+//! A property of the group append: commands have the same outcomes together as one by one.
 
 use customers::events::log::{Append, AppendError, Appender, IdempotencyKey, NewEvent, Outcome};
 use customers::events::metadata::Metadata;
@@ -7,33 +7,33 @@ use proptest::test_runner::TestCaseError;
 
 use crate::harness::Service;
 
-/// One command, before it is known where it goes.
+/// A generated command, before it has a namespace.
 #[derive(Debug, Clone)]
-struct Asked {
+struct Generated {
     customer: u8,
-    /// `None` means any.
+    /// The expected sequence; `None` accepts any.
     expected: Option<i64>,
     events: usize,
     poison: bool,
-    /// Key and fingerprint.
+    /// The idempotency key and the fingerprint of its request.
     key: Option<(u8, u8)>,
 }
 
-fn asked() -> impl Strategy<Value = Asked> {
+fn generated() -> impl Strategy<Value = Generated> {
     let expected = prop_oneof![Just(None), (0..5_i64).prop_map(Some)];
     let key = prop::option::weighted(0.4, (0..4_u8, 0..2_u8));
     let poison = prop::bool::weighted(0.1);
     (0..5_u8, expected, 0..4_usize, poison, key).prop_map(
         |(customer, expected, events, poison, key)| {
-            // Only a command with a key may have no event.
+            // Only a command with an idempotency key may have no event.
             let events = if key.is_none() { events.max(1) } else { events };
-            Asked { customer, expected, events, poison, key }
+            Generated { customer, expected, events, poison, key }
         },
     )
 }
 
-impl Asked {
-    fn append(&self, world: &str) -> Append {
+impl Generated {
+    fn append(&self, namespace: &str) -> Append {
         let event = |n: usize| NewEvent {
             event_type: "CustomerUpdated".into(),
             event_version: "1".into(),
@@ -46,12 +46,12 @@ impl Asked {
         Append {
             command_id: customers::clock::new_id(),
             aggregate_type: "customer",
-            aggregate_id: format!("{world}-{}", self.customer),
+            aggregate_id: format!("{namespace}-{}", self.customer),
             expected: self.expected,
             events: (0..self.events).map(event).collect(),
             metadata: Metadata::default().into(),
             key: self.key.map(|(key, fingerprint)| IdempotencyKey {
-                account: world.to_owned(),
+                account: namespace.to_owned(),
                 key: key.to_string(),
                 fingerprint: vec![fingerprint],
                 known_position: 1,
@@ -60,12 +60,12 @@ impl Asked {
     }
 }
 
-/// The outcomes without what differs from world to world.
+/// The outcomes without the values that differ between namespaces.
 fn shapes(outcomes: Vec<Result<Outcome, AppendError>>) -> Vec<String> {
     let shape = |outcome| match outcome {
         Ok(Outcome::Appended(at)) => format!("appended, sequence {}", at.sequence),
         Ok(Outcome::Conflict { sequence }) => format!("conflict at {sequence}"),
-        Ok(Outcome::Unchanged) => "remembered".to_owned(),
+        Ok(Outcome::Unchanged) => "unchanged".to_owned(),
         Ok(Outcome::Duplicate { fingerprint, .. }) => format!("known, {fingerprint:?}"),
         Err(AppendError::Refused(_)) => "refused".to_owned(),
         Err(error) => format!("{error}"),
@@ -73,10 +73,10 @@ fn shapes(outcomes: Vec<Result<Outcome, AppendError>>) -> Vec<String> {
     outcomes.into_iter().map(shape).collect()
 }
 
-async fn stream(service: &Service, world: &str) -> Vec<(String, i64)> {
+async fn stream(service: &Service, namespace: &str) -> Vec<(String, i64)> {
     let query = "select replace(aggregate_id, $1, ''), sequence from events
                  where aggregate_id like $1 || '-%' order by 1, 2";
-    sqlx::query_as(query).bind(world).fetch_all(&service.pools.short).await.unwrap()
+    sqlx::query_as(query).bind(namespace).fetch_all(&service.pools.short).await.unwrap()
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn commands_have_the_same_outcomes_together_as_one_by_one() {
     let appender: Appender = service.pools.appender.clone();
     let config = ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() };
     let case = std::cell::Cell::new(0);
-    proptest!(config, |(steps in prop::collection::vec(asked(), 1..60))| {
+    proptest!(config, |(steps in prop::collection::vec(generated(), 1..60))| {
         case.set(case.get() + 1);
         runtime.block_on(async {
             let (alone, together) = (format!("a{}", case.get()), format!("t{}", case.get()));

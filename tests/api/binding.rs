@@ -1,4 +1,5 @@
-//! The defence against stolen tokens: when a session is bound to its cookie, and what follows.
+//! Cookie binding, the defence against stolen tokens: when a session is bound, and how a token replay
+//! ends it.
 
 use customers::config::{Config, CookieBinding};
 use customers::events::values::Role;
@@ -47,7 +48,7 @@ async fn the_first_right_cookie_binds_and_the_token_alone_is_a_replay() {
         @r#"401 {"detail":"the token came without its session cookie","request_id":"[id]","status":401,"title":"Token replay","type":"/problems/token-replay"}"#
     );
     assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
-    // The session is over for everybody, its owner included.
+    // A token replay ends the session, for its owner too.
     assert_eq!(token_and_cookie(&service, &login).await, "401 unauthenticated");
     assert_eq!(token_alone(&service, &login).await, "401 unauthenticated");
     assert_eq!(token_alone(&service, &other).await, "200");
@@ -92,7 +93,7 @@ async fn a_wrong_cookie_is_refused_but_ends_only_a_bound_session() {
     let b = service.log_in_as(Role::Editor).await;
     for wrong in [b.cookie.as_str(), "customers_session=", "customers_session=guess"] {
         assert_eq!(verdict(request(&service, &a, wrong)).await, "401 token-replay", "{wrong}");
-        assert_eq!(token_alone(&service, &a).await, "200", "it goes on after {wrong}");
+        assert_eq!(token_alone(&service, &a).await, "200", "the session lives on after {wrong}");
     }
     assert_eq!(token_and_cookie(&service, &a).await, "200");
     assert_eq!(verdict(request(&service, &a, &b.cookie)).await, "401 token-replay");
@@ -113,7 +114,7 @@ async fn two_cookies_of_our_name_are_refused_and_others_ignored() {
     let foreign = format!("theme=\u{e9}; {mine}");
     let foreign = reqwest::header::HeaderValue::from_bytes(foreign.as_bytes()).unwrap();
     let request_with = |value| service.get("/customers").token(&login).header("cookie", value);
-    assert_eq!(verdict(request_with(foreign)).await, "200", "beside another's that is not ASCII");
+    assert_eq!(verdict(request_with(foreign)).await, "200", "a foreign cookie is not ASCII");
     let twice = format!("{mine}; {mine}");
     assert_eq!(verdict(request(&service, &login, &twice)).await, "401 unauthenticated");
     let in_two = request(&service, &login, mine).header("cookie", "customers_session=other");
@@ -178,7 +179,7 @@ async fn the_experiment_demands_the_cookie_and_ends_only_a_bound_session() {
     let service = Service::start().await;
     let login = service.log_in_as(Role::Viewer).await;
     assert_eq!(verdict(experiment(&service).token(&login)).await, "401 token-replay");
-    assert_eq!(token_alone(&service, &login).await, "200", "an unbound session goes on");
+    assert_eq!(token_alone(&service, &login).await, "200", "an unbound session lives on");
     let answer = send(experiment(&service).login(&login)).await;
     insta::assert_snapshot!(
         answer.shape(),
@@ -199,7 +200,7 @@ async fn the_experiment_lets_nobody_in_with_another_cookie_or_with_garbage_for_a
         let request = experiment(&service).token(&login).header("cookie", wrong);
         assert_eq!(verdict(request).await, "401 token-replay", "{wrong}");
     }
-    assert_eq!(token_alone(&service, &login).await, "200", "an unbound session goes on");
+    assert_eq!(token_alone(&service, &login).await, "200", "an unbound session lives on");
     let token = &login.token;
     for garbage in [
         "",
@@ -223,7 +224,7 @@ async fn the_experiment_lets_nobody_in_with_another_cookie_or_with_garbage_for_a
     assert_eq!(verdict(experiment(&service).login(&login)).await, "200");
     let wrong = experiment(&service).token(&login).header("cookie", &other.cookie);
     assert_eq!(verdict(wrong).await, "401 token-replay");
-    assert_eq!(token_and_cookie(&service, &login).await, "401 unauthenticated", "it was bound");
+    assert_eq!(token_and_cookie(&service, &login).await, "401 unauthenticated", "bound");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,5 @@
-//! The command line, as the built binary, with an environment and a folder of its own: serving,
-//! configuration, exit codes.
+//! The command line of the built binary, with its own environment and folder: `serve`, configuration,
+//! exit codes.
 
 mod accounts;
 mod data;
@@ -17,7 +17,7 @@ use tokio::process::{Child, ChildStdout, Command};
 
 use crate::harness::{PATIENCE, database, empty_database, folder, variables};
 
-/// How a run ended.
+/// The result of a command that has ended.
 #[derive(Debug)]
 struct Ended {
     code: i32,
@@ -25,19 +25,19 @@ struct Ended {
     stderr: String,
 }
 
-/// A place to run the binary in.
+/// The folder and the environment in which the binary runs.
 struct Shell {
     folder: PathBuf,
     variables: Vec<(&'static str, String)>,
 }
 
 impl Shell {
-    /// Nothing is set, nothing is there.
+    /// An empty environment and an empty folder.
     fn bare() -> Self {
         Self { folder: folder("cli"), variables: vec![] }
     }
 
-    /// All that a service needs.
+    /// An environment with all variables that `serve` needs.
     fn on(database_url: &str) -> Self {
         Self { variables: variables(database_url), ..Self::bare() }
     }
@@ -46,7 +46,7 @@ impl Shell {
         Self::on(&database().await)
     }
 
-    /// The same with another value of one variable.
+    /// Sets one variable.
     fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.variables.retain(|(known, _)| *known != name);
         self.variables.push((name, value.into()));
@@ -77,29 +77,29 @@ impl Shell {
         self.run_with(arguments, "").await
     }
 
-    /// Runs with a standard input.
+    /// Runs a command with this standard input.
     async fn run_with(&self, arguments: &str, input: &str) -> Ended {
         let mut child = self.command(arguments).spawn().unwrap();
-        // A command that does not read it may be gone by now.
+        // A command that does not read its standard input may have ended already.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes()).await;
         let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
-        let Output { status, stdout, stderr } = output.expect("it ends").unwrap();
+        let Output { status, stdout, stderr } = output.expect("the command ends in time").unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         Ended { code: status.code().unwrap(), stdout: text(stdout), stderr: text(stderr) }
     }
 
-    /// Starts `serve` and returns when it has said where it listens.
+    /// Starts `serve` and returns when it has printed its address.
     async fn serve(&self) -> Serving {
         let mut child = self.command("serve").stderr(Stdio::inherit()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = tokio::time::timeout(PATIENCE, stdout.next_line()).await;
-        let line = line.expect("it says its address").unwrap().unwrap();
+        let line = line.expect("serve prints its address in time").unwrap().unwrap();
         let address = line.strip_prefix("address http://").unwrap().to_owned();
         Serving { child, address, stdout }
     }
 }
 
-/// A `customers serve` that runs.
+/// A running `customers serve`.
 struct Serving {
     child: Child,
     address: String,
@@ -107,7 +107,8 @@ struct Serving {
 }
 
 impl Serving {
-    /// Sends a signal; returns the exit code, how long it took, and what else it said.
+    /// Sends a signal; returns the exit code, the time until the exit, and the remaining lines of the
+    /// standard output.
     async fn end(mut self, signal: Signal) -> (Option<i32>, Duration, Vec<String>) {
         let began = Instant::now();
         let pid = i32::try_from(self.child.id().unwrap()).unwrap();
@@ -117,11 +118,11 @@ impl Serving {
         while let Some(line) = self.stdout.next_line().await.unwrap() {
             said.push(line);
         }
-        (status.expect("it ends").unwrap().code(), began.elapsed(), said)
+        (status.expect("serve ends in time").unwrap().code(), began.elapsed(), said)
     }
 }
 
-/// One JSON object per line.
+/// Parses each line as JSON.
 fn json_lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
@@ -199,7 +200,7 @@ async fn what_is_unset_comes_from_a_running_customers_dev() {
     std::fs::write(shell.folder.join(".customers/env"), env).unwrap();
     assert_eq!(shell.run("account list").await.code, 0);
     let elsewhere = shell.with("DATABASE_URL", empty_database().await);
-    assert_eq!(elsewhere.run("account list").await.code, 1, "what is set comes first");
+    assert_eq!(elsewhere.run("account list").await.code, 1, "a set variable has precedence");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -221,7 +222,8 @@ async fn serve_wants_a_migrated_schema_and_migrating_twice_is_fine() {
 async fn migrate_takes_the_owners_address() {
     let shell = Shell::bare().with("CUSTOMERS_OWNER_DATABASE_URL", empty_database().await);
     assert_eq!(shell.run("migrate").await.code, 0);
-    // It does not ask the other address, but the role of that must exist: it is given its rights.
+    // The command does not connect to DATABASE_URL, but its role must exist: the migration grants it
+    // its rights.
     let stranger = shell.with("DATABASE_URL", "postgres://a_stranger@127.0.0.1:1/none");
     let ended = stranger.run("migrate").await;
     assert_eq!(ended.code, 1);
@@ -251,9 +253,9 @@ async fn health_is_whether_the_service_is_ready() {
     assert_eq!(serde_json::from_str::<Value>(&ended.stdout).unwrap()["status"], "ok");
     serving.end(Signal::TERM).await;
     let ended = shell.run("health").await;
-    assert_eq!(ended.code, 1, "nobody is there: {ended:?}");
+    assert_eq!(ended.code, 1, "the service has stopped: {ended:?}");
 
-    // There, but not ready.
+    // A service that listens and is not ready.
     let shell = Shell::migrated().await.with("REDIS_URL", "redis://127.0.0.1:1");
     let serving = shell.serve().await;
     let ended = shell.with("CUSTOMERS_LISTEN", &serving.address).run("health").await;

@@ -1,4 +1,4 @@
-//! A real Redis Cluster of three masters.
+//! Sessions on a real Redis Cluster of three masters.
 
 use std::process::Stdio;
 
@@ -18,7 +18,7 @@ async fn a_node_that_restarts_from_an_older_dump_revives_no_session() {
     let service = service_on(cluster.urls()).await;
     let ended = Ended::open(&service).await;
     for node in &cluster.0 {
-        assert_ne!(node.ask("DBSIZE").await, redis::Value::Int(0), "no account is on this node");
+        assert_ne!(node.ask("DBSIZE").await, redis::Value::Int(0), "this node has no account");
         node.ask("SAVE").await;
     }
     ended.end(&service).await;
@@ -59,7 +59,7 @@ async fn what_ends_reaches_a_new_run_of_a_node_that_nobody_asks() {
     }
     let mut restarted = 0;
     for node in &mut cluster.0 {
-        // Who starts has asked this one.
+        // The readiness check uses the node with this key, so it notices no restart of another node.
         if node.ask("KEYS *{ready}*").await == redis::Value::Array(vec![]) {
             node.kill().await;
             node.start_again().await;
@@ -72,7 +72,7 @@ async fn what_ends_reaches_a_new_run_of_a_node_that_nobody_asks() {
         let name = Username::parse(name).unwrap();
         service.accounts().disable(&name, Metadata::of_program("test")).await.unwrap();
     }
-    until("every node knows it", async || {
+    until("every change is on its node", async || {
         let mut known = 0;
         for node in &cluster.0 {
             let keys = node.ask("KEYS *:changed").await;
@@ -84,8 +84,8 @@ async fn what_ends_reaches_a_new_run_of_a_node_that_nobody_asks() {
     service.stop().await;
 }
 
-/// The tests of log-in, sessions and throttles once more, in a process whose Redis is a cluster; with
-/// `CUSTOMERS_TEST_LONG` all that need no Redis of their own.
+/// Runs some tests of sessions again in a process whose Redis is a cluster; with `CUSTOMERS_TEST_LONG`,
+/// all tests of log-in, sessions and throttling that start no Redis themselves.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_holds_on_one_redis_holds_on_a_cluster() {
     let (short, long) = (

@@ -1,5 +1,5 @@
-//! cqrs-es's own stores run on the log, beside postgres-es on the same table: each reads what the
-//! other wrote.
+//! The event repository of this project and the one of postgres-es, both under cqrs-es on the same
+//! table: each loads the events that the other stored.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use crate::harness::{Service, With as _, send};
 
-/// postgres-es names neither position, command id nor time: this database fills them in.
+/// postgres-es inserts no position, command id or time, so the test adds defaults for them.
 const DEFAULTS: &str = "
     alter table events
         alter column position set default (nextval('postgres_es_positions')),
@@ -48,7 +48,7 @@ fn metadata() -> HashMap<String, String> {
     ])
 }
 
-/// Keeps what it is shown.
+/// A query that records the events that cqrs-es dispatches.
 #[derive(Clone, Default)]
 struct Seen(Arc<Mutex<Vec<(String, usize, CustomerEvent)>>>);
 
@@ -77,7 +77,7 @@ async fn theirs(service: &Service) -> PostgresEventRepository {
     PostgresEventRepository::new(service.pools.short.clone())
 }
 
-/// The next position that postgres-es would give: one after the head.
+/// Sets the sequence of postgres-es to the head of the log, so that its next position follows.
 async fn align(service: &Service) {
     let statement = "select setval('postgres_es_positions', max(position)) from events";
     service.pools.short.execute(statement).await.unwrap();
@@ -113,7 +113,7 @@ async fn the_framework_runs_on_the_log_and_each_repository_reads_what_the_other_
     let written: Vec<_> = written.map(|(id, n)| (id.to_owned(), n)).to_vec();
     assert_eq!(names(seen.take()), written);
 
-    // Both load the same aggregate, with its metadata.
+    // Both repositories load the same aggregate, with its metadata.
     let on_both = [
         store(ours(&service)).load_events("1").await.unwrap(),
         store(PostgresEventRepository::new(service.pools.short.clone()))
@@ -134,14 +134,14 @@ async fn the_framework_runs_on_the_log_and_each_repository_reads_what_the_other_
     let last = ours(&service).get_last_events::<Customer>("1", 1).await.unwrap();
     assert_eq!(last.iter().map(|event| event.sequence).collect::<Vec<_>>(), [2, 3]);
 
-    // A replay is in the order of the log.
+    // A replay follows the order of the log.
     let replay = QueryReplay::<_, _, Customer>::new(ours(&service), seen.clone());
     replay.replay_all().await.unwrap();
     assert_eq!(names(seen.take()), written);
     replay.replay("2").await.unwrap();
     assert_eq!(names(seen.take()), written[3..]);
 
-    // The service serves what the framework wrote, and the bytes are as the bus writes them.
+    // The service shows the events of cqrs-es, and their payloads have the same bytes as those of the bus.
     let payload: String = sqlx::query_scalar(
         "select payload::text from events where event_type = 'CustomerCreated'
                             order by position limit 1",
@@ -202,7 +202,7 @@ async fn an_event_of_an_older_version_is_upcast_in_every_store() {
 async fn an_error_in_the_middle_of_a_stream_is_not_taken_for_its_end() {
     let service = Service::start().await;
     let framework = CqrsFramework::new(store(ours(&service)), vec![], ());
-    // More than one page and what the channel holds.
+    // More events than one page and the channel hold, so the stream is not read ahead to its end.
     framework.execute("1", create("Ada")).await.unwrap();
     for n in 0..700 {
         framework.execute("1", update(&format!("Ada {}", n % 2))).await.unwrap();
@@ -226,7 +226,7 @@ async fn an_error_in_the_middle_of_a_stream_is_not_taken_for_its_end() {
             }
         }
         owner.execute("alter table events_away rename to events").await.unwrap();
-        assert!(events < 701, "the table was away too late: {events}");
+        assert!(events < 701, "the table was renamed too late: {events} events read");
         assert!(matches!(end, Some(PersistenceError::ConnectionError(_))), "{end:?}");
     }
     assert_eq!(Customer::TYPE, "customer");

@@ -1,4 +1,4 @@
-//! What survives the end of a process, and what two processes see of each other.
+//! Durability when a process is killed, and consistency between two processes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::harness::{Service, With as _, config, folder, send, until, variables};
 use crate::process::{Process, command};
 
-/// The customers' names and how often each is there.
+/// The names of the customers, and the number of customers with each name.
 async fn names(process: &Process) -> BTreeMap<String, usize> {
     let login = process.log_in("editor").await;
     let answer = send(process.request(Method::GET, "/customers").login(&login)).await;
@@ -52,7 +52,7 @@ async fn every_acknowledged_create_is_there_once_after_a_kill_in_the_middle() {
                     let name = format!("Person {i}");
                     let body = json!({"name": name, "dob": "1990-12-10"});
                     let request = request.try_clone().unwrap().json(&body);
-                    // A request that the kill cut off has no answer; nothing is claimed of it.
+                    // The outcome of a request that the kill interrupted is unknown, so the test ignores it.
                     match request.send().await {
                         Ok(answer) if answer.status() == 201 => acknowledged.push(name),
                         Ok(answer) => panic!("{answer:?}"),
@@ -69,13 +69,13 @@ async fn every_acknowledged_create_is_there_once_after_a_kill_in_the_middle() {
     for writer in writers {
         acknowledged.extend(writer.await.unwrap());
     }
-    assert!((CREATES / 3..CREATES).contains(&acknowledged.len()), "not in the middle");
+    assert!((CREATES / 3..CREATES).contains(&acknowledged.len()), "the kill came too late");
 
     let process = start().await;
     let names = names(&process).await;
     let missing: Vec<_> = acknowledged.iter().filter(|name| !names.contains_key(*name)).collect();
     assert_eq!(missing, Vec::<&String>::new());
-    assert!(names.values().all(|count| *count == 1), "one is there twice");
+    assert!(names.values().all(|count| *count == 1), "a customer was created twice");
 
     let mut verify = command(&["projection", "verify", "customers"], &place);
     let verified = verify.envs(variables.clone()).output().await.unwrap();
@@ -102,14 +102,14 @@ async fn two_processes_never_answer_from_what_the_other_has_changed() {
         let other = format!("Ada {round}");
         let updated = send(b.put(&path).login(&login).json(&body(&other))).await;
         assert_eq!((updated.status, updated.header("etag")), (200, Some("\"2\"")));
-        // Not a 412 from version 1, which is the last that this process has seen.
+        // Process `a` has only seen version 1; it must not answer 412 from its cache.
         let back = a.put(&path).login(&login).header("if-match", "\"2\"").json(&body("Ada"));
         let back = send(back).await;
         assert_eq!((back.status, back.header("etag")), (200, Some("\"3\"")), "{back:?}");
-        // Not "nothing changed" from version 2.
+        // Process `b` has only seen version 2; it must not answer "unchanged" from its cache.
         let again = send(b.put(&path).login(&login).json(&body(&other))).await;
         assert_eq!((again.status, again.header("etag")), (200, Some("\"4\"")), "{again:?}");
-        // A read at the position of the other's write shows it.
+        // A read with the position of the other process's write shows that write.
         let position = again.position().to_string();
         let read = a.get(&path).login(&login).header("min-event-position", &position);
         assert_eq!(send(read).await.body["name"], other);

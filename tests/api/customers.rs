@@ -1,11 +1,11 @@
-//! Create, read, update, delete: what each answers, in both spellings.
+//! Create, read, update and delete: the responses of both spellings of each route.
 
 use customers::events::values::Role;
 use serde_json::{Value, json};
 
 use crate::harness::{Answer, Login, Service, With as _, send};
 
-/// How a route is asked for a customer, in each of its spellings.
+/// The two spellings of the routes: the id in the path, or the operation in the path.
 const SPELLINGS: [Spelling; 2] = [Spelling::Path, Spelling::SpelledOut];
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -49,7 +49,7 @@ async fn show(service: &Service, login: &Login, id: i64) -> Answer {
     send(service.get(&format!("/customers/{id}")).token(login)).await
 }
 
-/// How many events the log holds: positions have no gaps.
+/// The last position of the log, which is the number of its events: positions have no gaps.
 async fn head(service: &Service) -> i64 {
     let head = "select coalesce(max(position), 0) from events";
     sqlx::query_scalar(head).fetch_one(&service.pools.short).await.unwrap()
@@ -158,7 +158,7 @@ async fn an_update_that_changes_nothing_is_no_event() {
     let created = Spelling::Path.create(&service, &editor, &zoe).await;
     Spelling::Path.create(&service, &editor, &ada()).await;
     let before = head(&service).await;
-    // Also when the same name comes with spaces around it and its letters taken apart.
+    // The name is compared after trimming and composition (NFC).
     let same = json!({"name": " Zoe\u{308}\t", "dob": "1990-12-10"});
     for spelling in SPELLINGS {
         for body in [&zoe, &same] {
@@ -175,8 +175,8 @@ async fn an_update_that_changes_nothing_is_no_event() {
 async fn a_name_is_trimmed_and_composed_and_may_be_shared() {
     let service = Service::start().await;
     let editor = service.log_in_as(Role::Editor).await;
-    // Read as: spaces of several kinds, e + diaeresis, Hangul in its parts; what stands in JSON
-    // escapes is the same as what stands there as it is.
+    // Several kinds of spaces, e + diaeresis, decomposed Hangul. JSON escapes (below) give the same name
+    // as the plain characters.
     for (sent, stored) in [
         ("\u{2003} Zoe\u{308} \u{a0}", "Zoë"),
         ("Zoë", "Zoë"),
@@ -206,7 +206,7 @@ async fn somebody_born_today_can_be_a_customer_and_tomorrow_on_the_day_after() {
     let born = |day: chrono::NaiveDate| json!({"name": "Ada", "dob": day.to_string()});
     let create = async |day| Spelling::Path.create(&service, &editor, &born(day)).await.status;
     assert_eq!([create(today).await, create(tomorrow).await], [201, 422]);
-    // Up to the last second of the day in UTC, and not one more.
+    // The date is in the future until the last second of the day before it, in UTC.
     let midnight = tomorrow.and_hms_opt(0, 0, 0).unwrap().and_utc();
     service.hands.forward((midnight - service.hands.clock().now()).num_seconds() - 1);
     let editor = service.log_in("editor").await;

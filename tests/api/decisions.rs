@@ -1,4 +1,4 @@
-//! Given, when, then: what may happen to a customer; and the laws of values and events.
+//! Given/when/then tests of the decisions on a customer, and properties of values and events.
 
 use chrono::NaiveDate;
 use cqrs_es::test::TestFramework;
@@ -48,7 +48,7 @@ fn versions(versions: &[i64]) -> IfMatch {
     IfMatch::OneOf(versions.to_vec())
 }
 
-/// What the command leads to behind these events.
+/// The result of the command after these events.
 fn then(
     given: Vec<CustomerEvent>,
     when: CustomerCommand,
@@ -98,7 +98,7 @@ fn only_a_version_that_was_named_is_changed() {
     let mismatch = || Refusal::VersionMismatch { current: 2 };
     for if_match in [versions(&[]), versions(&[1]), versions(&[1, 3])] {
         then(at_2(), update("Ada", if_match.clone())).then_expect_error(mismatch());
-        // Also when nothing would change.
+        // Also for an update with the current values.
         then(at_2(), update("Grace", if_match.clone())).then_expect_error(mismatch());
         then(at_2(), delete(if_match)).then_expect_error(mismatch());
     }
@@ -147,7 +147,7 @@ fn user_names_that_look_alike_are_one_account() {
 
 #[test]
 fn every_character_alone_is_parsed_the_same_twice() {
-    // Behind the first two planes only these change when they are composed or folded.
+    // After the first two planes, only these characters change under normalization or case folding.
     for c in ('\0'..='\u{1ffff}').chain('\u{2f800}'..='\u{2fa1f}') {
         if let Ok(name) = Name::parse(&c.to_string()) {
             assert_eq!(Name::parse(name.as_str()), Ok(name), "{c:?}");
@@ -158,7 +158,7 @@ fn every_character_alone_is_parsed_the_same_twice() {
     }
 }
 
-/// Texts with much of what makes trouble: spaces, combining marks, Hangul parts, controls.
+/// Texts with many difficult characters: spaces, combining marks, Hangul jamo, control characters.
 fn text() -> impl Strategy<Value = String> {
     let odd = prop::sample::select(vec![
         ' ', '\t', '\u{a0}', '\u{2003}', '\u{301}', '\u{308}', '\u{327}', '\u{345}', '\u{1100}',

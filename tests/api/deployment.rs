@@ -1,5 +1,5 @@
-//! The deployment files name only what exists: services, files, stages, variables, subcommands.
-//! The checker is a function of a file's text, so every kind of mistake is also made on purpose.
+//! The deployment files name only services, files, stages, variables and subcommands that exist.
+//! The checker takes the text of a file, so a test also runs it on files with a deliberate mistake.
 
 mod compose;
 
@@ -19,7 +19,7 @@ fn the_compose_files_name_only_what_exists() {
     }
 }
 
-/// A file, what is right in it, what it is replaced with, and the complaint that must follow.
+/// A file, a right text in it, the wrong text that replaces it, and the expected complaint.
 const MISTAKES: [(&str, &str, &str, &str); 21] = [
     (DEV, "services:", "services: [", "not YAML"),
     (DEV, "service_completed_successfully", "service_done", "no condition `service_done`"),

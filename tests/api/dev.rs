@@ -1,4 +1,4 @@
-//! `customers dev`: everything on one machine with nothing configured, and nothing left behind.
+//! `customers dev`: PostgreSQL, Redis and the service without configuration; no server outlives it.
 
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
@@ -15,7 +15,7 @@ use tokio::process::Command;
 use crate::harness::{With as _, send, until};
 use crate::process::{BINARY, Process, command};
 
-/// A running `customers dev` and where its servers listen.
+/// A running `customers dev` and the addresses of its servers.
 struct Dev {
     process: Process,
     servers: Vec<String>,
@@ -53,7 +53,7 @@ fn is_gone(address: &str) -> bool {
     TcpStream::connect(address).is_err()
 }
 
-/// A folder that nobody but us can enter, below no folder of the build.
+/// A temporary folder with mode 0700, outside the build folder.
 fn private_folder() -> tempfile::TempDir {
     let private = std::fs::Permissions::from_mode(0o700);
     tempfile::Builder::new().permissions(private).tempdir().unwrap()
@@ -68,16 +68,16 @@ async fn dev_keeps_its_data_and_leaves_no_server_behind_whatever_ends_it() {
     let env = folder.path().join(".customers/env");
     assert_eq!(std::fs::metadata(&env).unwrap().permissions().mode() & 0o777, 0o600);
 
-    // Other subcommands find the servers by themselves.
+    // Other subcommands find the servers through `.customers/env`.
     let mut status = command(&["projection", "verify", "customers"], folder.path());
     assert!(status.output().await.unwrap().status.success());
 
     let servers = dev.servers.clone();
     dev.process.kill().await;
-    until("the servers are gone after a kill", async || servers.iter().all(|s| is_gone(s))).await;
+    until("the servers end after a kill", async || servers.iter().all(|s| is_gone(s))).await;
 
     let dev = Dev::start(command(&["dev"], folder.path())).await;
-    assert_eq!(dev.customers().await, 101, "another log, or another demo");
+    assert_eq!(dev.customers().await, 101, "another log, or demo data created again");
     let servers = dev.servers.clone();
     assert_eq!(dev.process.end(Signal::INT).await, Some(0));
     assert!(servers.iter().all(|server| is_gone(server)), "a server outlived the command");
@@ -97,12 +97,12 @@ async fn a_start_right_after_a_kill_works() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dev_runs_as_somebody_who_is_not_root() {
     if !rustix::process::getuid().is_root() {
-        // Then every test in this file shows it.
+        // The other tests of this file run as a user other than root already.
         return;
     }
     let folder = private_folder();
     let nobody = 65534;
-    // The build may lie where nobody else can go.
+    // Another user may have no access to the build folder.
     let binary = folder.path().join("customers");
     std::fs::copy(BINARY, &binary).unwrap();
     for path in [folder.path(), &binary] {
@@ -136,7 +136,7 @@ async fn a_second_dev_in_the_same_folder_says_so_in_one_line() {
     assert_eq!(second.status.code(), Some(1));
     let line = String::from_utf8(second.stderr).unwrap();
     assert_eq!(line.lines().count(), 1, "{line}");
-    assert!(std::fs::exists(folder.path().join(".customers/env")).unwrap(), "took the first's env");
+    assert!(std::fs::exists(folder.path().join(".customers/env")).unwrap(), "the env file is gone");
     assert_eq!(dev.process.end(Signal::TERM).await, Some(0));
 }
 
@@ -150,7 +150,7 @@ async fn dev_run_gives_a_command_servers_and_ends_with_its_code() {
     assert_eq!(output.status.code(), Some(7), "{output:?}");
     let url = String::from_utf8(output.stdout).unwrap();
     let server = url.trim().split('@').nth(1).unwrap().split('/').next().unwrap().to_owned();
-    assert!(is_gone(&server), "the servers outlived the command");
+    assert!(is_gone(&server), "a server outlived the command");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -191,7 +191,7 @@ async fn dev_starts_postgres_with_the_settings_it_is_given() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_missing_program_is_named_with_what_installs_it() {
     if !rustix::process::getuid().is_root() {
-        // Hiding a program from one process alone takes a mount namespace.
+        // To hide a program from one process takes a mount namespace, which only root can create.
         return;
     }
     let folder = private_folder();

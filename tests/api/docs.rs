@@ -1,4 +1,4 @@
-//! README and docs name only what exists: links, paths, commands, variables.
+//! README and docs name only links, paths, commands and variables that exist.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use customers::events::customer::CustomerEvent;
 use crate::harness::folder;
 use crate::process::command;
 
-/// The README leads; the rest is in docs/.
+/// The limit of the README; longer texts belong in docs/.
 const README_MAX_BYTES: usize = 12 * 1024;
 
 fn root() -> &'static Path {
@@ -101,7 +101,7 @@ fn every_path_exists() {
     assert_eq!(missing, Vec::<String>::new());
 }
 
-/// What `--help` prints for a subcommand; `None` if there is no such one.
+/// The output of `--help` for a subcommand; `None` if there is no such subcommand.
 async fn help(subcommand: &[&str]) -> Option<String> {
     let arguments = [subcommand, &["--help"]].concat();
     let output = command(&arguments, &folder("docs")).output().await.unwrap();
@@ -139,7 +139,7 @@ async fn every_command_exists_with_its_options() {
                     continue;
                 };
                 checked += 1;
-                // What follows `--` is another command.
+                // The words after `--` are another command.
                 let options = words.iter().take_while(|word| **word != "--");
                 let options = options.filter(|word| word.starts_with("--"));
                 for option in options.map(|option| option.trim_end_matches([']', '.', ','])) {

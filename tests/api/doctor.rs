@@ -1,4 +1,4 @@
-//! `customers doctor` names what the service could do beyond its needs.
+//! `customers doctor` reports privileges that the service does not need, and unsafe settings.
 
 use std::collections::BTreeSet;
 
@@ -10,8 +10,8 @@ use crate::harness::{database, folder, unique_name, variables};
 use crate::own_redis::Redis;
 use crate::process::command;
 
-/// The names of the checks that do not hold.
-async fn found(role: &SecretString) -> BTreeSet<&'static str> {
+/// The names of the checks that fail.
+async fn failing_checks(role: &SecretString) -> BTreeSet<&'static str> {
     let answers = guards::inspect(role).await.unwrap();
     answers.into_iter().filter(|(_, holds)| !holds).map(|(guard, _)| guard.name).collect()
 }
@@ -26,42 +26,48 @@ async fn what_the_service_could_do_beyond_its_needs_is_named() {
     let (_, host) = url.split_once('@').unwrap();
     let service = SecretString::from(format!("postgres://{role}:secret@{host}"));
     schema::migrate(&SecretString::from(url.clone()), Some(&service)).await.unwrap();
-    assert_eq!(found(&service).await, BTreeSet::new());
+    assert_eq!(failing_checks(&service).await, BTreeSet::new());
 
     let log = "the role writes to the log through functions only";
-    let refuses = "the log refuses changes, whoever asks";
+    let refuses = "the append-only trigger of the log is always enabled";
     let cases = [
         (format!("grant insert on events to {role}"), log),
         (format!("grant truncate on events to {role}"), log),
-        (format!("alter role {role} createdb"), "the role makes no databases, roles or replicas"),
-        (format!("alter role {role} superuser"), "the role is no superuser"),
+        (
+            format!("alter role {role} createdb"),
+            "the role has none of createdb, createrole, replication, bypassrls",
+        ),
+        (format!("alter role {role} superuser"), "the role is not a superuser"),
         (
             format!("grant create on schema public to {role}"),
-            "the role creates nothing in the schema",
+            "the role cannot create objects in the schema",
         ),
-        (format!("alter table accounts owner to {role}"), "the role owns nothing here"),
-        (format!("revoke update on projections from {role}"), "the role has what it needs"),
+        (format!("alter table accounts owner to {role}"), "the role owns no table"),
+        (
+            format!("revoke update on projections from {role}"),
+            "the role has the privileges that it needs",
+        ),
         (
             "grant execute on function append_events to public".to_owned(),
-            "nobody else is let into the functions that append and rebuild",
+            "PUBLIC cannot execute the append and rebuild functions",
         ),
         (
             "alter function append_events security invoker".to_owned(),
-            "the functions that append and rebuild run as their owner, their names pinned",
+            "the append and rebuild functions are security definer, search_path pinned",
         ),
         (
             format!("alter role {role} set synchronous_commit = off"),
-            "an acknowledged event is on disk",
+            "acknowledged events are durable",
         ),
         ("alter table events disable trigger events_append_only".to_owned(), refuses),
         ("alter table events enable trigger events_append_only".to_owned(), refuses),
         ("drop trigger events_append_only on events".to_owned(), refuses),
     ];
     for (statement, expected) in cases {
-        // Ten of them at once would hide each other: each is undone by the next migration's grants
-        // or stays, and must be named from here on.
+        // Each mistake is checked before the next one is made, because mistakes can hide each other. Most
+        // of them stay, so a later round may report them again.
         owner.execute(statement.as_str()).await.unwrap();
-        let found = found(&service).await;
+        let found = failing_checks(&service).await;
         assert!(found.contains(expected), "{statement}: {found:?}");
         if statement.contains("superuser") {
             let undo = format!("alter role {role} nosuperuser");
@@ -77,17 +83,17 @@ async fn the_command_says_so_and_fails() {
         let mut command = command(arguments, &folder("doctor"));
         command.envs(variables(&url)).output().await.unwrap()
     };
-    // The tests' own role is the owner of all.
+    // The role of the tests owns all tables.
     let told = doctor(&["doctor"]).await;
     assert_eq!(told.status.code(), Some(1), "{told:?}");
     let text = String::from_utf8(told.stdout).unwrap();
     assert!(
         text.contains(
-            "\nok    the functions that append and rebuild run as their owner, their names pinned\n"
+            "\nok    the append and rebuild functions are security definer, search_path pinned\n"
         ),
         "{text}"
     );
-    assert!(text.contains("\nWARN  not so: the role is no superuser; serve as "), "{text}");
+    assert!(text.contains("\nFAIL  the role is not a superuser: use a "), "{text}");
     let told = doctor(&["doctor", "--json"]).await;
     let lines = String::from_utf8(told.stdout).unwrap();
     assert_eq!(lines.lines().count(), 12);
@@ -101,7 +107,7 @@ async fn the_command_says_so_and_fails() {
 async fn a_redis_that_ends_sessions_when_it_is_full_is_named() {
     let url = database().await;
     for (policy, expected) in
-        [("noeviction", "ok    Redis keeps"), ("allkeys-lru", "not so: Redis keeps")]
+        [("noeviction", "ok    Redis keeps"), ("allkeys-lru", "FAIL  Redis keeps")]
     {
         let redis = Redis::start(&["--maxmemory-policy", policy]).await;
         let mut doctor = command(&["doctor"], &folder("doctor"));

@@ -1,7 +1,7 @@
-//! Events are in the log for ever: what was written once is read by every later program.
+//! The versions of events. An event is in the log for ever, so every later program must read it.
 //!
-//! `tests/golden` holds the payload of every event in every version, byte by byte. A file that is
-//! there is never changed: a new version gets a new one.
+//! `tests/golden` has the payload of every event in every version, byte by byte. An existing file is
+//! never changed: a new version gets a new file.
 
 use std::collections::BTreeSet;
 
@@ -93,7 +93,11 @@ fn every_kind_of_event_has_a_golden_file_and_one_version_of_today() {
         CustomerEvent::TYPES.iter().chain(AccountEvent::TYPES).copied().collect();
     assert_eq!(written.iter().map(|(name, _)| name.as_str()).collect::<BTreeSet<_>>(), names);
     for (name, version) in written {
-        assert_eq!(current_version(&name), version, "{name}: the last step leads elsewhere");
+        assert_eq!(
+            current_version(&name),
+            version,
+            "{name}: the last upcaster ends at another version"
+        );
     }
 }
 
@@ -104,7 +108,7 @@ fn every_golden_file_of_an_older_version_is_read_as_todays() {
     let read: CustomerEvent = decode("CustomerCreated", "0", &old).unwrap();
     assert_eq!(read, CustomerEvent::CustomerCreated { name, dob });
     assert_eq!(current("CustomerCreated", "0", &old).unwrap(), golden("CustomerCreated.v1"));
-    // Today's bytes are passed on, not written again.
+    // A payload of the current version is returned unchanged, not encoded again.
     let spaced = r#"{"type": "CustomerCreated", "name": "A", "dob": "1990-12-10"}"#;
     assert_eq!(current("CustomerCreated", "1", spaced).unwrap(), spaced);
     let folder = format!("{}/tests/golden", env!("CARGO_MANIFEST_DIR"));
@@ -141,7 +145,7 @@ async fn an_event_of_version_0_loads_projects_and_is_shown_as_todays() {
     let event = &feed.body["events"][0];
     assert_eq!((&event["type"], &event["version"]), (&json!("CustomerCreated"), &json!("1")));
     assert_eq!(event["data"], json!({"name": "Ada Lovelace", "dob": "1990-12-10"}));
-    // The bus decides on it: the same values change nothing, others do.
+    // The bus decides on the upcast state: the same values change nothing, other values do.
     let same = json!({"name": "Ada Lovelace", "dob": "1990-12-10"});
     let same = send(service.put("/customers/900").login(&login).json(&same)).await;
     assert_eq!((same.status, same.header("etag")), (200, Some("\"1\"")));
@@ -155,7 +159,7 @@ async fn an_event_of_version_0_loads_projects_and_is_shown_as_todays() {
     service.stop().await;
 }
 
-/// The names in each `event_type in (...)` of a text.
+/// The event types in each `event_type in (...)` of a text.
 fn lists_of_kinds(text: &str) -> Vec<BTreeSet<String>> {
     let lists = text.split("event_type in (").skip(1);
     let names = |list: &str| -> BTreeSet<String> {
@@ -176,12 +180,12 @@ fn every_list_of_kinds_in_sql_is_one_that_the_enum_tells() {
     let root = env!("CARGO_MANIFEST_DIR");
     let lists =
         |file: &str| lists_of_kinds(&std::fs::read_to_string(format!("{root}/{file}")).unwrap());
-    // The indexes, and the queries whose conditions must be theirs word for word.
+    // PostgreSQL uses a partial index only if the condition of the query matches that of the index.
     let indexes = lists("migrations/0009_sessions.sql");
     assert_eq!(indexes, [session_kinds.clone(), account_kinds.clone()]);
     assert_eq!(lists("src/events/log/read.rs"), [session_kinds]);
     assert_eq!(lists("src/auth/account.rs"), [account_kinds.clone(), account_kinds]);
-    // There are no others.
+    // No other file has such a list.
     let mut files = vec![];
     for folder in ["migrations", "src"] {
         collect(std::path::Path::new(root).join(folder), &mut files);

@@ -1,4 +1,4 @@
-//! `GET /events`: the log as other programs read it.
+//! `GET /events`, the feed: formats, pages and filters.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use crate::harness::{Answer, Login, Service, With as _, send};
 
-/// Three customers, one of them changed and deleted, by two editors; the auditor.
+/// A service with three customers, one of them updated and deleted, written by two accounts; and an
+/// auditor.
 async fn registry() -> (Service, Login) {
     let service = Service::start().await;
     let editor = service.log_in_as(Role::Editor).await;
@@ -28,7 +29,7 @@ async fn get(service: &Service, login: &Login, path: &str) -> Answer {
     send(service.get(path).login(login)).await
 }
 
-/// What differs from run to run is replaced.
+/// The event with placeholders for the values that differ between runs.
 fn redacted(mut event: Value) -> Value {
     for name in ["recorded_at", "time"] {
         if event.get(name).is_some() {
@@ -59,7 +60,8 @@ async fn an_event_is_shown_with_all_that_is_known_of_it_in_each_format() {
     insta::assert_json_snapshot!("feed_json", shown);
     assert_eq!(json.body["head"], json.body["next"]);
 
-    // Its bytes: members in the order in which they are stored, the type beside them.
+    // The response has the stored bytes: the members in their order, without `type`, which is next to
+    // `data`.
     assert!(json.text.contains(r#""data":{"name":"Ada King","dob":"1990-12-10"},"metadata":{"actor":"admin","role":"admin","#));
     let ask = |accept: &'static str| {
         send(service.get("/events?customer=1").login(&auditor).header("accept", accept))
@@ -87,10 +89,10 @@ async fn an_event_is_shown_with_all_that_is_known_of_it_in_each_format() {
     service.stop().await;
 }
 
-/// Which events of the log a filter lets through.
+/// Whether a filter selects an event.
 type Wanted = Box<dyn Fn(&Value) -> bool>;
 
-/// All pages of a filter, read to the end.
+/// The events of all pages of a filter, up to the head.
 async fn all(service: &Service, login: &Login, filter: &str, limit: usize) -> Vec<Value> {
     let (mut found, mut after) = (vec![], 0);
     loop {
@@ -142,7 +144,7 @@ async fn pages_of_any_size_and_filter_give_what_the_log_holds() {
 #[tokio::test]
 async fn a_filter_that_nothing_meets_looks_at_a_bounded_stretch_and_moves_on() {
     let (service, auditor) = registry().await;
-    // Binds the session, which is an event.
+    // This request binds the session, which appends an event.
     get(&service, &auditor, "/events").await;
     let query = "insert into events
          select position, 'customer', '7', position, 'CustomerUpdated', '1',

@@ -1,5 +1,5 @@
-//! Requests that nobody waits for any more are dropped wherever they are. What comes behind them on
-//! the same connection is not theirs.
+//! A request that the client has cancelled is dropped at whatever point it has reached. The next user of
+//! its connection must not be inside its transaction.
 
 use std::pin::pin;
 

@@ -1,4 +1,4 @@
-//! Real servers for all tests, a service of its own for each.
+//! The test harness: real servers for all tests, and one service per test.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -25,20 +25,20 @@ use serde_json::Value;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio_util::sync::CancellationToken;
 
-/// The password of every account that a test makes.
+/// The password of every account that a test adds.
 pub const PASSWORD: &str = "correct horse battery";
 
-/// How long a test waits for a condition before it fails.
+/// The longest that a test waits for a condition before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// PostgreSQL and Redis for the whole run.
+/// The addresses of PostgreSQL and Redis, shared by all tests of a run.
 pub struct Urls {
-    /// A database from which others can be made.
+    /// A database whose role may create databases.
     pub database: String,
     pub redis: String,
 }
 
-/// Those of the environment, or servers of our own that end with this process.
+/// `DATABASE_URL` and `REDIS_URL` when both are set, else throw-away servers that end with this process.
 pub fn urls() -> &'static Urls {
     static URLS: OnceLock<Urls> = OnceLock::new();
     URLS.get_or_init(|| {
@@ -46,14 +46,15 @@ pub fn urls() -> &'static Urls {
         if let (Some(database), Some(redis)) = (set("DATABASE_URL"), set("REDIS_URL")) {
             return Urls { database, redis };
         }
-        own_servers()
+        start_servers()
     })
 }
 
-/// Servers live on the runtime of a thread that never ends; their watchdogs see this process end.
-fn own_servers() -> Urls {
+/// Starts the throw-away servers on a thread of its own that never ends: they outlive the runtime of each
+/// test. Their watchdogs stop them when this process ends.
+fn start_servers() -> Urls {
     let parent = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    remove_what_earlier_runs_left(parent);
+    remove_folders_of_ended_runs(parent);
     let folder = parent.join(format!("servers-{}", std::process::id()));
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -66,7 +67,7 @@ fn own_servers() -> Urls {
                 redis: true,
                 secret,
                 settings: vec![],
-                quick: true,
+                throw_away: true,
             };
             let servers = Servers::start(options).await.unwrap();
             let url = |url: Option<&str>| url.unwrap().to_owned();
@@ -79,8 +80,8 @@ fn own_servers() -> Urls {
     receiver.recv().unwrap()
 }
 
-/// The folders of runs whose process is gone.
-fn remove_what_earlier_runs_left(parent: &Path) {
+/// Removes the folders of earlier runs whose process has ended.
+fn remove_folders_of_ended_runs(parent: &Path) {
     for entry in std::fs::read_dir(parent).unwrap().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let Some(pid) = name.strip_prefix("servers-").and_then(|pid| pid.parse().ok()) else {
@@ -88,13 +89,13 @@ fn remove_what_earlier_runs_left(parent: &Path) {
         };
         let pid = rustix::process::Pid::from_raw(pid).unwrap();
         if rustix::process::test_kill_process(pid).is_err() {
-            // Another run may be as quick.
+            // A concurrent run may remove the folder first.
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
 }
 
-/// Removes a key from the Redis of all tests, or from their cluster; whether it was there.
+/// Deletes a key in the shared Redis or Redis Cluster; returns whether it existed.
 pub async fn forget(key: &str) -> bool {
     let mut del = redis::cmd("DEL");
     del.arg(key);
@@ -109,7 +110,7 @@ pub async fn forget(key: &str) -> bool {
     del.query_async(&mut connection).await.unwrap()
 }
 
-/// The URL of another database on the same server.
+/// The URL of the database with this name on the shared server.
 pub fn database_url(name: &str) -> String {
     let url = &urls().database;
     let (base, options) = url.split_once('?').map_or((url.as_str(), None), |(b, o)| (b, Some(o)));
@@ -117,7 +118,7 @@ pub fn database_url(name: &str) -> String {
     options.map_or(format!("{base}/{name}"), |options| format!("{base}/{name}?{options}"))
 }
 
-/// A name that no other test of this or another run has.
+/// A name that is unique among all tests of all runs.
 pub fn unique_name(kind: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let (pid, next) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
@@ -125,7 +126,7 @@ pub fn unique_name(kind: &str) -> String {
     format!("test_{kind}_{pid}_{random}_{next}")
 }
 
-/// An empty database without a schema.
+/// Creates an empty database, without the schema; returns its URL.
 pub async fn empty_database() -> String {
     let name = unique_name("empty");
     let mut admin = PgConnection::connect(&urls().database).await.unwrap();
@@ -133,10 +134,10 @@ pub async fn empty_database() -> String {
     database_url(&name)
 }
 
-/// A migrated database, copied from one that was migrated once.
+/// Creates a migrated database, as a copy of a template that is migrated once per run; returns its URL.
 pub async fn database() -> String {
-    // PostgreSQL copies a database only while nobody else does.
-    static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    // PostgreSQL copies a template only while no other session uses it.
+    static COPYING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     static TEMPLATE: tokio::sync::OnceCell<String> = tokio::sync::OnceCell::const_new();
     let template = TEMPLATE
         .get_or_init(|| async {
@@ -147,19 +148,19 @@ pub async fn database() -> String {
             url.rsplit_once('/').unwrap().1.split('?').next().unwrap().to_owned()
         })
         .await;
-    let _turn = TURN.lock().await;
+    let _copying = COPYING.lock().await;
     let name = unique_name("db");
     let mut admin = PgConnection::connect(&urls().database).await.unwrap();
     admin.execute(format!("create database {name} template {template}").as_str()).await.unwrap();
     database_url(&name)
 }
 
-/// A clock that stands still until a test turns it.
+/// A clock that only the test moves.
 #[derive(Clone)]
 pub struct Hands(Arc<Mutex<DateTime<Utc>>>);
 
 impl Hands {
-    /// At a whole second close to now: tokens are checked against this clock only.
+    /// Starts at a whole second close to the current time. Tokens are checked against this clock only.
     pub fn new() -> Self {
         let now = clock::from_unix(Clock::system().now().timestamp()).unwrap();
         Self(Arc::new(Mutex::new(now)))
@@ -175,12 +176,12 @@ impl Hands {
     }
 }
 
-/// The configuration of a service of its own. Everything that the environment says is left out.
+/// The configuration of one service with a new database. It ignores the environment.
 pub async fn config() -> Config {
     config_on(&database().await)
 }
 
-/// The same on a database that is there already.
+/// The same with an existing database.
 pub fn config_on(database_url: &str) -> Config {
     let variables = variables(database_url);
     Config::from_lookup(|name| {
@@ -189,7 +190,7 @@ pub fn config_on(database_url: &str) -> Config {
     .unwrap()
 }
 
-/// What a process of its own is started with.
+/// The environment of one process of the service.
 pub fn variables(database_url: &str) -> Vec<(&'static str, String)> {
     vec![
         ("DATABASE_URL", database_url.to_owned()),
@@ -204,14 +205,14 @@ pub fn variables(database_url: &str) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// A folder that nobody else has.
+/// Creates a folder that is unique to the caller.
 pub fn folder(kind: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique_name(kind));
     std::fs::create_dir_all(&path).unwrap();
     path
 }
 
-/// A service in this process.
+/// One service, as tasks of the test's process.
 pub struct Service {
     pub address: SocketAddr,
     pub pools: Pools,
@@ -225,7 +226,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// One with a database of its own.
+    /// Starts a service with a new database.
     pub async fn start() -> Self {
         Self::with(config().await).await
     }
@@ -245,33 +246,33 @@ impl Service {
     pub async fn caught_up(&self) {
         let head = read::head(&self.pools.short).await.unwrap();
         for projector in [&self.projector, &self.history] {
-            assert!(projector.wait_for_position(head, PATIENCE).await, "a projection stands still");
+            assert!(projector.wait_for_position(head, PATIENCE).await, "a projection lags");
         }
     }
 
-    /// What the command line changes accounts with.
+    /// The accounts, as the command line changes them.
     pub fn accounts(&self) -> &Accounts {
         &self.accounts
     }
 
-    /// For what no route shows or does.
+    /// For checks and changes that no route offers.
     pub fn database_url(&self) -> &str {
         self.config.database_url.as_ref().unwrap().expose_secret()
     }
 
-    /// Stops it and waits until it has ended.
+    /// Stops the service and waits until its tasks have ended.
     pub async fn stop(self) {
         self.stop.cancel();
         self.task.await.unwrap().unwrap();
     }
 
-    /// An account named like its role, with [`PASSWORD`], logged in.
+    /// Adds an account with the name of the role and [`PASSWORD`], and logs it in.
     pub async fn log_in_as(&self, role: Role) -> Login {
         self.add_account(role.as_str(), role).await;
         self.log_in(role.as_str()).await
     }
 
-    /// An account with [`PASSWORD`].
+    /// Adds an account with [`PASSWORD`].
     pub async fn add_account(&self, name: &str, role: Role) {
         static HASH: tokio::sync::OnceCell<String> = tokio::sync::OnceCell::const_new();
         let hash = HASH
@@ -281,7 +282,7 @@ impl Service {
         self.accounts.add(&name, hash, role, Metadata::of_program("test")).await.unwrap();
     }
 
-    /// A session of an account with [`PASSWORD`].
+    /// Opens a session of an account with [`PASSWORD`].
     pub async fn log_in(&self, name: &str) -> Login {
         let body = serde_json::json!({"username": name, "password": PASSWORD});
         let answer = send(self.post("/login").json(&body)).await;
@@ -313,24 +314,24 @@ impl Service {
     }
 }
 
-/// One client for all tests; each test has its own runtime, so connections are not kept.
+/// An HTTP client that keeps no idle connections, because each test has its own runtime.
 pub fn client() -> Client {
     Client::builder().pool_max_idle_per_host(0).timeout(PATIENCE).no_proxy().build().unwrap()
 }
 
-/// What a log-in gave.
+/// The credentials that a log-in returned.
 #[derive(Debug, Clone)]
 pub struct Login {
     pub token: String,
-    /// `name=value`, as the client sends it back.
+    /// The session cookie as the client sends it: `name=value`.
     pub cookie: String,
 }
 
-/// Puts a token on a request.
+/// Adds the credentials of a log-in to a request.
 pub trait With {
-    /// The token alone.
+    /// Adds the token without the cookie.
     fn token(self, login: &Login) -> Self;
-    /// Token and cookie.
+    /// Adds the token and the cookie.
     fn login(self, login: &Login) -> Self;
 }
 
@@ -344,17 +345,18 @@ impl With for RequestBuilder {
     }
 }
 
-/// A whole answer.
+/// A response with its body.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: u16,
     pub headers: header::HeaderMap,
     pub text: String,
-    /// Null when it is not JSON.
+    /// Null when the body is not JSON.
     pub body: Value,
 }
 
-/// Sends a request and takes its whole answer.
+/// Sends a request and reads the whole response. Checks that it has a request id, and that an error is
+/// problem details (RFC 9457).
 pub async fn send(request: RequestBuilder) -> Answer {
     let response = request.send().await.unwrap();
     let (status, headers) = (response.status(), response.headers().clone());
@@ -374,7 +376,7 @@ impl Answer {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
-    /// The cookie that it sets, as a client sends it back.
+    /// The cookie of `Set-Cookie`, as the client sends it.
     pub fn cookie(&self) -> Option<String> {
         self.header("set-cookie").map(|cookie| cookie.split(';').next().unwrap().to_owned())
     }
@@ -383,7 +385,7 @@ impl Answer {
         self.header("event-position").unwrap().parse().unwrap()
     }
 
-    /// Status and whole body on one line; what differs from run to run is replaced.
+    /// Status and whole body on one line, with the values redacted that differ between runs.
     pub fn shape(&self) -> String {
         let mut body = self.body.clone();
         redact(&mut body);
@@ -392,7 +394,7 @@ impl Answer {
     }
 }
 
-/// Puts a word in the place of ids, times and secrets.
+/// Replaces ids, times and secrets with placeholders.
 fn redact(value: &mut Value) {
     match value {
         Value::Object(members) => {
@@ -410,12 +412,12 @@ fn redact(value: &mut Value) {
     }
 }
 
-/// Waits until the condition holds.
+/// Polls until the condition holds; panics with `what` after [`PATIENCE`].
 pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let waiting = async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "never came true: {what}");
+    assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "timed out: {what}");
 }

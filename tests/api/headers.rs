@@ -1,4 +1,4 @@
-//! What every answer says to browsers and caches.
+//! The headers of every response for browsers and caches, and CORS.
 
 use customers::config::Config;
 use customers::events::values::Role;
@@ -74,7 +74,7 @@ async fn pages_of_configured_origins_may_ask_and_no_others() {
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("access-control-allow-origin"), Some("https://console.example"));
     assert!(answer.header("access-control-expose-headers").unwrap().contains("event-position"));
-    // A page of another origin is answered like any program, but cannot read the answer.
+    // A request from another origin gets a response, but without the header that lets the page read it.
     let read = service.get("/customers").login(&admin).header("origin", "https://evil.example");
     assert_eq!(send(read).await.header("access-control-allow-origin"), None);
 }

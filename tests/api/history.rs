@@ -1,4 +1,4 @@
-//! Who changed a customer, when, from where and why.
+//! `GET /customers/{id}/history`: who changed a customer, when, from where and why.
 
 use customers::events::values::Role;
 use reqwest::header::HeaderValue;
@@ -37,7 +37,7 @@ async fn a_history_tells_every_change_from_and_to_also_after_the_deletion() {
     let request = service.put("/customers/1").json(&renamed);
     let request = request.header("x-request-id", "call-7").header("user-agent", "desk/1.0");
     let updated = send(request.header("x-reason", " married ").token(&admin)).await;
-    // Changes nothing, so there is nothing to tell.
+    // The values are the same, so this update is no event and not in the history.
     send(service.put("/customers/1").json(&renamed).token(&editor)).await;
     let both = json!({"id": 1, "name": "Augusta", "dob": "1990-12-11"});
     send(service.post("/customers/update").json(&both).token(&editor)).await;

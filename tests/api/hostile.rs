@@ -1,4 +1,5 @@
-//! Clients that go away in the middle, send things twice, or ask for more than they give.
+//! Hostile clients: they disconnect early, send a member twice, send too much or too slowly, or try to
+//! get a response that is much larger than the request.
 
 use customers::events::values::Role;
 use reqwest::header;
@@ -10,7 +11,7 @@ use crate::harness::{Service, With as _, folder, send, until};
 use crate::process::command;
 use crate::sessions::events_of_type;
 
-/// Sends a request and goes away without waiting for its answer.
+/// Sends a request and disconnects without waiting for the response.
 async fn abandon(service: &Service, request: &str, token: &str) {
     let mut stream = TcpStream::connect(service.address).await.unwrap();
     let request = format!("{request} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n");
@@ -24,12 +25,12 @@ async fn a_thief_who_goes_away_is_recorded_all_the_same() {
     service.add_account("viewer", Role::Viewer).await;
     for _ in 0..SESSIONS {
         let login = service.log_in("viewer").await;
-        assert_eq!(send(service.get("/customers").login(&login)).await.status, 200, "binds");
+        assert_eq!(send(service.get("/customers").login(&login)).await.status, 200, "bind");
         abandon(&service, "GET /customers", &login.token).await;
-        // Either that was seen, and the session is over; or this is the replay.
+        // Either the abandoned request was the token replay and has ended the session, or this one is.
         assert_eq!(send(service.get("/customers").token(&login)).await.status, 401);
     }
-    until("each is in the log", async || {
+    until("each replay is in the log", async || {
         events_of_type(&service, "viewer", "TokenReplayDetected").await.len() == SESSIONS
     })
     .await;
@@ -49,7 +50,7 @@ async fn a_log_out_that_is_in_the_log_is_one_even_if_the_client_went_away() {
         until("the log and the session agree", async || {
             let closed = events_of_type(service, "viewer", "SessionClosed").await.len() > before;
             let dead = send(service.get("/customers").token(&login)).await.status == 401;
-            // Not begun yet, or done: asked again, it ends in any case.
+            // The abandoned log-out may never have begun, so it is sent again until it is in the log.
             if !closed {
                 send(service.delete("/logout").token(&login)).await;
             }
@@ -75,9 +76,9 @@ async fn a_body_says_each_thing_once_and_unpacked() {
     );
     let good = r#"{"name":"Ada","dob":"1990-12-10"}"#;
     let other = post(good).header(header::CONTENT_TYPE, "text/xml");
-    assert_eq!(send(other).await.status, 415, "two types");
+    assert_eq!(send(other).await.status, 415, "two content types");
     let packed = post(good).header(header::CONTENT_ENCODING, "gzip");
-    assert_eq!(send(packed).await.status, 415, "packed");
+    assert_eq!(send(packed).await.status, 415, "compressed");
     let plain = post(good).header(header::CONTENT_ENCODING, "identity");
     assert_eq!(send(plain).await.status, 201);
     service.stop().await;
@@ -135,11 +136,11 @@ async fn a_disabled_account_is_out_even_if_the_command_cannot_say_so() {
     service.stop().await;
 }
 
-/// What is answered to bytes that are sent as they are; the connection is left open.
-async fn answered(service: &Service, pieces: &[Vec<u8>]) -> String {
+/// The status line of the response to these bytes. The connection stays open meanwhile.
+async fn status_line(service: &Service, pieces: &[Vec<u8>]) -> String {
     let mut stream = TcpStream::connect(service.address).await.unwrap();
     for piece in pieces {
-        // The server may have refused already and take no more.
+        // The server may have refused the request already and closed the connection.
         if stream.write_all(piece).await.is_err() {
             break;
         }
@@ -161,15 +162,15 @@ async fn a_mebibyte_of_headers_or_body_is_refused_and_keeps_nobody_out() {
     let service = Service::start().await;
     let mebibyte = "x".repeat(1024 * 1024);
     let headers = format!("GET /livez HTTP/1.1\r\nhost: x\r\nx-much: {mebibyte}\r\n\r\n");
-    let told = answered(&service, &[headers.into()]).await;
+    let told = status_line(&service, &[headers.into()]).await;
     assert!(told.is_empty() || told.starts_with("HTTP/1.1 431"), "{told}");
     let head = "POST /login HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
     let body = format!("{head}content-length: {}\r\n\r\n", mebibyte.len());
-    let told = answered(&service, &[body.into(), mebibyte.clone().into()]).await;
+    let told = status_line(&service, &[body.into(), mebibyte.clone().into()]).await;
     assert!(told.starts_with("HTTP/1.1 413"), "{told}");
     let chunk = format!("{:x}\r\n{mebibyte}\r\n", mebibyte.len());
     let chunked = format!("{head}transfer-encoding: chunked\r\n\r\n{chunk}");
-    let told = answered(&service, &[chunked.into()]).await;
+    let told = status_line(&service, &[chunked.into()]).await;
     assert!(told.starts_with("HTTP/1.1 413"), "{told}");
     assert_eq!(send(service.get("/livez")).await.status, 200);
     service.stop().await;
@@ -181,7 +182,7 @@ async fn a_body_that_does_not_come_is_given_up_and_keeps_nobody_waiting() {
     let login = service.log_in_as(Role::Viewer).await;
     let head = "POST /login HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{";
     let pieces = [Vec::from(head)];
-    let slow = futures_util::future::join_all((0..100).map(|_| answered(&service, &pieces)));
+    let slow = futures_util::future::join_all((0..100).map(|_| status_line(&service, &pieces)));
     tokio::pin!(slow);
     let told = loop {
         tokio::select! {

@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: the same request again has the same answer and no other effect.
+//! `Idempotency-Key`: a repeated request has the same response and no further effect.
 
 use customers::events::values::Role;
 use reqwest::{Method, RequestBuilder};
@@ -10,19 +10,19 @@ use crate::harness::{
 };
 use crate::process::{Process, command};
 
-fn ask(service: &Service, login: &Login, key: &str, (method, path, body): Asked) -> RequestBuilder {
+fn ask(service: &Service, login: &Login, key: &str, (method, path, body): Parts) -> RequestBuilder {
     let request = service.request(method, path).login(login).header("idempotency-key", key);
     if body.is_null() { request } else { request.json(&body) }
 }
 
-type Asked<'a> = (Method, &'a str, Value);
+type Parts<'a> = (Method, &'a str, Value);
 
 fn replayed(answer: &Answer) -> bool {
     answer.header("idempotent-replayed") == Some("true")
 }
 
-/// Everything but what belongs to one request alone.
-fn told(answer: &Answer) -> (u16, String, Vec<Option<&str>>) {
+/// The parts of a response that a replay must repeat: all but the headers of the single request.
+fn comparable(answer: &Answer) -> (u16, String, Vec<Option<&str>>) {
     let names = ["etag", "location", "event-position", "content-type"];
     (answer.status, answer.text.clone(), names.map(|name| answer.header(name)).to_vec())
 }
@@ -44,11 +44,11 @@ async fn a_repeat_has_the_same_answer_and_no_effect_on_every_route_that_changes_
     let spelled_out = json!({"id": id, "name": "Cy", "dob": "1990-12-10"});
     let other = send(ask(&service, &login, "k1", (Method::POST, "/customers", ada.clone()))).await;
     let deleted = format!("/customers/delete?id={}", other.body["id"]);
-    let requests: Vec<Asked> = vec![
+    let requests: Vec<Parts> = vec![
         (Method::POST, "/customers", ada.clone()),
         (Method::POST, "/customers/create", ada.clone()),
         (Method::PUT, &one, bob.clone()),
-        // Nothing changes: the key is kept all the same.
+        // This update changes nothing; its key is stored too.
         (Method::PUT, &one, bob.clone()),
         (Method::POST, "/customers/update", spelled_out),
         (Method::DELETE, &one, Value::Null),
@@ -61,7 +61,7 @@ async fn a_repeat_has_the_same_answer_and_no_effect_on_every_route_that_changes_
         assert!(!replayed(&first), "{number}: {first:?}");
         let before = head(&service).await;
         let second = send(ask(&service, &login, &key, request)).await;
-        assert_eq!(told(&second), told(&first), "{number}");
+        assert_eq!(comparable(&second), comparable(&first), "{number}");
         assert!(replayed(&second), "{number}: {second:?}");
         assert_eq!(head(&service).await, before, "{number}");
     }
@@ -81,13 +81,13 @@ async fn a_repeat_is_answered_as_then_whatever_happened_since() {
     let updated = send(put("update")).await;
     assert_eq!(updated.status, 200, "{updated:?}");
     assert_eq!(send(put("another-key")).await.status, 412);
-    // Without the key it would be refused: the version has moved on by this very request.
-    assert_eq!(told(&send(put("update")).await), told(&updated));
+    // With another key the request is refused, because its first execution has changed the version.
+    assert_eq!(comparable(&send(put("update")).await), comparable(&updated));
     let gone = send(ask(&service, &login, "delete", (Method::DELETE, &one, Value::Null))).await;
     assert_eq!(gone.status, 200, "{gone:?}");
     let again = send(ask(&service, &login, "delete", (Method::DELETE, &one, Value::Null))).await;
-    assert_eq!(told(&again), told(&gone));
-    assert_eq!(told(&send(put("update")).await), told(&updated));
+    assert_eq!(comparable(&again), comparable(&gone));
+    assert_eq!(comparable(&send(put("update")).await), comparable(&updated));
     let refused = send(ask(&service, &login, "none", (Method::DELETE, &one, Value::Null))).await;
     assert_eq!((refused.status, replayed(&refused)), (404, false), "{refused:?}");
 }
@@ -109,7 +109,7 @@ async fn a_key_belongs_to_one_request_of_one_account() {
     let of_other = send(create(&other, "k")).await;
     assert_eq!((of_other.status, replayed(&of_other)), (201, false));
     assert_ne!(of_other.body["id"], first.body["id"]);
-    // The other spelling of the route asks for the same.
+    // Both spellings of a route are the same request.
     let spelled = (Method::POST, "/customers/create", ada.clone());
     let spelled = send(ask(&service, &login, "k", spelled)).await;
     assert_eq!((spelled.body["id"].clone(), replayed(&spelled)), (first.body["id"].clone(), true));
@@ -139,7 +139,7 @@ async fn of_many_at_once_on_two_processes_one_is_done_and_all_have_its_answer() 
         let key = format!("k{}", n % 3);
         let request = match n % 3 {
             0 => (Method::POST, "/customers", ada.clone()),
-            // Each is right about the version only once.
+            // `If-Match` holds only for the first execution.
             1 => (Method::PUT, path.as_str(), bob.clone()),
             _ => (Method::POST, "/customers/create", bob.clone()),
         };
@@ -148,7 +148,7 @@ async fn of_many_at_once_on_two_processes_one_is_done_and_all_have_its_answer() 
     });
     let answers = futures_util::future::join_all(requests).await;
     for (n, answer) in answers.iter().enumerate() {
-        assert_eq!(told(answer), told(&answers[n % 3]), "{n}");
+        assert_eq!(comparable(answer), comparable(&answers[n % 3]), "{n}");
     }
     let done = answers.iter().filter(|answer| !replayed(answer)).count();
     assert_eq!((done, head(&one).await - before), (3, 3));
@@ -183,11 +183,11 @@ async fn keys_are_forgotten_after_a_day_and_not_before() {
 async fn a_key_outlives_a_process_that_was_killed_between_commit_and_answer() {
     let service = Service::start().await;
     let login = service.log_in_as(Role::Editor).await;
-    // Binds the session, which is an event.
+    // This request binds the session, which appends an event.
     assert_eq!(send(service.get("/customers").login(&login)).await.status, 200);
     let serve = async || {
         let mut serve = command(&["serve"], &folder("killed"));
-        // The same Redis keys: the session is known there too.
+        // The same Redis prefix and signing keys, so that the process accepts the session.
         let prefix = service.config.redis_prefix.clone();
         let keys = service.config.keys_dir.display().to_string();
         serve.envs(variables(service.database_url()));
@@ -197,7 +197,8 @@ async fn a_key_outlives_a_process_that_was_killed_between_commit_and_answer() {
     for number in 0..3 {
         let process = serve().await;
         let before = head(&service).await;
-        // Nobody projects on while the row is held: the answer waits, the event is there.
+        // While the checkpoints are locked no projector applies the event, so the response waits although
+        // the event is committed.
         let mut holding = PgConnection::connect(service.database_url()).await.unwrap();
         let mut held = holding.begin().await.unwrap();
         held.execute("select from projections for update").await.unwrap();
@@ -205,9 +206,9 @@ async fn a_key_outlives_a_process_that_was_killed_between_commit_and_answer() {
         let key = format!("killed-{number}");
         let request = process.request(Method::POST, "/customers").login(&login);
         let asked = tokio::spawn(request.header("idempotency-key", &key).json(&ada).send());
-        until("it is in the log", async || head(&service).await > before).await;
+        until("the event is in the log", async || head(&service).await > before).await;
         process.kill().await;
-        assert!(asked.await.unwrap().is_err(), "it answered before it was killed");
+        assert!(asked.await.unwrap().is_err(), "the response came before the kill");
         held.rollback().await.unwrap();
 
         let request = (Method::POST, "/customers", ada);

@@ -1,4 +1,5 @@
-//! `If-Match`: nobody overwrites what they have not seen (RFC 9110, section 13.1.1).
+//! `If-Match`, optimistic concurrency: a client changes only a version that it names (RFC 9110, section
+//! 13.1.1).
 
 use customers::events::values::Role;
 use reqwest::{Method, RequestBuilder};
@@ -10,7 +11,7 @@ fn ada() -> Value {
     json!({"name": "Ada", "dob": "1990-12-10"})
 }
 
-/// A service whose customer 1 is at version 2, and who may change it.
+/// A service whose customer 1 is at version 2, and an editor.
 async fn at_version_2() -> (Service, Login) {
     let service = Service::start().await;
     let editor = service.log_in_as(Role::Editor).await;
@@ -24,7 +25,8 @@ fn with_headers(request: RequestBuilder, values: &[&str]) -> RequestBuilder {
     values.iter().fold(request, |request, value| request.header("if-match", *value))
 }
 
-/// The values of the headers, in their order, and what a customer at version 2 makes of them.
+/// The values of the `If-Match` headers of a request, in their order, and the status for a customer at
+/// version 2.
 const TABLE: [(&[&str], u16); 32] = [
     (&[r#""2""#], 200),
     (&["*"], 200),
@@ -33,7 +35,7 @@ const TABLE: [(&[&str], u16); 32] = [
     (&[r#""2","1""#], 200),
     (&[r#""a,b" , W/"1","2""#], 200),
     (&[r#""1""#, r#""2""#], 200),
-    // Empty elements of a list are passed over (section 5.6.1).
+    // Empty list elements are ignored (section 5.6.1).
     (&[r#""2","#], 200),
     (&[r#", "1",, "2""#], 200),
     (&[r#""1""#], 412),
@@ -66,7 +68,7 @@ async fn a_change_is_made_only_of_a_version_that_was_named() {
     let (service, editor) = at_version_2().await;
     let spelled_out = json!({"id": 1, "name": "Ada", "dob": "1990-12-10"});
     for (values, status) in TABLE {
-        // The values are those that the customer has: nothing changes, but the version is checked.
+        // The body has the current values, so the update changes nothing; the version is checked anyway.
         let path = service.put("/customers/1").json(&ada());
         let other = service.post("/customers/update").json(&spelled_out);
         for request in [path, other] {

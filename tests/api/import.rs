@@ -1,4 +1,4 @@
-//! `POST /customers/import`: many customers from one body.
+//! `POST /customers/import`: creates many customers from one body, in NDJSON or CSV.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ fn summary(answer: &Answer) -> Value {
     lines(answer).pop().unwrap()["summary"].clone()
 }
 
-/// A file of `number` different customers, as NDJSON.
+/// An NDJSON file of `number` customers with different names.
 fn people(number: u64) -> String {
     let mut file = String::new();
     for i in 0..number {
@@ -48,7 +48,7 @@ fn people(number: u64) -> String {
     file
 }
 
-/// How many customers the log has, and how many different names.
+/// The number of created customers in the log, and of their different names.
 async fn created(database_url: &str) -> (i64, i64) {
     let mut connection = PgConnection::connect(database_url).await.unwrap();
     sqlx::query_as(
@@ -100,7 +100,7 @@ async fn good_lines_are_created_and_bad_ones_named() {
     let file = "Born, DOB ,name\n1,1990-12-10,\"Ada, \"\"the first\"\"\"\n\n2,1990-12-10\n3,10.12.1990,\"two\nlines\"\n\r\n4,1906-12-09,Grace\r\n5,x,Eve";
     let answer = send(import(&service, &editor, CSV).body(file)).await;
     insta::assert_snapshot!("import_csv", answer.text);
-    // A quote that is never closed costs the rest of the file and no memory.
+    // The lines after an unclosed quote are lost, but take no memory.
     let file = format!("name,dob\nAda,1990-12-10\n\"Eve,1990-12-10\n{}", "x\n".repeat(200_000));
     let answer = send(import(&service, &editor, CSV).body(file)).await;
     insta::assert_snapshot!("import_open_quote", answer.text);
@@ -122,13 +122,13 @@ async fn a_repeat_under_the_same_id_does_nothing_twice() {
     let head = summary(&first)["last_position"].clone();
     assert_eq!(run(&editor, &file).await.text, first.text);
     assert_eq!(created(service.database_url()).await, (300, 300));
-    // Another file under that name.
+    // Another file with the same import id.
     let other = run(&editor, &people(2)).await;
     assert_eq!(
         (other.status, &other.body["type"]),
         (422, &json!("/problems/idempotency-mismatch"))
     );
-    // The name is the account's own, and without one it is another import each time.
+    // An import id belongs to one account. Without an import id every request is a new import.
     assert_eq!(summary(&run(&admin, &file).await)["created"], 300);
     let again = send(import(&service, &editor, NDJSON).body(file.clone())).await;
     assert_ne!(summary(&again)["last_position"], head);
@@ -138,8 +138,8 @@ async fn a_repeat_under_the_same_id_does_nothing_twice() {
         .fetch_one(&mut connection)
         .await
         .unwrap();
-    assert_eq!(kept, 2, "an import without a name is forgotten");
-    // Two at once share the work.
+    assert_eq!(kept, 2, "an import without an id is not kept");
+    // Two concurrent requests with one import id create each customer once.
     let both = people(2000).replace("Person", "Both");
     let run =
         || send(import(&service, &editor, NDJSON).header("import-id", "two").body(both.clone()));
@@ -184,7 +184,7 @@ async fn what_cannot_be_imported_is_refused_before_anything_is_written() {
 async fn lost_connections_and_taken_ids_change_nothing() {
     let service = Service::start().await;
     let editor = service.log_in_as(Role::Editor).await;
-    // As if somebody had brought customers along with their ids.
+    // Some ids are taken already, as after an import of customers with their ids.
     let (name, dob) = demo::person(1);
     for id in (40..4000).step_by(700) {
         let command = Append {
@@ -214,7 +214,7 @@ async fn lost_connections_and_taken_ids_change_nothing() {
         }
     };
     let importing = async {
-        // On a busy machine it takes its time.
+        // The cuts delay the import, the more so on a busy machine.
         let request = import(&service, &editor, NDJSON).timeout(PATIENCE * 3);
         let answer = send(request.body(people(5000))).await;
         over.store(true, Ordering::Relaxed);
@@ -235,11 +235,11 @@ async fn an_import_goes_on_when_its_client_has_gone() {
         import(&service, &editor, NDJSON).body(people(5000) + "bad\n").send().await.unwrap();
     drop(answer);
     let all = async || created(service.database_url()).await == (5000, 5000);
-    until("all are there", all).await;
+    until("all customers are created", all).await;
     service.stop().await;
 }
 
-/// A process that serves the database of `service`.
+/// Starts a second process on the database of `service`.
 async fn process(service: &Service) -> Process {
     let mut serve = command(&["serve"], &folder("import"));
     serve.envs(variables(service.database_url()));
@@ -262,12 +262,12 @@ async fn an_import_that_was_killed_goes_on_where_it_stopped_on_another_process()
             .body(file.clone())
     };
     let sending = tokio::spawn(ask(&one, &login_one).send());
-    until("a part is there", async || created(service.database_url()).await.0 > 2000).await;
+    until("a part is imported", async || created(service.database_url()).await.0 > 2000).await;
     one.kill().await;
     if let Ok(Ok(answer)) = sending.await {
         assert!(!answer.text().await.is_ok_and(|text| text.contains("summary")));
     }
-    assert!(created(service.database_url()).await.0 < 20_000, "it was killed too late");
+    assert!(created(service.database_url()).await.0 < 20_000, "the kill came too late");
     let answer = send(ask(&two, &login_two)).await;
     let expected = json!({
         "lines": 20_001,
@@ -313,9 +313,9 @@ async fn a_large_import_takes_little_memory_and_leaves_room_for_others() {
     };
     let (answer, (written, most)) = tokio::join!(importing, others);
     assert_eq!(summary(&answer)["created"], 100_000, "{}", answer.text);
-    println!("{before} MiB before, {most} MiB at most; {written} writes of others meanwhile");
+    println!("{before} MiB before, {most} MiB at most; {written} other writes meanwhile");
     assert!(most < 150, "{most} MiB");
-    assert!(written > 10, "nobody else came to write");
+    assert!(written > 10, "the import blocked the other writer");
     assert_eq!(created(service.database_url()).await.0, 100_000 + written);
     process.kill().await;
     service.stop().await;
@@ -337,7 +337,7 @@ async fn imports_leave_half_of_the_log_to_those_who_write_beside_them() {
         })
     });
     let writers: Vec<_> = writers.collect();
-    // Two at once, and together no more than one would have.
+    // Two concurrent imports together get no larger share of the log than one.
     let run = || send(import(&service, &editor, NDJSON).body(people(6000)));
     let (one, two) = tokio::join!(run(), run());
     over.store(true, Ordering::Relaxed);
@@ -359,8 +359,8 @@ async fn imports_leave_half_of_the_log_to_those_who_write_beside_them() {
     .fetch_one(&mut connection)
     .await
     .unwrap();
-    // Half is what they are left; how much of it they take is up to them and to the machine, which
-    // other tests use too.
+    // Imports leave half of the log to other writers. How much of it the writers use depends on the
+    // machine, which other tests load too, so the test requires only a third.
     assert!(others * 2 >= imported, "{imported} by imports, {others} by others meanwhile");
     service.stop().await;
 }
@@ -376,7 +376,7 @@ async fn bodies_and_long_lists_wait_in_the_configured_folder() {
     assert_eq!(import().await.status, 200);
     let list = || send(service.get("/customers").login(&admin));
     assert_eq!(list().await.body["number"], 3000);
-    // Without the folder nothing can wait, and nothing is imported.
+    // Without the folder no body or list can be spilled, so imports and long lists are refused.
     std::fs::remove_dir(&spool).unwrap();
     for answer in [import().await, list().await] {
         assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{answer:?}");

@@ -1,4 +1,4 @@
-//! Keys come and go, and nobody is logged out by it.
+//! The rotation of signing keys: `customers keys` adds and retires keys without ending sessions.
 
 use chrono::TimeDelta;
 use customers::clock::Clock;
@@ -11,7 +11,7 @@ use crate::process::command;
 use crate::sessions::token_alone;
 use crate::tokens::kid;
 
-/// `customers keys ...` on the keys of a service: exit code, standard output, standard error.
+/// Runs `customers keys` on the keys of a service; returns exit code, standard output and standard error.
 async fn keys(service: &Service, arguments: &[&str]) -> (i32, String, String) {
     let arguments: Vec<&str> = ["keys"].iter().chain(arguments).copied().collect();
     let mut run: Command = command(&arguments, &folder("keys_command"));
@@ -34,7 +34,7 @@ async fn published(service: &Service) -> usize {
     send(service.get("/.well-known/jwks.json")).await.body["keys"].as_array().unwrap().len()
 }
 
-/// Logs in again and again until the token is signed by that key.
+/// Logs in repeatedly until this key signs the token.
 async fn signed_by(service: &Service, key: &str) -> Login {
     let mut login = service.log_in("viewer").await;
     until("the key signs", async || {
@@ -72,7 +72,7 @@ async fn a_key_is_changed_on_two_processes_and_nobody_is_logged_out() {
         assert_eq!(token_alone(service, &early).await, "200", "before its window ends");
         assert_eq!(published(service).await, 2);
     }
-    // No token of the old key can live any more when it ends: none lives for more than a day.
+    // A token lives for a day at most, so none of the old key is valid when the key ends.
     for service in [&here, &there] {
         service.hands.forward(24 * 60 * 60 + 60);
     }
@@ -97,13 +97,13 @@ async fn a_retired_key_verifies_until_its_window_ends_and_not_a_second_longer() 
     service.hands.forward(290);
     assert_eq!(token_alone(&service, &login).await, "200");
     service.hands.forward(20);
-    // The process has read the file by then.
-    until("it has ended", async || token_alone(&service, &login).await != "200").await;
+    // The process reads the file periodically.
+    until("the key has ended", async || token_alone(&service, &login).await != "200").await;
     assert_eq!(token_alone(&service, &login).await, "401 unauthenticated");
-    // A file that says no time is named, and is no way to bring the key back.
+    // A file without a valid time is reported, and does not reactivate the key.
     std::fs::write(&file, "some day").unwrap();
     let (code, _, said) = keys(&service, &["list"]).await;
-    assert_eq!((code, said.contains(".retired: is no time")), (1, true), "{said}");
+    assert_eq!((code, said.contains(".retired: is not a time")), (1, true), "{said}");
     assert_eq!(token_alone(&service, &login).await, "401 unauthenticated");
 }
 
@@ -115,9 +115,9 @@ async fn a_key_that_leaked_opens_nothing_within_seconds() {
     let (_, new, _) = keys(&here, &["new"]).await;
     assert_eq!(keys(&here, &["retire", &kid(&login), "--now"]).await.0, 0);
     for service in [&here, &there] {
-        // The test's clock stands still.
+        // The clock of the service moves only when the test moves it.
         service.hands.forward(10);
-        until("it opens nothing", async || {
+        until("the key has ended", async || {
             token_alone(service, &login).await == "401 unauthenticated"
         })
         .await;
@@ -126,7 +126,7 @@ async fn a_key_that_leaked_opens_nothing_within_seconds() {
     assert_eq!(kid(&again), new);
     assert_eq!(token_alone(&there, &again).await, "200");
     assert_eq!(published(&there).await, 1);
-    // Retired once more it does not verify again.
+    // A second `retire` does not reactivate an ended key.
     assert_eq!(keys(&here, &["retire", &kid(&login)]).await.0, 0);
     assert!(listed(&here).await.contains(&(kid(&login), "ended".to_owned())));
 }
@@ -136,9 +136,9 @@ async fn the_only_key_stays_and_what_is_no_key_is_refused() {
     let service = Service::start().await;
     let login = service.log_in_as(Role::Viewer).await;
     let (code, _, said) = keys(&service, &["retire", &kid(&login)]).await;
-    assert_eq!((code, said.contains("make a new one first")), (1, true), "{said}");
+    assert_eq!((code, said.contains("create a new one first")), (1, true), "{said}");
     let (code, _, said) = keys(&service, &["retire", "0198c0de-0000-7000-8000-000000000000"]).await;
-    assert_eq!((code, said.contains("there is no key")), (1, true), "{said}");
+    assert_eq!((code, said.contains("no such key")), (1, true), "{said}");
     assert_eq!(keys(&service, &["retire", "../../etc/passwd"]).await.0, 2);
     assert_eq!(listed(&service).await, [(kid(&login), "signs".to_owned())]);
     assert_eq!(token_alone(&service, &login).await, "200");

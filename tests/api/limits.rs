@@ -1,4 +1,4 @@
-//! What an account may ask of all processes together, and what is told of limits.
+//! Rate limits: per account over all processes, per client, and the `RateLimit` headers.
 
 use customers::config::Config;
 use customers::events::values::Role;
@@ -19,23 +19,23 @@ async fn an_account_has_one_limit_for_all_its_sessions_and_all_processes() {
     let second = there.log_in("viewer").await;
     let other = here.log_in_as(Role::Editor).await;
     let began = Instant::now();
-    let mut let_in = 0;
+    let mut admitted = 0;
     let refused = loop {
-        let (service, login) = if let_in % 2 == 0 { (&here, &first) } else { (&there, &second) };
+        let (service, login) = if admitted % 2 == 0 { (&here, &first) } else { (&there, &second) };
         let answer = send(service.get("/customers?numbers=0").token(login)).await;
         if answer.status == 429 {
             break answer;
         }
         assert_eq!(answer.status, 200);
-        let_in += 1;
+        admitted += 1;
         let most = f64::from(PER_SECOND) * (began.elapsed().as_secs_f64() + 1.0) + 1.0;
-        assert!(f64::from(let_in) <= most, "{let_in} in {:?}", began.elapsed());
-        assert!(let_in < 1000, "nothing was refused");
+        assert!(f64::from(admitted) <= most, "{admitted} in {:?}", began.elapsed());
+        assert!(admitted < 1000, "no request was refused");
     };
-    assert!(let_in >= PER_SECOND, "only {let_in} were let in");
+    assert!(admitted >= PER_SECOND, "only {admitted} requests were admitted");
     assert_eq!(refused.header("retry-after"), Some("1"));
-    assert_eq!(token_alone(&here, &other).await, "200", "another account has its own");
-    // Who is not let in anyway learns nothing of it and spends nothing.
+    assert_eq!(token_alone(&here, &other).await, "200", "another account has its own limit");
+    // A request that is not authenticated does not count and gets a 401, not a 429.
     let garbage = here.get("/customers").bearer_auth("garbage");
     assert_eq!(verdict(garbage).await, "401 unauthenticated");
 }
@@ -58,7 +58,7 @@ async fn a_thief_who_uses_up_the_limit_does_not_keep_the_owner_from_ending_that(
                 return;
             }
         }
-        panic!("nothing was refused");
+        panic!("no request was refused");
     };
     for (method, way, expected) in [
         (Method::GET, "/sessions", "200"),
@@ -75,10 +75,10 @@ async fn a_thief_who_uses_up_the_limit_does_not_keep_the_owner_from_ending_that(
     }
     assert_eq!(token_alone(&service, &stolen).await, "401 unauthenticated");
 
-    // They have a limit all the same, each session its own; only leaving has none.
+    // These routes have a limit of their own per session; only the log-out has none.
     let login = service.log_in("viewer").await;
     for number in 0.. {
-        assert!(number < 1000, "nothing was refused");
+        assert!(number < 1000, "no request was refused");
         if verdict(service.get("/sessions").login(&login)).await == "429 rate-limited" {
             break;
         }
@@ -114,7 +114,7 @@ async fn the_limit_of_a_client_holds_without_redis() {
     let service = Service::with(Config { rate_limit: 3, redis_url, ..config().await }).await;
     let mut told = vec![];
     while told.last().is_none_or(|last| last != "429 rate-limited") {
-        assert!(told.len() < 1000, "nothing was refused");
+        assert!(told.len() < 1000, "no request was refused");
         told.push(verdict(service.get("/customers").bearer_auth("garbage")).await);
     }
     assert!(told.len() > 3, "{told:?}");

@@ -1,4 +1,4 @@
-//! Lists: youngest first, whole, and one consistent state, however long the client takes.
+//! Lists: youngest first, complete, and of one consistent state, however slowly the client reads.
 
 use chrono::NaiveDate;
 use customers::demo;
@@ -12,10 +12,10 @@ use tokio::net::TcpSocket;
 
 use crate::harness::{Answer, Login, Service, With as _, send, until};
 
-/// Enough that a list leaves memory for a file (256 KiB) and no socket takes it in at once.
+/// So many customers that a list is spilled to a file (over 256 KiB) and fits into no socket buffer.
 const MANY: u64 = 10_000;
 
-/// The first id of many customers: far from those that the service leases for itself.
+/// The first id of those customers, far from the ids that the service leases.
 const FIRST_ID: i64 = 1_000_000;
 
 async fn list(service: &Service, login: &Login, query: &str) -> Answer {
@@ -27,7 +27,7 @@ async fn create(service: &Service, login: &Login, name: &str, dob: &str) {
     assert_eq!(send(service.post("/customers").token(login).json(&body)).await.status, 201);
 }
 
-/// The names in the list's order. Also checks what every list promises.
+/// The names in the order of the list. Checks the headers and members that every list has.
 fn names(answer: &Answer) -> Vec<&str> {
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(answer.header("content-type"), Some("application/json"));
@@ -38,7 +38,7 @@ fn names(answer: &Answer) -> Vec<&str> {
     customers.iter().map(|customer| customer["name"].as_str().unwrap()).collect()
 }
 
-/// Appends creates without HTTP, in few calls, and waits until the list shows them.
+/// Appends [`MANY`] creates without HTTP, in few calls, and waits until the read table shows them.
 async fn append_many(service: &Service, login: &Login) {
     let creates: Vec<Append> = (0..MANY)
         .zip(FIRST_ID..)
@@ -59,14 +59,14 @@ async fn append_many(service: &Service, login: &Login) {
     for page in creates.chunks(5000) {
         append(&service.pools.accounts, page).await.unwrap();
     }
-    until("the projection has them all", async || {
+    until("the projection has all customers", async || {
         let last = FIRST_ID + i64::try_from(MANY).unwrap() - 1;
         send(service.get(&format!("/customers/{last}")).token(login)).await.status == 200
     })
     .await;
 }
 
-/// Id and date of birth of those customers, youngest first.
+/// The ids and dates of birth of those customers, youngest first.
 fn many_youngest_first() -> Vec<(i64, NaiveDate)> {
     let mut all: Vec<_> =
         (0..MANY).zip(FIRST_ID..).map(|(i, id)| (id, demo::person(i).1.date())).collect();
@@ -165,7 +165,7 @@ async fn a_client_that_reads_slowly_gets_one_state_and_holds_nothing_in_the_data
     let editor = service.log_in_as(Role::Editor).await;
     append_many(&service, &editor).await;
 
-    // A window of a few kilobytes: the service cannot give the list away before we read it.
+    // With a receive window of a few kilobytes the service cannot send the list before the test reads it.
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut stream = socket.connect(service.address).await.unwrap();
@@ -177,7 +177,7 @@ async fn a_client_that_reads_slowly_gets_one_state_and_holds_nothing_in_the_data
     let mut answer = vec![0; 1000];
     stream.read_exact(&mut answer).await.unwrap();
 
-    // Everything that the list needs from PostgreSQL is taken by now.
+    // The service has read the whole list from PostgreSQL by now.
     let busy = "select count(*) from pg_stat_activity
                 where datname = current_database() and state <> 'idle' and query like '%customers%'
                   and pid <> pg_backend_pid()";

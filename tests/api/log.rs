@@ -1,4 +1,4 @@
-//! The log: gapless, in commit order, append-only.
+//! The log: positions without gaps in commit order, append-only.
 
 use customers::commands::{Bus, BusError, CustomerCommand, IfMatch, Refusal};
 use customers::events::customer::{CUSTOMER, CustomerEvent};
@@ -18,7 +18,7 @@ fn bus(service: &Service) -> Bus {
     Bus::new(service.pools.appender.clone(), service.pools.short.clone())
 }
 
-/// Position, sequence and microseconds of every event, in the order of the positions.
+/// Position, sequence and time (microseconds) of every event, in the order of the positions.
 async fn log(pool: &PgPool) -> Vec<(i64, i64, i64)> {
     let rows = pool
         .fetch_all(
@@ -33,7 +33,7 @@ async fn log(pool: &PgPool) -> Vec<(i64, i64, i64)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn positions_have_no_gaps_and_time_order_is_position_order() {
     let service = Service::start().await;
-    // Two buses are what two processes are to the log.
+    // To the log, two buses on one appender are like two processes.
     let buses = [bus(&service), bus(&service)];
     let tasks: Vec<_> = (0..64)
         .map(|i| {
@@ -52,7 +52,10 @@ async fn positions_have_no_gaps_and_time_order_is_position_order() {
     let log = log(&service.pools.short).await;
     assert_eq!(log.len(), 320);
     assert!(log.iter().zip(1..).all(|((position, _, _), expected)| *position == expected));
-    assert!(log.windows(2).all(|pair| pair[0].2 < pair[1].2), "time went back or stood still");
+    assert!(
+        log.windows(2).all(|pair| pair[0].2 < pair[1].2),
+        "the times are not strictly increasing"
+    );
     service.stop().await;
 }
 
@@ -197,7 +200,7 @@ async fn nobody_changes_what_happened() {
 async fn a_create_that_meets_a_taken_id_takes_another() {
     let service = Service::start().await;
     let (name, dob) = person();
-    // An import may have used ids that the sequence has not given out yet.
+    // An import may have used ids that the id sequence has not assigned yet.
     let taken = Append {
         command_id: uuid::Uuid::from_u128(7),
         aggregate_type: "customer",
@@ -223,7 +226,7 @@ async fn a_command_runs_to_its_end_even_if_nobody_waits_for_it() {
     let (name, dob) = person();
     let bus = bus(&service);
     let waiting = bus.create(name, dob, Metadata::default());
-    // Started, and given up before it can have an answer.
+    // The future is polled once, so the command is queued, and then dropped.
     assert!(futures_util::FutureExt::now_or_never(waiting).is_none());
     let pool = service.pools.short.clone();
     until("the event is in the log", async || read::head(&pool).await.unwrap() == 1).await;
@@ -236,7 +239,7 @@ async fn a_connection_that_is_cut_in_the_middle_of_an_append_loses_and_doubles_n
     let bus = bus(&service);
     let (name, dob) = person();
     for round in 1..=3 {
-        // Whoever holds the append lock keeps the call in the server.
+        // While the test holds the append lock, the append call waits in PostgreSQL.
         let mut holder = service.pools.long.begin().await.unwrap();
         holder.execute("select pg_advisory_xact_lock(7166761325952853362)").await.unwrap();
         let (name, bus) = (name.clone(), bus.clone());

@@ -1,4 +1,5 @@
-//! Log-ins cost memory and time: how much is bounded, and the same for everybody.
+//! The cost of log-ins, one password hash each: it is bounded, and does not reveal whether an account
+//! exists.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,8 +12,8 @@ use crate::harness::{PASSWORD, Service, folder, send, variables};
 use crate::process::{Process, command};
 use crate::sessions::verdict;
 
-/// A process of its own on a database with the account "ada", so that its memory and its counters are
-/// its own.
+/// Starts a separate process on a database with the account "ada", so that a test can measure its memory
+/// and its counters.
 async fn process() -> (Service, Process) {
     let service = Service::start().await;
     service.add_account("ada", Role::Viewer).await;
@@ -59,7 +60,7 @@ async fn four_hundred_log_ins_at_once_take_little_memory_and_keep_nobody_else_ou
     let (service, process) = process().await;
     let process = Arc::new(process);
     let body = json!({"username": "ada", "password": PASSWORD});
-    // The first one brings what every later one uses.
+    // The first log-in allocates what later ones reuse, so it does not count.
     assert_eq!(send(process.request(Method::POST, "/login").json(&body)).await.status, 200);
     let before = process.resident();
     let (stop, most) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
@@ -80,11 +81,11 @@ async fn four_hundred_log_ins_at_once_take_little_memory_and_keep_nobody_else_ou
     stop.store(true, Ordering::SeqCst);
     let served = others.await.unwrap();
     let count = |what: &str| told.iter().filter(|told| *told == what).count();
-    let (came_in, refused) = (count("200"), count("503 overloaded"));
-    assert_eq!(came_in + refused, 400, "{told:?}");
-    // Some wait in vain on a machine that has other work; the queue is 256 long.
-    assert!(came_in > 20 && refused > 0, "{came_in} came in, {refused} were refused");
-    // Two hashes of 19 MiB at a time, and what 400 requests take.
+    let (admitted, refused) = (count("200"), count("503 overloaded"));
+    assert_eq!(admitted + refused, 400, "{told:?}");
+    // The queue holds 256 log-ins; on a busy machine some of them also time out there.
+    assert!(admitted > 20 && refused > 0, "{admitted} admitted, {refused} refused");
+    // Two concurrent hashes of 19 MiB each, and the memory of 400 requests.
     let more = most.load(Ordering::SeqCst).saturating_sub(before);
     assert!(more < 100, "{more} MiB more than {before}");
     assert!(served > 10, "{served}");

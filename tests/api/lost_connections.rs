@@ -1,4 +1,5 @@
-//! What is acknowledged is in the log once, whatever happens between the service and PostgreSQL.
+//! An acknowledged command is in the log exactly once, even if a connection to PostgreSQL is lost or
+//! PostgreSQL is killed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -22,15 +23,15 @@ use sqlx::{Connection as _, PgConnection};
 use crate::harness::{PATIENCE, Service, With as _, config_on, folder, send, until};
 use crate::proxy::{Cut, Proxy};
 
-/// Host and port of a URL.
+/// The address of the server of a database URL.
 fn server_of(url: &str) -> SocketAddr {
     let options: PgConnectOptions = url.parse().unwrap();
     let ip = if options.get_host() == "localhost" { "127.0.0.1" } else { options.get_host() };
     format!("{ip}:{}", options.get_port()).parse().unwrap()
 }
 
-/// A bus whose appender reaches PostgreSQL through a proxy.
-async fn through_a_proxy(service: &Service) -> (Bus, Appender, Proxy) {
+/// A bus whose appender connects to PostgreSQL through a proxy.
+async fn bus_through_proxy(service: &Service) -> (Bus, Appender, Proxy) {
     let url = service.database_url();
     let proxy = Proxy::start(server_of(url)).await;
     let options: PgConnectOptions = url.parse().unwrap();
@@ -46,7 +47,7 @@ fn origin(key: Option<String>) -> Origin {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_cut_between_commit_and_answer_changes_no_answer() {
     let service = Service::start().await;
-    let (bus, _, proxy) = through_a_proxy(&service).await;
+    let (bus, _, proxy) = bus_through_proxy(&service).await;
     let (name, dob) = demo::person(1);
     let mut created = bus.create(name, dob, origin(None)).await.unwrap();
     for round in 0..40_u64 {
@@ -62,7 +63,7 @@ async fn a_connection_cut_between_commit_and_answer_changes_no_answer() {
         } else {
             bus.create(name, dob, origin(key)).await.unwrap()
         };
-        assert!(!proxy.is_armed(), "{round}: nothing was cut");
+        assert!(!proxy.is_armed(), "{round}: no connection was cut");
         let expected = if round % 3 == 0 { created.version() + 1 } else { 1 };
         assert_eq!((written.position, written.version()), (before + 1, expected), "{round}");
         assert_eq!(read::head(&service.pools.short).await.unwrap(), before + 1, "{round}");
@@ -76,7 +77,7 @@ async fn a_connection_cut_between_commit_and_answer_changes_no_answer() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_waits_when_the_process_stops_still_comes_into_the_log() {
     let service = Service::start().await;
-    let (bus, appender, _) = through_a_proxy(&service).await;
+    let (bus, appender, _) = bus_through_proxy(&service).await;
     let creates: Vec<_> = (0..1000)
         .map(|i| {
             let bus = bus.clone();
@@ -96,11 +97,11 @@ async fn what_waits_when_the_process_stops_still_comes_into_the_log() {
             Err(error) => panic!("{error}"),
         }
     }
-    assert_eq!(head, written, "one is in the log and was not acknowledged, or the other way round");
+    assert_eq!(head, written, "the log and the acknowledged commands differ");
     service.stop().await;
 }
 
-/// The process id that PostgreSQL writes into its folder.
+/// The process id of the server, from its `postmaster.pid`.
 fn postmaster(folder: &Path) -> Pid {
     fn find(folder: &Path) -> Option<std::path::PathBuf> {
         std::fs::read_dir(folder).ok()?.flatten().find_map(|entry| {
@@ -112,13 +113,19 @@ fn postmaster(folder: &Path) -> Pid {
     Pid::from_raw(text.lines().next().unwrap().parse().unwrap()).unwrap()
 }
 
-/// PostgreSQL on that folder, as soon as the watchdog of the one that was killed has left it.
+/// Starts PostgreSQL on this data folder, once the watchdog of a killed server has released it.
 async fn start(folder: &Path, secret: [u8; 32]) -> Servers {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         let folder = folder.to_path_buf();
-        let options =
-            Options { folder, postgres: true, redis: false, secret, settings: vec![], quick: true };
+        let options = Options {
+            folder,
+            postgres: true,
+            redis: false,
+            secret,
+            settings: vec![],
+            throw_away: true,
+        };
         match Servers::start(options).await {
             Err(StartError::InUse { .. }) if tokio::time::Instant::now() < deadline => {
                 tokio::task::yield_now().await;
@@ -128,7 +135,7 @@ async fn start(folder: &Path, secret: [u8; 32]) -> Servers {
     }
 }
 
-/// Writers that create people until they are told to stop; who was acknowledged.
+/// Concurrent writers that create customers until they are stopped. Each returns the acknowledged names.
 struct Writers {
     tasks: Vec<tokio::task::JoinHandle<BTreeSet<String>>>,
     done: Arc<AtomicUsize>,
@@ -184,11 +191,11 @@ async fn nothing_is_lost_or_doubled_when_postgresql_is_killed_under_load() {
     let mut servers = start().await;
     let url = servers.database_url().unwrap().to_owned();
     schema::migrate(&SecretString::from(url.clone()), None).await.unwrap();
-    // The service keeps its address of PostgreSQL; a restart gets a new port.
+    // A restarted PostgreSQL has a new port; the proxy keeps the address that the service uses.
     let proxy = Proxy::start(server_of(&url)).await;
-    let behind = url.replace(&server_of(&url).to_string(), &proxy.address.to_string());
-    assert_ne!(behind, url);
-    let pools = customers::pools::Pools::new(&SecretString::from(behind)).unwrap();
+    let proxied = url.replace(&server_of(&url).to_string(), &proxy.address.to_string());
+    assert_ne!(proxied, url);
+    let pools = customers::pools::Pools::new(&SecretString::from(proxied)).unwrap();
     let writers = Writers::start(&Bus::new(pools.appender.clone(), pools.short.clone()));
     for _ in 0..rounds {
         writers.progress("the load runs").await;
@@ -227,16 +234,16 @@ async fn a_read_never_shows_less_than_it_asks_for_after_postgresql_crashed_behin
     let url = servers.database_url().unwrap().to_owned();
     schema::migrate(&SecretString::from(url.clone()), None).await.unwrap();
     let proxy = Proxy::start(server_of(&url)).await;
-    let behind = url.replace(&server_of(&url).to_string(), &proxy.address.to_string());
-    let service = Service::with(config_on(&behind)).await;
+    let proxied = url.replace(&server_of(&url).to_string(), &proxy.address.to_string());
+    let service = Service::with(config_on(&proxied)).await;
     let admin = service.log_in_as(Role::Admin).await;
     let ada = json!({"name": "Ada", "dob": "1990-12-10"});
     assert_eq!(send(service.post("/customers").login(&admin).json(&ada)).await.status, 201);
-    let mut behind_the_log = 0;
+    let mut lagging = 0;
     for round in 0..rounds {
         let body = json!({"name": format!("Round {round}"), "dob": "1990-12-10"});
         let mut written = None;
-        until("PostgreSQL takes a write", async || {
+        until("PostgreSQL accepts a write", async || {
             let answer = send(service.put("/customers/1").login(&admin).json(&body)).await;
             let done = answer.status == 200;
             written = done.then_some(answer);
@@ -248,18 +255,18 @@ async fn a_read_never_shows_less_than_it_asks_for_after_postgresql_crashed_behin
         drop(servers);
         servers = start().await;
         let direct = servers.database_url().unwrap().to_owned();
-        // What this process says is not more than what the database has.
+        // The checkpoint that this process reports must not exceed the one in the database.
         let mut connection = PgConnection::connect(&direct).await.unwrap();
-        let said = service.projector.checkpoint().max(service.history.checkpoint());
-        let has: i64 = sqlx::query_scalar("select min(checkpoint) from projections")
+        let reported = service.projector.checkpoint().max(service.history.checkpoint());
+        let stored: i64 = sqlx::query_scalar("select min(checkpoint) from projections")
             .fetch_one(&mut connection)
             .await
             .unwrap();
-        behind_the_log += u32::from(has < written.position());
-        assert!(said <= has, "{said} was said, {has} is there");
+        lagging += u32::from(stored < written.position());
+        assert!(reported <= stored, "the process reports {reported}, the database has {stored}");
         proxy.move_to(server_of(&direct));
         for path in ["/customers/1", "/customers?numbers=1", "/customers/1/history"] {
-            until("it is answered", async || {
+            until("the read is answered", async || {
                 let read = service.get(path).login(&admin);
                 let position = written.position().to_string();
                 let read = send(read.header("min-event-position", position)).await;
@@ -271,7 +278,7 @@ async fn a_read_never_shows_less_than_it_asks_for_after_postgresql_crashed_behin
             .await;
         }
     }
-    println!("{behind_the_log} of {rounds} crashes took a page of a projection with them");
+    println!("{lagging} of {rounds} crashes lost a page of a projection");
     service.stop().await;
     servers.stop().await;
 }

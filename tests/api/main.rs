@@ -1,5 +1,5 @@
-//! The one integration binary: every test goes through the public API, on real servers, with a
-//! database and a Redis prefix of its own.
+//! The only integration test binary. Every test uses the public API of the crate, real servers, and its
+//! own database and Redis prefix.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 

@@ -1,4 +1,4 @@
-//! Alive, ready, measured; and what the service says while Redis or PostgreSQL is away.
+//! Operations: liveness, readiness, metrics, and responses while Redis or PostgreSQL is unavailable.
 
 use std::time::{Duration, Instant};
 
@@ -47,7 +47,7 @@ async fn how_far_the_projections_lag_is_told_but_takes_nothing_out() {
     };
     let expected = json!([status("customers"), status("customer_history")]);
     assert_eq!(ready.body["checks"]["projections"], expected);
-    // As if a great many were still to be projected: nobody projects on while the row is held.
+    // While the checkpoints are locked no projector applies events, as if it had a backlog.
     let mut projector = PgConnection::connect(service.database_url()).await.unwrap();
     let mut holding = projector.begin().await.unwrap();
     holding.execute("select from projections for update").await.unwrap();
@@ -62,7 +62,7 @@ async fn how_far_the_projections_lag_is_told_but_takes_nothing_out() {
         let line = metrics.lines().find_map(|line| line.strip_prefix(start.as_str()));
         line.unwrap().parse::<f64>().unwrap()
     };
-    // Measured when it is asked for, not by a projector that may stand still.
+    // `/metrics` measures the lag itself, because the projector may be blocked.
     assert!((lag("lag_events").await - 1.0).abs() < f64::EPSILON);
     let first = lag("lag_seconds").await;
     assert!(first > 0.0);
@@ -70,7 +70,7 @@ async fn how_far_the_projections_lag_is_told_but_takes_nothing_out() {
     holding.rollback().await.unwrap();
 }
 
-/// As after an upgrade to a version of a projection that nobody has built.
+/// The state after an upgrade to a version of a projection that is not built yet.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_whose_projection_was_never_built_is_ready_once_it_is() {
     let service = Service::start().await;
@@ -105,7 +105,7 @@ async fn metrics_count_requests_hashes_and_what_is_projected() {
     let answer = send(service.get("/metrics")).await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4"));
-    // The recorder is one per process: other tests count in it too.
+    // The metrics recorder is one per process, so it also counts the requests of other tests.
     for series in [
         r#"customers_http_requests_total{method="POST",route="/login",status="200"}"#,
         r#"customers_http_requests_total{method="POST",route="/customers",status="201"}"#,
@@ -135,8 +135,8 @@ async fn the_published_keys_are_public() {
     assert_eq!(key, expected);
 }
 
-/// A 503 that tells nothing of its cause, in time; never a 401.
-async fn unavailable(request: RequestBuilder, limit: Duration) {
+/// Checks that the response is a 503 within the limit that reveals no cause, and not a 401.
+async fn assert_unavailable(request: RequestBuilder, limit: Duration) {
     let began = Instant::now();
     let answer = send(request).await;
     let took = began.elapsed();
@@ -154,19 +154,19 @@ async fn ready(service: &Service) -> (u16, Value, Value) {
     (answer.status, checks["postgres"].clone(), checks["redis"].clone())
 }
 
-/// Everything that needs Redis says so, and nothing else suffers. All requests bring the cookie: a
-/// Redis that was frozen may still carry out what it was asked.
-async fn redis_is_missed(service: &Service, login: &Login) {
-    // The service promises 500 ms; the rest is for a machine that is busy.
+/// Checks that every request that needs Redis gets a 503, and no other request does. All requests have
+/// the cookie: Redis may execute a command after it resumes, and a token alone would be a token replay.
+async fn assert_redis_unavailable(service: &Service, login: &Login) {
+    // The service promises 500 ms; the rest of the limit is for a busy machine.
     let limit = Duration::from_secs(2);
     let attempt = |password: &str| {
         service.post("/login").json(&json!({"username": "editor", "password": password}))
     };
-    unavailable(service.get("/customers?numbers=1").login(login), limit).await;
-    unavailable(service.get("/session_cookie_experiment").login(login), limit).await;
-    unavailable(service.delete("/logout").login(login), limit).await;
-    unavailable(attempt(PASSWORD), limit).await;
-    unavailable(attempt("wrong password"), limit).await;
+    assert_unavailable(service.get("/customers?numbers=1").login(login), limit).await;
+    assert_unavailable(service.get("/session_cookie_experiment").login(login), limit).await;
+    assert_unavailable(service.delete("/logout").login(login), limit).await;
+    assert_unavailable(attempt(PASSWORD), limit).await;
+    assert_unavailable(attempt("wrong password"), limit).await;
     assert_eq!(verdict(service.get("/customers")).await, "401 unauthenticated");
     assert_eq!(verdict(service.get("/livez")).await, "200");
     assert_eq!(ready(service).await, (503, json!("ok"), json!("unavailable")));
@@ -178,17 +178,17 @@ async fn without_redis_nobody_gets_in_and_everybody_is_told_so_at_once() {
     let service = service_on(redis.url()).await;
     let login = service.log_in_as(Role::Editor).await;
 
-    // Frozen: it takes bytes and answers nothing. It goes on by itself, and so do the sessions.
+    // A frozen Redis accepts bytes and never answers. After it resumes, service and sessions recover.
     redis.signal(Signal::STOP);
-    redis_is_missed(&service, &login).await;
+    assert_redis_unavailable(&service, &login).await;
     redis.signal(Signal::CONT);
     until("redis is back", async || ready(&service).await.0 == 200).await;
     assert_eq!(verdict(service.get("/customers?numbers=1").login(&login)).await, "200");
     assert_eq!(ready(&service).await, (200, json!("ok"), json!("ok")));
 
-    // Gone.
+    // A killed Redis refuses connections.
     redis.kill().await;
-    redis_is_missed(&service, &login).await;
+    assert_redis_unavailable(&service, &login).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -205,7 +205,7 @@ async fn a_redis_that_takes_no_writes_lets_nobody_in() {
     ] {
         redis.ask(broken).await;
         for password in [PASSWORD, "wrong password"] {
-            unavailable(attempt(password), Duration::from_secs(2)).await;
+            assert_unavailable(attempt(password), Duration::from_secs(2)).await;
         }
         let verdict_now = verdict(service.get("/customers?numbers=0").token(&login)).await;
         assert!(["200", "503 unavailable"].contains(&verdict_now.as_str()), "{what} {verdict_now}");
@@ -220,7 +220,7 @@ async fn a_database_that_takes_nobody_is_unavailable_until_it_is_back() {
     let url = database().await;
     let name = url.rsplit('/').next().unwrap().split('?').next().unwrap().to_owned();
     let mut admin = PgConnection::connect(&urls().database).await.unwrap();
-    let service = Service::with(config_on(&as_plain_role(&url, &mut admin).await)).await;
+    let service = Service::with(config_on(&for_plain_role(&url, &mut admin).await)).await;
     let login = service.log_in_as(Role::Editor).await;
     let read = || service.get("/customers?numbers=1").token(&login);
     let create = || {
@@ -234,13 +234,13 @@ async fn a_database_that_takes_nobody_is_unavailable_until_it_is_back() {
         .execute(&mut admin)
         .await
         .unwrap();
-    // Waiting for a connection takes up to 2 s; the first append finds its connection dead and looks
-    // for what became of it for 5 s.
+    // A request waits up to 2 s for a connection. The first append finds its connection lost and tries
+    // append recovery for 5 s.
     let limit = Duration::from_secs(12);
     let credentials = json!({"username": "editor", "password": PASSWORD});
-    unavailable(read(), limit).await;
-    unavailable(create(), limit).await;
-    unavailable(service.post("/login").json(&credentials), limit).await;
+    assert_unavailable(read(), limit).await;
+    assert_unavailable(create(), limit).await;
+    assert_unavailable(service.post("/login").json(&credentials), limit).await;
     assert_eq!(ready(&service).await, (503, json!("unavailable"), json!("ok")));
     assert_eq!(verdict(service.get("/livez")).await, "200");
     assert_eq!(verdict(service.get("/customers")).await, "401 unauthenticated");
@@ -253,8 +253,9 @@ async fn a_database_that_takes_nobody_is_unavailable_until_it_is_back() {
     assert_eq!(verdict(service.post("/login").json(&credentials)).await, "200");
 }
 
-/// The same database for a role of its own: a limit on connections does not hold superusers.
-async fn as_plain_role(url: &str, admin: &mut PgConnection) -> String {
+/// The URL of the database for a new role that is no superuser: a connection limit does not apply to
+/// superusers.
+async fn for_plain_role(url: &str, admin: &mut PgConnection) -> String {
     let role = unique_name("role");
     admin.execute(format!("create role {role} login password '{role}'").as_str()).await.unwrap();
     let mut owner = PgConnection::connect(url).await.unwrap();

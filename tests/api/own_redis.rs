@@ -1,4 +1,4 @@
-//! A Redis of a test's own, to be frozen, killed and started again.
+//! A Redis server, or a Redis Cluster, that one test owns and can freeze, kill and restart.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use tokio::process::{Child, Command};
 
 use crate::harness::{folder, until};
 
-/// Without a password, on loopback; its dump is in a folder of its own.
+/// A Redis server on loopback, without a password and with its own data folder.
 pub struct Redis {
     port: u16,
     data: PathBuf,
@@ -18,16 +18,16 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// `settings` as on the command line of `redis-server`.
+    /// Starts a server on a free port. `settings` are arguments of `redis-server`.
     pub async fn start(settings: &[&str]) -> Self {
         let data = folder("redis");
         let settings = settings.iter().map(|&setting| setting.to_owned()).collect::<Vec<_>>();
-        // Somebody may take the port before the server does.
+        // Another process may take the free port first; then the server exits and the next port is tried.
         loop {
             let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
             let port = free.local_addr().unwrap().port();
             drop(free);
-            // The nodes of a cluster talk to each other on a port that is larger by 10,000.
+            // The cluster bus of a node listens on its port plus 10,000.
             if port > 55_000 {
                 continue;
             }
@@ -47,7 +47,7 @@ impl Redis {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
-    /// What it answers to a command, as text.
+    /// Sends a command, words separated by spaces, and returns the reply.
     pub async fn ask(&self, line: &str) -> redis::Value {
         self.try_ask(line).await.unwrap()
     }
@@ -60,8 +60,8 @@ impl Redis {
         command.arg(words.collect::<Vec<_>>()).query_async(&mut connection).await
     }
 
-    /// Whether `CLUSTER` and that word answers something with that text in it.
-    async fn says(&self, word: &str, text: &str) -> bool {
+    /// Whether the reply to `CLUSTER {word}` contains the text.
+    async fn shows(&self, word: &str, text: &str) -> bool {
         format!("{:?}", self.ask(&format!("CLUSTER {word}")).await).contains(text)
     }
 
@@ -70,18 +70,18 @@ impl Redis {
         kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
     }
 
-    /// Ends it as a crash would.
+    /// Kills the server, as a crash would.
     pub async fn kill(&mut self) {
         self.child.kill().await.unwrap();
     }
 
-    /// Starts it again on the same port, with the data that it left.
+    /// Restarts the server on the same port with its data.
     pub async fn start_again(&mut self) {
         self.child = spawn(self.port, &self.data, &self.settings);
-        assert!(self.is_up().await, "it does not come back");
+        assert!(self.is_up().await, "redis did not restart");
     }
 
-    /// `false` if it ended instead.
+    /// Waits until the server answers; `false` if it exits instead.
     async fn is_up(&mut self) -> bool {
         let mut ended = false;
         until("redis answers", async || {
@@ -114,37 +114,37 @@ impl Cluster {
         cluster
     }
 
-    /// Waits until every node knows all.
+    /// Waits until every node sees all three nodes and all slots.
     pub async fn is_whole(&self) {
         for node in &self.0 {
             until("the cluster is whole", async || {
-                node.says("INFO", "cluster_state:ok").await
-                    && node.says("INFO", "cluster_known_nodes:3").await
+                node.shows("INFO", "cluster_state:ok").await
+                    && node.shows("INFO", "cluster_known_nodes:3").await
             })
             .await;
         }
     }
 
-    /// One more node, which has all that this one has and takes its place when it is gone.
+    /// Adds a replica of this master, in sync with it, which is promoted when the master fails.
     pub async fn replica_of(&self, master: usize) -> Redis {
         let [first, ..] = &self.0;
         let replica = Redis::start(&CLUSTER_NODE).await;
         replica.ask(&format!("CLUSTER MEET 127.0.0.1 {}", first.port)).await;
         let id = self.0[master].ask("CLUSTER MYID").await;
         let id = redis::from_redis_value::<String>(id).unwrap();
-        until("it knows its master", async || replica.says("NODES", &id).await).await;
+        until("the replica sees its master", async || replica.shows("NODES", &id).await).await;
         replica.ask(&format!("CLUSTER REPLICATE {id}")).await;
-        until("it has all", async || {
+        until("the replica is in sync", async || {
             format!("{:?}", replica.ask("INFO replication").await).contains("master_link_status:up")
         })
         .await;
         for node in &self.0 {
-            until("each knows it", async || node.says("INFO", "cluster_known_nodes:4").await).await;
+            until("each sees it", async || node.shows("INFO", "cluster_known_nodes:4").await).await;
         }
         replica
     }
 
-    /// As `REDIS_URL` takes them.
+    /// The addresses of the masters in the format of `REDIS_URL`.
     pub fn urls(&self) -> String {
         self.0.iter().map(Redis::url).collect::<Vec<_>>().join(",")
     }
@@ -157,7 +157,7 @@ fn spawn(port: u16, data: &PathBuf, settings: &[String]) -> Child {
             std::env::split_paths(&std::env::var_os("PATH").unwrap())
                 .any(|folder| folder.join(name).exists())
         })
-        .expect("it is installed");
+        .expect("redis-server or valkey-server is installed");
     Command::new(program)
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
         .arg(data)

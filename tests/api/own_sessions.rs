@@ -1,4 +1,4 @@
-//! `/sessions`: everybody sees and ends their own.
+//! `/sessions`: an account lists and ends its own sessions.
 
 use customers::events::values::Role;
 use serde_json::{Value, json};
@@ -37,7 +37,7 @@ async fn everybody_sees_their_own_sessions_oldest_first() {
     });
     assert_eq!(shown, expected);
     assert_eq!(sessions[1]["current"], true);
-    // One that has expired is not shown.
+    // An expired session is not listed.
     let ttl = i64::try_from(service.config.token_ttl.as_secs()).unwrap();
     service.hands.forward(ttl - 10);
     let third = service.log_in("ada").await;
@@ -61,12 +61,12 @@ async fn a_session_is_ended_by_its_owner_and_nobody_else() {
     assert_eq!(token_alone(&service, &first).await, "200");
     assert_eq!(end(&second, &sid(&first)).await, "200");
     assert_eq!(token_alone(&service, &first).await, "401 unauthenticated");
-    assert_eq!(end(&second, &sid(&first)).await, "404 not-found", "once is enough");
+    assert_eq!(end(&second, &sid(&first)).await, "404 not-found", "it has ended already");
     let closed = events_of_type(&service, "viewer", "SessionClosed").await;
     assert_eq!(closed.len(), 1);
     assert_eq!(closed[0].data["session"], sid(&first));
-    assert_eq!(closed[0].metadata["session"], sid(&second), "who ended it");
-    // Its own: as a log-out.
+    assert_eq!(closed[0].metadata["session"], sid(&second), "the session that ended it");
+    // To end the current session is a log-out.
     let answer = send(service.delete(&format!("/sessions/{}", sid(&second))).login(&second)).await;
     assert_eq!(answer.status, 200);
     assert!(answer.header("set-cookie").unwrap().contains("Max-Age=0"), "{answer:?}");
@@ -96,7 +96,7 @@ async fn a_bound_session_is_not_logged_out_without_its_cookie() {
     let login = service.log_in_as(Role::Viewer).await;
     assert_eq!(token_and_cookie(&service, &login).await, "200");
     assert_eq!(verdict(service.delete("/logout").token(&login)).await, "401 token-replay");
-    // Whoever tried has ended it all the same: it was a replay.
+    // The attempt was a token replay, which has ended the session.
     assert_eq!(token_and_cookie(&service, &login).await, "401 unauthenticated");
     assert_eq!(events_of_type(&service, "viewer", "TokenReplayDetected").await.len(), 1);
     assert_eq!(events_of_type(&service, "viewer", "SessionClosed").await.len(), 0);

@@ -1,4 +1,5 @@
-//! Read your own writes: a write answers when the read table shows it, or says that it does not.
+//! Read your own writes: a write is answered when the read table shows it, or with
+//! `Projection-Pending`; a read may name a position that it must show.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ async fn create(service: &Service, login: &Login) -> Answer {
     send(service.post("/customers").token(login).json(&body)).await
 }
 
-/// A connection of our own that holds the projection's row: no page can be taken.
+/// A connection that holds the lock on the checkpoint of the projection, so that no page is applied.
 async fn hold_projection(service: &Service) -> PgConnection {
     let url = service.config.database_url.as_ref().unwrap().expose_secret();
     let mut holder = PgConnection::connect(url).await.unwrap();
@@ -59,7 +60,7 @@ async fn a_write_is_answered_and_marked_when_the_projection_cannot_go_on() {
     assert_eq!((&created.body["id"], &created.body["version"]), (&json!(2), &json!(1)));
     assert!((1900..6000).contains(&waited.as_millis()), "{waited:?}");
 
-    // Reads that ask for nothing see the old state, at once.
+    // A read without a position shows the old state, at once.
     let read = send(service.get("/customers/2").token(&admin)).await;
     assert_eq!(read.status, 404);
     let list = async |position: i64| {
@@ -68,7 +69,7 @@ async fn a_write_is_answered_and_marked_when_the_projection_cannot_go_on() {
     };
     assert_eq!(list(created.position() - 1).await.body["number"], 1);
 
-    // One that asks for the write waits, and is told to come again.
+    // A read with the position of the write waits, then gets a 503 with `Retry-After`.
     let asked = Instant::now();
     let late = list(created.position()).await;
     assert!(asked.elapsed() < Duration::from_secs(6));
@@ -100,7 +101,7 @@ async fn a_write_that_prefers_not_to_wait_is_answered_at_once() {
         assert_eq!(created.header("projection-pending"), Some("true"));
         position = created.position();
     }
-    // Had they waited, each would have taken two seconds.
+    // A write that waits for the projection takes two seconds.
     assert!(asked.elapsed() < Duration::from_millis(3900), "{:?}", asked.elapsed());
 
     let read = service.get("/customers/2").header(MIN_EVENT_POSITION, position).token(&admin);
@@ -140,7 +141,7 @@ async fn a_read_shows_at_least_the_position_that_it_asks_for() {
 async fn a_position_counts_also_when_it_is_no_customers_event() {
     let service = Service::start().await;
     let viewer = service.log_in_as(Role::Viewer).await;
-    // Nothing but an account and its log-in has happened.
+    // The log has two events: AccountAdded and SessionOpened.
     let ask = async |position: i64| {
         let request = service.get("/customers").header(MIN_EVENT_POSITION, position);
         send(request.token(&viewer)).await.status

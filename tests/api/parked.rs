@@ -1,4 +1,5 @@
-//! An event that a projection cannot take over: its customer waits, everybody else goes on.
+//! Parked customers: when a projection cannot apply an event, the events of that customer wait and the
+//! events of other customers are applied.
 
 use customers::events::values::Role;
 use customers::projections::customer_history::CustomerHistory;
@@ -12,7 +13,7 @@ use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use crate::harness::{Answer, Login, Service, With as _, send};
 
-/// What no table takes while it stands.
+/// Constraints by which both read tables refuse a name.
 const POISON: [&str; 2] = [
     "alter table customers add constraint poison check (name <> 'Poison')",
     "alter table customer_history add constraint poison check (name <> 'Poison')",
@@ -23,8 +24,8 @@ const ANTIDOTE: [&str; 2] = [
     "alter table customer_history drop constraint poison",
 ];
 
-/// A service with five customers.
-async fn five() -> (Service, Login, PgConnection) {
+/// A service with five customers, an admin, and a connection of the owner.
+async fn with_five_customers() -> (Service, Login, PgConnection) {
     let service = Service::start().await;
     let admin = service.log_in_as(Role::Admin).await;
     for n in 1..=5 {
@@ -46,7 +47,7 @@ async fn get(service: &Service, login: &Login, path: &str) -> Answer {
     send(service.get(path).login(login)).await
 }
 
-/// The name under which the list shows the customer.
+/// The name of the customer in the list.
 async fn listed(service: &Service, login: &Login, id: i64) -> Value {
     let list = get(service, login, "/customers").await;
     let all = list.body["customers"].as_array().unwrap();
@@ -65,7 +66,7 @@ async fn parked(service: &Service, login: &Login) -> Vec<i64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_stored_waits_in_order_and_everybody_else_goes_on() {
-    let (service, admin, mut owner) = five().await;
+    let (service, admin, mut owner) = with_five_customers().await;
     for poison in POISON {
         owner.execute(poison).await.unwrap();
     }
@@ -76,7 +77,7 @@ async fn what_cannot_be_stored_waits_in_order_and_everybody_else_goes_on() {
         assert_eq!((changed.status, changed.header("projection-pending")), (200, None), "{id}");
         assert_eq!(listed(&service, &admin, id).await, "Changed");
     }
-    // Its own reads and writes tell the truth.
+    // Reads and writes of the parked customer show its current state.
     assert_eq!(get(&service, &admin, "/customers/2").await.text, poisoned.text);
     service.caught_up().await;
     let after = put(&service, &admin, 2, "Good").await;
@@ -98,7 +99,7 @@ async fn what_cannot_be_stored_waits_in_order_and_everybody_else_goes_on() {
     let then = poisoned.body["updated_at"].as_str().unwrap();
     let path = format!("/customers/2?as_of={then}");
     assert_eq!(get(&service, &admin, &path).await.text, poisoned.text);
-    // The list shows it as it was.
+    // The list shows the parked customer as before.
     assert_eq!(listed(&service, &admin, 2).await, "Person 2");
 
     assert_eq!(parked(&service, &admin).await, [1, 1]);
@@ -113,7 +114,7 @@ async fn what_cannot_be_stored_waits_in_order_and_everybody_else_goes_on() {
         assert!(parked[0].problem.contains("poison"), "{parked:?}");
     }
 
-    // The state it is in now can be stored, the history cannot.
+    // `customers` can store the current state; `customer_history` still cannot store the refused one.
     let retried = retry(&Customers, &service.pools.long).await.unwrap();
     assert_eq!(retried, Retried { repaired: 1, still_parked: 0 });
     assert_eq!(listed(&service, &admin, 2).await, "Good");
@@ -139,8 +140,8 @@ async fn what_cannot_be_stored_waits_in_order_and_everybody_else_goes_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_read_is_passed_on_as_it_stands_and_repaired_when_it_can() {
-    let (service, admin, mut owner) = five().await;
-    // As a newer program, or a broken disk, would leave it.
+    let (service, admin, mut owner) = with_five_customers().await;
+    // An event as a newer program or a broken disk would leave it.
     owner
         .execute(
             "insert into events
@@ -157,7 +158,7 @@ async fn what_cannot_be_read_is_passed_on_as_it_stands_and_repaired_when_it_can(
     }
     service.caught_up().await;
     assert_eq!(parked(&service, &admin).await, [1, 1]);
-    // Nobody knows what it is now; what it was is known.
+    // The current state cannot be decoded; earlier states can.
     for path in ["/customers/3", "/customers/3?version=2", "/customers/3/history"] {
         assert_eq!(get(&service, &admin, path).await.status, 500, "{path}");
     }
@@ -165,12 +166,12 @@ async fn what_cannot_be_read_is_passed_on_as_it_stands_and_repaired_when_it_can(
     let first = get(&service, &admin, "/customers/3?version=1").await;
     assert_eq!((first.status, &first.body["name"]), (200, &json!("Person 3")));
     assert_eq!(listed(&service, &admin, 3).await, "Person 3");
-    // The feed is what is in the log.
+    // The feed returns the event as the log stores it.
     let feed = get(&service, &admin, "/events?customer=3").await;
     let last = feed.body["events"].as_array().unwrap().last().unwrap();
     assert_eq!((&last["version"], &last["data"]), (&json!("9"), &json!({"who": "Ada"})));
 
-    // A rebuild parks it in the same way.
+    // A rebuild parks the customer in the same way.
     for projection in ALL {
         let before = verified(&service, projection).await;
         let rebuilt = rebuild(projection, &service.pools.rebuild).await.unwrap();
@@ -203,18 +204,18 @@ async fn what_cannot_be_read_is_passed_on_as_it_stands_and_repaired_when_it_can(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rebuild_finds_those_it_cannot_store_among_many() {
-    let (service, admin, mut owner) = five().await;
+    let (service, admin, mut owner) = with_five_customers().await;
     for (id, name) in [(2, "Poison"), (2, "Good"), (4, "Good"), (4, "Poison"), (4, "Later")] {
         assert_eq!(put(&service, &admin, id, name).await.status, 200);
     }
     service.caught_up().await;
     let clean = get(&service, &admin, "/customers/4/history").await;
     for poison in POISON {
-        // What stands there already may stay.
+        // `not valid` accepts the existing rows.
         owner.execute(format!("{poison} not valid").as_str()).await.unwrap();
     }
     let rebuilt = rebuild(&CustomerHistory, &service.pools.rebuild).await.unwrap();
-    // Of the second customer two states are missing, of the fourth two; and the end of those before.
+    // Customers 2 and 4 each lack two states, and the state before those lacks its end.
     assert_eq!(rebuilt.changed, 6);
     let Verified { difference, parked, .. } = verified(&service, &CustomerHistory).await;
     assert_eq!(difference, None);

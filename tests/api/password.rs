@@ -1,4 +1,4 @@
-//! A new password, and whom it ends.
+//! `POST /password`, which ends all other sessions of the account; and the hashes of passwords.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ async fn a_refused_new_password_changes_nothing() {
 async fn a_new_password_ends_sessions_that_were_opened_for_longer() {
     let long = Service::start().await;
     let older = long.log_in_as(Role::Viewer).await;
-    // The service was started again with a shorter life of tokens.
+    // The service is restarted with a shorter token TTL.
     let token_ttl = Duration::from_mins(1);
     let short = Service::with(Config { token_ttl, ..long.config.clone() }).await;
     short.hands.forward(600);
@@ -70,7 +70,7 @@ async fn a_new_password_ends_sessions_that_were_opened_for_longer() {
     assert_eq!(token_alone(&long, &older).await, "401 unauthenticated");
 }
 
-/// An account whose hash has half of today's memory: what an earlier version may have stored.
+/// Adds an account whose hash uses half of the current memory, as an earlier version may have stored.
 async fn with_old_hash(service: &Service) {
     service.add_account("editor", Role::Editor).await;
     let params = argon2::Params::new(9728, 2, 1, None).unwrap();
@@ -89,7 +89,7 @@ async fn with_old_hash(service: &Service) {
 async fn an_old_hash_is_replaced_at_log_in_by_one_of_todays_parameters() {
     let service = Service::start().await;
     with_old_hash(&service).await;
-    // Several at once: one of them replaces it, and all come in.
+    // Of several concurrent log-ins one replaces the hash, and all succeed.
     let log_ins = (0..4).map(|_| service.log_in("editor"));
     for login in futures_util::future::join_all(log_ins).await {
         assert_eq!(send(service.get("/customers").login(&login)).await.status, 200);
@@ -107,8 +107,8 @@ async fn an_old_hash_is_replaced_at_log_in_by_one_of_todays_parameters() {
 async fn an_account_that_is_disabled_during_a_log_in_is_not_let_in() {
     let service = Service::start().await;
     with_old_hash(&service).await;
-    // The log-in has found its account and checked its password when it comes to replace the hash:
-    // there it waits for this transaction.
+    // The log-in finds its account and checks its password; then it replaces the hash, where it waits
+    // for this transaction.
     let mut disabling = service.pools.long.begin().await.unwrap();
     sqlx::query("update accounts set disabled = true").execute(&mut *disabling).await.unwrap();
     let body = json!({"username": "editor", "password": PASSWORD});
@@ -153,7 +153,7 @@ async fn a_stored_hash_that_would_cost_too_much_lets_nobody_in_and_costs_little(
         let body = json!({"username": "editor", "password": PASSWORD});
         let began = std::time::Instant::now();
         assert_eq!(verdict(service.post("/login").json(&body)).await, "401 unauthenticated");
-        // 4 billion passes would take years: this is no measurement.
+        // A generous limit, because 4 billion passes would take years.
         assert!(began.elapsed().as_secs() < 5, "{parameters}");
     }
     service.stop().await;
@@ -163,7 +163,7 @@ async fn a_stored_hash_that_would_cost_too_much_lets_nobody_in_and_costs_little(
 async fn a_new_password_does_not_undo_one_that_was_given_meanwhile() {
     let service = Service::start().await;
     let thief = service.log_in_as(Role::Viewer).await;
-    // The operator's change is under way: the row is locked, the old hash still to be seen.
+    // The operator's change is not committed: the row is locked, and readers still see the old hash.
     let mut changing = service.pools.long.begin().await.unwrap();
     sqlx::query("update accounts set password_hash = 'of the operator'")
         .execute(&mut *changing)
@@ -174,7 +174,7 @@ async fn a_new_password_does_not_undo_one_that_was_given_meanwhile() {
     let waits = "select exists (select from pg_stat_activity
                  where datname = current_database() and wait_event_type = 'Lock')";
     let commit = async {
-        until("it waits for the row", async || {
+        until("the request waits for the row", async || {
             sqlx::query_scalar(waits).fetch_one(&service.pools.short).await.unwrap()
         })
         .await;
@@ -200,7 +200,7 @@ async fn a_new_password_keeps_no_session_that_a_change_before_it_ends() {
         sessions.push(service.log_in(name).await);
     }
     for (name, session) in names.iter().zip(&sessions) {
-        // Redis has not heard of it yet.
+        // This change is in the log only; it is not applied to Redis yet.
         let name = customers::events::values::Username::parse(name).unwrap();
         let metadata = customers::events::metadata::Metadata::of_program("test");
         service.accounts().change_role(&name, Role::Viewer, metadata).await.unwrap();

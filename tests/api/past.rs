@@ -1,4 +1,4 @@
-//! Any moment of the past: one customer, or all of them.
+//! Reads of the past: one customer by version or time, lists by time, and pages of lists.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ async fn get(service: &Service, login: &Login, path: &str) -> Answer {
     send(service.get(path).login(login)).await
 }
 
-/// The time of the last event.
+/// The time of the last event, in RFC 3339.
 async fn time(service: &Service) -> String {
     let mut connection = PgConnection::connect(service.database_url()).await.unwrap();
     let at: DateTime<Utc> =
@@ -75,7 +75,7 @@ async fn an_earlier_state_is_shown_as_it_was_shown_then() {
             assert_eq!(past.header("etag"), then.header("etag"), "{query}");
         }
     }
-    // In another zone, and between two events.
+    // The time is in another time zone and between two events.
     let other = DateTime::parse_from_rfc3339(&shown[1].0).unwrap();
     let other = (other + chrono::TimeDelta::microseconds(1))
         .with_timezone(&chrono::FixedOffset::east_opt(3600).unwrap())
@@ -110,8 +110,9 @@ async fn the_past_is_for_auditors() {
     service.stop().await;
 }
 
-/// All pages of a list, by its cursors; the links lead the same way.
-async fn walked(service: &Service, login: &Login, path: &str) -> Vec<Value> {
+/// The customers of all pages of a list, read through the `Link` headers. Checks that each link has the
+/// cursor of the body.
+async fn all_pages(service: &Service, login: &Login, path: &str) -> Vec<Value> {
     let (mut path, mut all) = (path.to_owned(), vec![]);
     loop {
         let page = get(service, login, &path).await;
@@ -133,7 +134,7 @@ async fn walked(service: &Service, login: &Login, path: &str) -> Vec<Value> {
 async fn a_list_is_walked_page_by_page_at_any_moment() {
     let service = Service::start().await;
     let admin = service.log_in_as(Role::Admin).await;
-    // Many of one day, so that pages end between them.
+    // Several customers share a date of birth, so that pages end between them.
     for number in 1..=11 {
         let dob = format!("1990-12-{:02}", 10 + number % 3);
         let body = person(&format!("Person {number}"), &dob);
@@ -146,10 +147,14 @@ async fn a_list_is_walked_page_by_page_at_any_moment() {
     write(&service, &admin, Method::POST, "/customers", person("New", "2002-01-01")).await;
     let now = get(&service, &admin, "/customers").await;
     for limit in [1, 2, 3, 11, 1000] {
-        let list = walked(&service, &admin, &format!("/customers?limit={limit}")).await;
+        let list = all_pages(&service, &admin, &format!("/customers?limit={limit}")).await;
         assert_eq!(json!(list), now.body["customers"], "{limit}");
         let past = format!("/customers?limit={limit}&as_of={then}");
-        assert_eq!(json!(walked(&service, &admin, &past).await), all.body["customers"], "{limit}");
+        assert_eq!(
+            json!(all_pages(&service, &admin, &past).await),
+            all.body["customers"],
+            "{limit}"
+        );
     }
     assert_eq!(get(&service, &admin, &format!("/customers?as_of={then}")).await.text, all.text);
     let some = get(&service, &admin, &format!("/customers?as_of={then}&numbers=3")).await;
@@ -160,7 +165,7 @@ async fn a_list_is_walked_page_by_page_at_any_moment() {
     let empty = get(&service, &admin, "/customers?as_of=1999-01-01T00:00:00Z").await;
     assert_eq!(empty.text, "{\"number\":0,\"customers\":[]}");
 
-    // A cursor belongs to the moment for which it was given, and to nobody's pen.
+    // A cursor is valid only for its own moment, and a forged cursor is refused.
     let of = async |path: &str| get(&service, &admin, path).await.body["next"].clone();
     let (live, past) =
         (of("/customers?limit=1").await, of(&format!("/customers?limit=1&as_of={then}")).await);
@@ -211,7 +216,7 @@ async fn a_moment_that_was_shown_while_others_write_is_shown_again_as_it_was() {
     for writer in writers {
         writer.await.unwrap();
     }
-    assert!(shown.first().unwrap().1 < shown.last().unwrap().1, "nobody wrote");
+    assert!(shown.first().unwrap().1 < shown.last().unwrap().1, "the writers wrote nothing");
     for (moment, count) in shown {
         let list =
             get(&service, &admin, &format!("/customers?as_of={moment}&numbers=1000000")).await;
@@ -220,7 +225,7 @@ async fn a_moment_that_was_shown_while_others_write_is_shown_again_as_it_was() {
     service.stop().await;
 }
 
-/// What somebody does to the customer of that number.
+/// A generated write to the customer with this index.
 #[derive(Debug, Clone)]
 enum Step {
     Create(u8),
@@ -240,8 +245,8 @@ fn body(n: u8) -> Value {
     person(&format!("Person {n}"), &format!("1990-12-{:02}", 1 + n % 28))
 }
 
-/// Law: the list as of any moment is what the list was at that moment, and stays so; and a rebuild
-/// gives the same histories as following did.
+/// Property: the list as of any moment equals the list at that moment, also later; and a rebuild gives
+/// the same histories as the projector.
 #[test]
 fn the_list_as_of_any_moment_is_the_list_of_that_moment() {
     let runtime = tokio::runtime::Runtime::new().unwrap();

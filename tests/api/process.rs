@@ -1,4 +1,4 @@
-//! The built binary as a process of its own.
+//! The built binary as a separate process.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -13,7 +13,7 @@ use crate::harness::{Login, PASSWORD, PATIENCE, client, send};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_customers");
 
-/// The binary with nothing of this process's environment but PATH.
+/// A command of the binary. Of this process's environment it gets `PATH` only.
 pub fn command(arguments: &[&str], folder: &Path) -> Command {
     let mut command = Command::new(BINARY);
     command
@@ -26,16 +26,16 @@ pub fn command(arguments: &[&str], folder: &Path) -> Command {
     command
 }
 
-/// A running `serve` or `dev`.
+/// A running `customers serve` or `customers dev`.
 pub struct Process {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
-    /// `http://host:port`
+    /// The address of the service: `http://host:port`.
     pub url: String,
 }
 
 impl Process {
-    /// Starts it and waits until it says where it listens.
+    /// Starts the process and waits until it prints its address.
     pub async fn start(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -44,7 +44,7 @@ impl Process {
         process
     }
 
-    /// What stands behind `start` on the next line that begins so.
+    /// The rest of the next line of standard output that begins with `start`.
     pub async fn line(&mut self, start: &str) -> String {
         let reading = async {
             while let Some(line) = self.lines.next_line().await.unwrap() {
@@ -52,17 +52,17 @@ impl Process {
                     return rest.to_owned();
                 }
             }
-            panic!("it ended before it said {start:?}");
+            panic!("the process ended before it printed {start:?}");
         };
         tokio::time::timeout(PATIENCE * 3, reading).await.unwrap()
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.child.id().unwrap()
     }
 
-    /// Memory that it holds now, in MiB.
+    /// The current resident memory (`VmRSS`), in MiB.
     pub fn resident(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -74,17 +74,17 @@ impl Process {
         kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
     }
 
-    /// Ends it at once and waits until it is gone.
+    /// Sends SIGKILL and waits until the process has ended.
     pub async fn kill(mut self) {
         self.signal(Signal::KILL);
         self.child.wait().await.unwrap();
     }
 
-    /// Ends it in order; its exit code.
+    /// Sends the signal for a graceful shutdown; returns the exit code. Panics after 10 s.
     pub async fn end(mut self, signal: Signal) -> Option<i32> {
         self.signal(signal);
         let ended = tokio::time::timeout(Duration::from_secs(10), self.child.wait()).await;
-        ended.expect("it did not end within 10 s").unwrap().code()
+        ended.expect("the process ends within 10 s").unwrap().code()
     }
 
     pub fn request(&self, method: reqwest::Method, path: &str) -> RequestBuilder {

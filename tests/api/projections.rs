@@ -1,4 +1,5 @@
-//! The read table: what a rebuild gives, what live following gives and what the log says are one.
+//! The read tables: the result of a rebuild, the result of the projector and the fold of the log are
+//! equal.
 
 use chrono::NaiveDate;
 use customers::commands::{Bus, CustomerCommand, IfMatch};
@@ -15,7 +16,7 @@ use sqlx::{Connection as _, Executor as _, PgConnection, PgPool};
 
 use crate::harness::{Service, With as _, send};
 
-/// What somebody does to the customer of that number, if there is one.
+/// A generated command for the customer with this index, if it exists.
 #[derive(Debug, Clone)]
 enum Step {
     Create(u8),
@@ -36,7 +37,7 @@ fn person(n: u8) -> (Name, DateOfBirth) {
     (Name::parse(&format!("Person {n}")).unwrap(), DateOfBirth::stored(date))
 }
 
-async fn take(bus: &Bus, steps: &[Step]) {
+async fn execute(bus: &Bus, steps: &[Step]) {
     let mut ids: Vec<CustomerId> = vec![];
     for step in steps {
         let result = match step {
@@ -58,7 +59,7 @@ async fn take(bus: &Bus, steps: &[Step]) {
                 bus.change(*id, command, Metadata::default()).await
             }
         };
-        // A deleted customer refuses: that is one of the steps worth taking.
+        // A command on a deleted customer is refused, which is worth a step too.
         drop(result);
     }
 }
@@ -77,8 +78,8 @@ async fn history(pool: &PgPool) -> Vec<String> {
         .unwrap()
 }
 
-/// What both tables hold after they were filled by pages of these sizes, in turn; they are left as
-/// they were.
+/// The rows of both tables after the log is applied in pages of these sizes, in turn. The transaction is
+/// rolled back, so the tables do not change.
 async fn by_pages(pool: &PgPool, sizes: &[i64]) -> (Vec<String>, Vec<String>) {
     let mut transaction = pool.begin().await.unwrap();
     transaction.execute("truncate customers, customer_history").await.unwrap();
@@ -104,14 +105,14 @@ async fn by_pages(pool: &PgPool, sizes: &[i64]) -> (Vec<String>, Vec<String>) {
     (customers, history)
 }
 
-/// Begins a rebuild and drops it after so many milliseconds.
-async fn stopped_rebuild(projection: &'static dyn Projection, pool: &PgPool, after: u64) {
+/// Begins a rebuild and drops it after `after` milliseconds.
+async fn interrupted_rebuild(projection: &'static dyn Projection, pool: &PgPool, after: u64) {
     let work = rebuild(projection, pool);
     let _ = tokio::time::timeout(std::time::Duration::from_millis(after), work).await;
 }
 
-/// Law: for any commands, page sizes and moments at which rebuilds are stopped, the live rows, those
-/// by other pages, a rebuild from nothing and a fold of the log are equal.
+/// Property: for any commands, page sizes and moments at which rebuilds are interrupted, the live rows,
+/// the rows from other pages, the rows of a rebuild and the fold of the log are equal.
 #[test]
 fn a_rebuild_gives_what_following_gave_and_what_the_log_says() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -124,14 +125,14 @@ fn a_rebuild_gives_what_following_gave_and_what_the_log_says() {
     proptest!(config, |(steps in commands, sizes in sizes, stops in stops)| {
         runtime.block_on(async {
             let pool = &service.pools.long;
-            take(&bus, &steps).await;
+            execute(&bus, &steps).await;
             service.caught_up().await;
             let live = (rows(pool).await, history(pool).await);
             prop_assert_eq!(&by_pages(pool, &sizes).await, &live, "by pages");
             for projection in ALL {
                 prop_assert_eq!(verify(projection, pool).await.unwrap().difference, None, "log");
                 for after in &stops {
-                    stopped_rebuild(projection, &service.pools.rebuild, *after).await;
+                    interrupted_rebuild(projection, &service.pools.rebuild, *after).await;
                 }
                 let rebuilt = rebuild(projection, &service.pools.rebuild).await.unwrap();
                 prop_assert_eq!(rebuilt.position, read::head(pool).await.unwrap(), "position");
@@ -149,7 +150,7 @@ async fn verify_names_the_first_difference_and_a_rebuild_mends_it() {
     let service = Service::start().await;
     let bus = Bus::new(service.pools.appender.clone(), service.pools.short.clone());
     let pool = &service.pools.long;
-    take(&bus, &[Step::Create(1), Step::Create(2), Step::Create(3)]).await;
+    execute(&bus, &[Step::Create(1), Step::Create(2), Step::Create(3)]).await;
     service.caught_up().await;
     for (mistake, expected) in [
         ("update customers set name = 'Eve' where id = 2", "customer 2: the table has"),
@@ -225,7 +226,7 @@ async fn a_projection_that_stands_still_holds_no_other_back() {
     let service = Service::start().await;
     let login = service.log_in_as(Role::Admin).await;
     let ada = json!({"name": "Ada", "dob": "1990-12-10"});
-    // Binds the session, which is an event.
+    // This request binds the session, which appends an event.
     assert_eq!(send(service.get("/customers").login(&login)).await.status, 200);
     service.caught_up().await;
     let mut locking = PgConnection::connect(service.database_url()).await.unwrap();

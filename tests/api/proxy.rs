@@ -1,5 +1,5 @@
-//! A small TCP proxy that a test puts before a server, to cut a connection at a chosen moment or to
-//! move the server to another port without its client's knowledge.
+//! A small TCP proxy in front of a server: a test cuts connections at a chosen moment, or moves the
+//! server to another port while the client keeps the address.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -9,14 +9,14 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-/// What becomes of the next packet.
+/// Which data the proxy drops next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
-    /// All goes through.
+    /// The proxy forwards everything.
     Nothing = 0,
-    /// The next one to the server is lost, and with it both connections.
+    /// The proxy drops the next data to the server and closes both connections.
     NextRequest = 1,
-    /// The server does its work; its answer is lost, and with it both connections.
+    /// The server executes the request; the proxy drops its answer and closes both connections.
     NextAnswer = 2,
 }
 
@@ -25,7 +25,7 @@ pub struct Proxy {
     pub address: SocketAddr,
     target: Arc<Mutex<SocketAddr>>,
     cut: Arc<AtomicU8>,
-    /// Ends what goes through now.
+    /// Cancels the current connections.
     open: Arc<Mutex<CancellationToken>>,
 }
 
@@ -42,7 +42,7 @@ impl Proxy {
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let proxy = running.clone();
-                // A server that is away is one that refuses.
+                // If the server refuses, the task ends, which closes the client's connection.
                 tokio::spawn(async move { proxy.carry(client).await });
             }
         });
@@ -57,7 +57,7 @@ impl Proxy {
         self.cut.load(Ordering::SeqCst) != Cut::Nothing as u8
     }
 
-    /// Cuts all connections.
+    /// Closes all current connections.
     pub fn cut_all(&self) {
         std::mem::take(&mut *self.open.lock().unwrap()).cancel();
     }

@@ -1,4 +1,4 @@
-//! A rebuild while everything goes on: killed, taken up again, swapped in, gone back from.
+//! Rebuilds under load: killed, resumed, swapped in, rolled back.
 
 use std::fmt::{Debug, Write as _};
 use std::process::Stdio;
@@ -24,7 +24,7 @@ use crate::harness::{Login, Service, With as _, folder, send, until, variables};
 use crate::process::command;
 use crate::sessions::verdict;
 
-/// A service with so many customers, all shown.
+/// A service with `number` customers, which the read tables show, and an admin.
 async fn filled(number: u64) -> (Arc<Service>, Login) {
     let service = Service::start().await;
     let admin = service.log_in_as(Role::Admin).await;
@@ -44,8 +44,8 @@ async fn number(service: &Service, question: &str) -> i64 {
     sqlx::query_scalar(question).fetch_one(&service.pools.short).await.unwrap()
 }
 
-/// Of a rebuild there are only the tables that it has replaced.
-async fn nothing_is_left(service: &Service) {
+/// Checks that no state of a rebuild is left; the previous table may exist.
+async fn assert_no_rebuild_state(service: &Service) {
     let shadow = "select count(*) from pg_class where relnamespace = 'shadow'::regnamespace";
     let rows = "select (select count(*) from rebuilds) + (select count(*) from rebuild_parts)
                   + (select count(*) from spare_tables where place = 'shadow')
@@ -54,7 +54,7 @@ async fn nothing_is_left(service: &Service) {
     assert_eq!(number(service, rows).await, 0);
 }
 
-async fn all_is_right(service: &Service) {
+async fn assert_verified(service: &Service) {
     service.caught_up().await;
     for projection in ALL {
         let verified = verify(projection, &service.pools.long).await.unwrap();
@@ -62,8 +62,13 @@ async fn all_is_right(service: &Service) {
     }
 }
 
-/// Somebody who reads and writes without a pause until told to stop; each answer is checked.
-async fn at_work(service: Arc<Service>, login: Login, over: Arc<AtomicBool>, done: Arc<AtomicU64>) {
+/// Reads and writes without a pause until `over`, and checks each response.
+async fn read_and_write(
+    service: Arc<Service>,
+    login: Login,
+    over: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
+) {
     for n in 0.. {
         if over.load(Ordering::Relaxed) {
             return;
@@ -88,7 +93,7 @@ async fn a_rebuild_that_is_killed_at_any_moment_is_taken_up_again_and_nobody_not
     let rounds = if std::env::var_os("CUSTOMERS_TEST_LONG").is_some() { 20 } else { 4 };
     let (service, admin) = filled(21_000).await;
     let (over, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let worker = at_work(Arc::clone(&service), admin, Arc::clone(&over), Arc::clone(&done));
+    let worker = read_and_write(Arc::clone(&service), admin, Arc::clone(&over), Arc::clone(&done));
     let worker = tokio::spawn(worker);
     let mut killed = 0;
     for round in 0..rounds {
@@ -98,7 +103,7 @@ async fn a_rebuild_that_is_killed_at_any_moment_is_taken_up_again_and_nobody_not
         let mut process =
             process.envs(variables(service.database_url())).stdout(Stdio::null()).spawn().unwrap();
         let part = f64::from(u16::from_be_bytes(clock::random_bytes())) / f64::from(u16::MAX);
-        until("it has come far enough, or is through", async || {
+        until("the rebuild has come far enough or has ended", async || {
             let at = status::of(projection, &service.pools.short).await.unwrap().rebuild;
             let far = at
                 .is_some_and(|at| telemetry::as_f64(at.done) >= part * telemetry::as_f64(at.total));
@@ -112,10 +117,10 @@ async fn a_rebuild_that_is_killed_at_any_moment_is_taken_up_again_and_nobody_not
             killed += 1;
         }
     }
-    assert!(killed > 0, "none was killed");
+    assert!(killed > 0, "no rebuild was killed");
     for projection in ALL {
-        // PostgreSQL notices the end of the last one.
-        until("nobody is at work", async || {
+        // PostgreSQL takes a while to notice that the killed process has ended.
+        until("no rebuild is running", async || {
             let status = status::of(projection, &service.pools.short).await.unwrap();
             status.state != State::Rebuilding
         })
@@ -124,11 +129,11 @@ async fn a_rebuild_that_is_killed_at_any_moment_is_taken_up_again_and_nobody_not
         assert_eq!(rebuilt.changed, 0);
     }
     let before = done.load(Ordering::Relaxed);
-    until("the others went on", async || done.load(Ordering::Relaxed) > before).await;
+    until("reads and writes continue", async || done.load(Ordering::Relaxed) > before).await;
     over.store(true, Ordering::Relaxed);
     worker.await.unwrap();
-    nothing_is_left(&service).await;
-    all_is_right(&service).await;
+    assert_no_rebuild_state(&service).await;
+    assert_verified(&service).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -142,40 +147,40 @@ async fn a_rebuild_says_how_many_rows_it_changed_and_there_is_a_way_back() {
     owner.execute("delete from customers where id = 8").await.unwrap();
     let Rebuilt { changed, .. } = rebuild(&Customers, pool).await.unwrap();
     assert_eq!(changed, 2);
-    all_is_right(&service).await;
+    assert_verified(&service).await;
     let body = json!({"name": "Later", "dob": "2020-01-01"});
     let later = send(service.post("/customers").login(&admin).json(&body)).await;
     assert_eq!((later.status, later.header("projection-pending")), (201, None));
 
-    // Back to the tables with the mistakes, which have followed the log.
+    // The rollback serves the table with the mistakes, caught up with the log.
     assert_eq!(rollback(&Customers, pool).await.unwrap(), later.position());
     let youngest = send(service.get("/customers?numbers=1").login(&admin)).await;
     assert_eq!(youngest.body["customers"][0]["name"], "Later");
     let eve = send(service.get("/customers/7").login(&admin)).await;
     assert_eq!(eve.body["name"], "Eve");
     assert_eq!(verdict(service.get("/customers/8").login(&admin)).await, "404 not-found");
-    // And forth again.
+    // A second rollback serves the rebuilt table again.
     rollback(&Customers, pool).await.unwrap();
-    all_is_right(&service).await;
-    nothing_is_left(&service).await;
+    assert_verified(&service).await;
+    assert_no_rebuild_state(&service).await;
 }
 
-/// So many connections wait for a lock.
-async fn waiting(service: &Service, what: &str, expected: i64) {
+/// Waits until `expected` connections wait for a lock.
+async fn until_waiting(service: &Service, what: &str, expected: i64) {
     let waits = "select count(*) from pg_stat_activity
                  where datname = current_database() and wait_event_type = 'Lock'";
     until(what, async || number(service, waits).await == expected).await;
 }
 
-/// A rebuild that is asked for is through, and left nothing.
-async fn is_through(service: &Service) {
-    until("the rebuild is through", async || {
+/// Waits until the rebuild has ended, and checks the tables and that no state is left.
+async fn until_rebuilt(service: &Service) {
+    until("the rebuild has ended", async || {
         let status = status::of(&Customers, &service.pools.short).await.unwrap();
         status.state == State::Following
     })
     .await;
-    all_is_right(service).await;
-    nothing_is_left(service).await;
+    assert_verified(service).await;
+    assert_no_rebuild_state(service).await;
 }
 
 async fn stop(running: JoinHandle<impl Debug>) {
@@ -183,8 +188,9 @@ async fn stop(running: JoinHandle<impl Debug>) {
     assert!(running.await.unwrap_err().is_cancelled());
 }
 
-/// A rebuild that was cut off, and a transaction that is still at work for it, as after a kill.
-async fn cut_off(service: &Service) -> Transaction<'static, Postgres> {
+/// Begins a rebuild and drops it; returns a transaction that still holds the rows of the attempt, as after
+/// a kill.
+async fn interrupted_rebuild(service: &Service) -> Transaction<'static, Postgres> {
     drop(Rebuild::begin(&Customers, &service.pools.rebuild).await.unwrap());
     let mut left = service.pools.long.begin().await.unwrap();
     left.execute("select from rebuilds for share").await.unwrap();
@@ -195,17 +201,17 @@ async fn cut_off(service: &Service) -> Transaction<'static, Postgres> {
 async fn what_is_left_of_a_rebuild_that_was_stopped_changes_nothing_in_the_next() {
     let (service, admin) = filled(50).await;
     let pool = &service.pools.rebuild;
-    // It is stopped where its only part is about to begin.
+    // The attempt is stopped when its only partition is about to begin.
     let mut kept = service.pools.long.begin().await.unwrap();
     let begun = Rebuild::begin(&Customers, pool).await.unwrap();
     kept.execute("select from rebuilds for update").await.unwrap();
     let running = tokio::spawn(begun.run());
-    waiting(&service, "the part is about to begin", 1).await;
+    until_waiting(&service, "the partition is about to begin", 1).await;
     stop(running).await;
-    // Meanwhile another has taken it up: this is what it changes.
+    // A later attempt writes a new fencing token.
     kept.execute("update rebuilds set resumed_at = clock_timestamp()").await.unwrap();
     kept.commit().await.unwrap();
-    until("the part has ended", async || {
+    until("the partition has ended", async || {
         let ended = "select count(*) from pg_stat_activity
                      where datname = current_database() and application_name = 'customers rebuild'
                        and state <> 'idle'";
@@ -220,8 +226,8 @@ async fn what_is_left_of_a_rebuild_that_was_stopped_changes_nothing_in_the_next(
     assert_eq!(send(service.post("/customers").login(&admin).json(&ada)).await.status, 201);
     service.caught_up().await;
     assert_eq!(rebuild(&Customers, pool).await.unwrap().changed, 0);
-    all_is_right(&service).await;
-    nothing_is_left(&service).await;
+    assert_verified(&service).await;
+    assert_no_rebuild_state(&service).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -232,44 +238,44 @@ async fn parts_of_a_stopped_rebuild_that_are_at_work_are_waited_for() {
     let mut kept = service.pools.long.begin().await.unwrap();
     kept.execute("lock table shadow.customers in share mode").await.unwrap();
     let running = tokio::spawn(begun.run());
-    waiting(&service, "the part is at work", 1).await;
+    until_waiting(&service, "the partition is running", 1).await;
     stop(running).await;
     let next = rebuild(&Customers, pool);
     let free = async {
-        waiting(&service, "the next waits", 2).await;
+        until_waiting(&service, "the next attempt waits", 2).await;
         kept.commit().await.unwrap();
     };
     let (next, ()) = tokio::join!(next, free);
     assert_eq!(next.unwrap().changed, 0);
-    all_is_right(&service).await;
-    nothing_is_left(&service).await;
+    assert_verified(&service).await;
+    assert_no_rebuild_state(&service).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_left_of_a_rebuild_and_does_not_end_is_said() {
     let (service, admin) = filled(50).await;
-    let left = cut_off(&service).await;
+    let left = interrupted_rebuild(&service).await;
     let path = "/projections/customers/rebuild";
     let refused = send(service.post(path).login(&admin)).await;
     assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{refused:?}");
     assert_eq!(refused.body["type"], "/problems/unavailable");
     let rolled_back = rollback(&Customers, &service.pools.rebuild).await.unwrap_err();
-    assert!(rolled_back.to_string().contains("try again in a moment"), "{rolled_back}");
+    assert!(rolled_back.to_string().contains("retry later"), "{rolled_back}");
     left.commit().await.unwrap();
     assert_eq!(send(service.post(path).login(&admin)).await.status, 202);
-    is_through(&service).await;
+    until_rebuilt(&service).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rebuild_that_was_asked_for_goes_on_when_the_client_has_gone() {
     let (service, admin) = filled(50).await;
-    let left = cut_off(&service).await;
+    let left = interrupted_rebuild(&service).await;
     let request = service.post("/projections/customers/rebuild").login(&admin);
     let asked = tokio::spawn(request.send());
-    waiting(&service, "it waits for what is left", 1).await;
+    until_waiting(&service, "the request waits for the earlier attempt", 1).await;
     stop(asked).await;
     left.commit().await.unwrap();
-    is_through(&service).await;
+    until_rebuilt(&service).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -307,15 +313,15 @@ async fn a_long_reader_delays_the_swap_and_nothing_else() {
     }
     assert_eq!(told().await["state"], "rebuilding");
     reading.commit().await.unwrap();
-    until("the rebuild is through", async || told().await["state"] == "following").await;
+    until("the rebuild has ended", async || told().await["state"] == "following").await;
     assert_eq!(told().await["rebuild"], Value::Null);
     let body = json!({"name": "After", "dob": "2020-01-01"});
     let changed = send(service.put("/customers/5").login(&admin).json(&body)).await;
     assert_eq!((changed.status, changed.header("projection-pending")), (200, None));
     let list = send(service.get("/customers?numbers=1").login(&admin)).await;
     assert_eq!(list.body["customers"][0]["name"], "After");
-    nothing_is_left(&service).await;
-    all_is_right(&service).await;
+    assert_no_rebuild_state(&service).await;
+    assert_verified(&service).await;
     for name in ["nothing", "Customers", "%ff", "customers%00"] {
         let unknown = service.post(&format!("/projections/{name}/rebuild")).login(&admin);
         assert_eq!(verdict(unknown).await, "404 not-found", "{name}");
@@ -345,8 +351,8 @@ async fn a_history_is_rebuilt_with_all_of_its_indexes() {
     .fetch_one(&service.pools.short)
     .await
     .unwrap();
-    assert!(same, "other roles may read it than before");
-    all_is_right(&service).await;
+    assert!(same, "the privileges have changed");
+    assert_verified(&service).await;
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! Whatever becomes of Redis, no session comes back that has ended, and nobody gets in who should not.
+//! Sessions under failures of Redis: restart from an older dump, failover, lost data, freeze, full memory.
+//! No ended session is accepted again, and no session loses its binding.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,14 +20,14 @@ pub async fn service_on(url: String) -> Service {
     Service::with(Config { redis_url: Some(url.into()), ..config().await }).await
 }
 
-/// Another process on the same servers and keys.
-async fn another(service: &Service) -> Service {
+/// A second service on the same servers, with the same Redis prefix and signing keys.
+async fn second_service(service: &Service) -> Service {
     let Config { redis_url, redis_prefix, keys_dir, .. } = service.config.clone();
     let config = config_on(service.database_url());
     Service::with(Config { redis_url, redis_prefix, keys_dir, ..config }).await
 }
 
-/// A master, its replica, and the address behind which the master is.
+/// A master, its replica, and a proxy in front of the master.
 async fn master_and_replica() -> (Redis, Redis, Proxy) {
     let (master, replica) = (Redis::start(&[]).await, Redis::start(&[]).await);
     replica.ask(&format!("REPLICAOF 127.0.0.1 {}", master.address().port())).await;
@@ -34,9 +35,9 @@ async fn master_and_replica() -> (Redis, Redis, Proxy) {
     (master, replica, before)
 }
 
-/// Waits until the replica has all that this master has.
-async fn has_it_all(master: &Redis) {
-    until("the replica has it all", async || {
+/// Waits until the replica of this master is in sync.
+async fn until_in_sync(master: &Redis) {
+    until("the replica is in sync", async || {
         master.ask("WAIT 1 100").await == redis::Value::Int(1)
     })
     .await;
@@ -46,10 +47,10 @@ async fn is_ready(service: &Service) -> bool {
     send(service.get("/readyz")).await.status == 200
 }
 
-/// Waits until something else than 503 is answered, and gives that.
-async fn at_last(mut asked: impl AsyncFnMut() -> String) -> String {
+/// Repeats a request until its verdict is not 503; returns that verdict.
+async fn until_available(mut asked: impl AsyncFnMut() -> String) -> String {
     let mut told = String::new();
-    until("Redis is believed", async || {
+    until("Redis is available and trusted", async || {
         told = asked().await;
         told != "503 unavailable"
     })
@@ -57,13 +58,13 @@ async fn at_last(mut asked: impl AsyncFnMut() -> String) -> String {
     told
 }
 
-/// A session of an account with that name.
+/// Adds an editor with this name and opens a session.
 async fn open(service: &Service, name: &str) -> Login {
     service.add_account(name, Role::Editor).await;
     service.log_in(name).await
 }
 
-/// What ended or was bound behind the copy of Redis that serves from now on.
+/// Sessions that are ended, bound or kept after the state that the next Redis serves was copied.
 pub struct Ended {
     logged_out: Login,
     elsewhere: Login,
@@ -100,7 +101,7 @@ impl Ended {
         assert_eq!(token_and_cookie(service, &self.replayed).await, "200");
         assert_eq!(token_alone(service, &self.replayed).await, "401 token-replay");
         assert_eq!(token_and_cookie(service, &self.bound).await, "200");
-        // As the command line does it when it does not reach Redis.
+        // The command line changes accounts so when it cannot connect to Redis: in the log only.
         let accounts = service.accounts();
         let metadata = Metadata::of_program("test");
         let name = |name| Username::parse(name).unwrap();
@@ -108,7 +109,8 @@ impl Ended {
         accounts.change_role(&name("lowered"), Role::Viewer, metadata).await.unwrap();
     }
 
-    /// The first that is asked waits until Redis is believed. Nobody comes in before.
+    /// Checks that the ended sessions stay ended and the others are kept. No request is admitted before
+    /// the epoch of Redis is trusted.
     pub async fn stay_ended(&self, service: &Service) {
         for (what, login) in [
             ("logged out", &self.logged_out),
@@ -117,7 +119,7 @@ impl Ended {
             ("disabled", &self.disabled),
             ("role lowered", &self.lowered),
         ] {
-            let told = at_last(async || token_and_cookie(service, login).await).await;
+            let told = until_available(async || token_and_cookie(service, login).await).await;
             assert_eq!(told, "401 unauthenticated", "{what}");
             assert_eq!(token_alone(service, login).await, "401 unauthenticated", "{what}");
         }
@@ -137,12 +139,12 @@ async fn a_restart_from_an_older_dump_revives_no_session_and_unbinds_none() {
     redis.start_again().await;
     ended.stay_ended(&service).await;
     assert_eq!(token_alone(&service, &ended.bound).await, "401 token-replay");
-    until("it is ready", async || is_ready(&service).await).await;
+    until("the service is ready", async || is_ready(&service).await).await;
 
-    // The same for a process that starts on what was loaded.
+    // The same for a process that starts after Redis has loaded the older dump.
     redis.kill().await;
     redis.start_again().await;
-    let other = another(&service).await;
+    let other = second_service(&service).await;
     ended.stay_ended(&other).await;
     service.stop().await;
     other.stop().await;
@@ -157,16 +159,16 @@ async fn a_failover_to_a_replica_that_lags_revives_no_session_and_unbinds_none()
     let follow = format!("REPLICAOF 127.0.0.1 {}", between.address.port());
     replica.ask(&follow).await;
     let ended = Ended::open(&service).await;
-    // One replica has it all; then it hears nothing any more.
-    has_it_all(&master).await;
+    // The replica is in sync; then its connection is cut for good.
+    until_in_sync(&master).await;
     between.move_to(([127, 0, 0, 1], 1).into());
     between.cut_all();
     ended.end(&service).await;
 
-    // A replica that follows nobody yet lets nobody in, whatever it knows.
+    // No request is admitted while the server is still a replica, whatever data it has.
     before.move_to(replica.address());
     master.kill().await;
-    let told = at_most(async || token_alone(&service, &ended.logged_out).await).await;
+    let told = last_verdict(async || token_alone(&service, &ended.logged_out).await).await;
     assert_eq!(told, "503 unavailable");
     assert!(!is_ready(&service).await);
     replica.ask("REPLICAOF NO ONE").await;
@@ -175,8 +177,9 @@ async fn a_failover_to_a_replica_that_lags_revives_no_session_and_unbinds_none()
     service.stop().await;
 }
 
-/// What is told once the connection is the new one.
-async fn at_most(mut asked: impl AsyncFnMut() -> String) -> String {
+/// Repeats a request 20 times, so that the connection is replaced meanwhile; returns the last verdict.
+/// Checks that no repetition is admitted.
+async fn last_verdict(mut asked: impl AsyncFnMut() -> String) -> String {
     let mut told = asked().await;
     for _ in 0..20 {
         told = asked().await;
@@ -198,7 +201,7 @@ async fn a_redis_that_forgot_everything_lets_nobody_in_and_everybody_log_in_agai
     redis.kill().await;
     assert_eq!(token_alone(&service, &again).await, "503 unavailable");
     redis.start_again().await;
-    let told = at_last(async || token_alone(&service, &again).await).await;
+    let told = until_available(async || token_alone(&service, &again).await).await;
     assert_eq!(told, "401 unauthenticated");
     let again = service.log_in("ada").await;
     assert_eq!(token_alone(&service, &again).await, "200");
@@ -207,7 +210,7 @@ async fn a_redis_that_forgot_everything_lets_nobody_in_and_everybody_log_in_agai
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_ended_while_redis_was_away_has_ended_when_it_is_back() {
-    // It keeps every write, so what it knows is what it knew when it was killed.
+    // This Redis syncs every write to disk, so it restarts with the state of the moment of the kill.
     let mut redis = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]).await;
     let service = service_on(redis.url()).await;
     let (out, disabled) = (open(&service, "out").await, open(&service, "disabled").await);
@@ -219,10 +222,10 @@ async fn what_ended_while_redis_was_away_has_ended_when_it_is_back() {
     let name = Username::parse("disabled").unwrap();
     service.accounts().disable(&name, Metadata::of_program("test")).await.unwrap();
     redis.start_again().await;
-    let told = at_last(async || token_alone(&service, &disabled).await).await;
+    let told = until_available(async || token_alone(&service, &disabled).await).await;
     assert_eq!(told, "401 unauthenticated");
     assert_eq!(token_alone(&service, &kept).await, "200");
-    // The log-out was refused, so nothing of it is in the log: it is asked for again.
+    // The log-out got a 503 and has no event in the log, so the client repeats it.
     assert_eq!(verdict(service.delete("/logout").login(&out)).await, "200");
     service.stop().await;
 }
@@ -243,10 +246,13 @@ async fn sixty_four_clients_at_work_are_told_at_once_that_redis_stands_still() {
                     let asked = frozen.load(Ordering::SeqCst);
                     let began = Instant::now();
                     let told = token_alone(&service, &login).await;
-                    // The service promises 500 ms; the rest is for a machine that is busy.
+                    // The service promises 500 ms; the rest of the limit is for a busy machine.
                     assert!(began.elapsed().as_millis() < 5000, "{:?}", began.elapsed());
                     match told.as_str() {
-                        "200" => assert!(!asked || !frozen.load(Ordering::SeqCst), "let in"),
+                        "200" => assert!(
+                            !asked || !frozen.load(Ordering::SeqCst),
+                            "admitted while Redis is frozen"
+                        ),
                         "503 unavailable" => missed += 1,
                         other => panic!("{other}"),
                     }
@@ -263,11 +269,12 @@ async fn sixty_four_clients_at_work_are_told_at_once_that_redis_stands_still() {
     }
     frozen.store(false, Ordering::SeqCst);
     redis.signal(Signal::CONT);
-    until("it goes on by itself", async || token_alone(&service, &login).await == "200").await;
-    until("it is ready", async || is_ready(&service).await).await;
+    until("the session is accepted again", async || token_alone(&service, &login).await == "200")
+        .await;
+    until("the service is ready", async || is_ready(&service).await).await;
     stop.store(true, Ordering::SeqCst);
     for client in clients {
-        assert!(client.await.unwrap() > 0, "nobody told it");
+        assert!(client.await.unwrap() > 0, "a client never got a 503");
     }
 }
 
@@ -292,10 +299,10 @@ async fn a_redis_that_takes_no_writes_is_not_ready() {
         let told = verdict(log_out).await;
         assert!(["200", "503 unavailable"].contains(&told.as_str()), "{broken}: {told}");
         redis.ask(mended).await;
-        until("it is ready", async || is_ready(&service).await).await;
+        until("the service is ready", async || is_ready(&service).await).await;
         let again = service.log_in("ada").await;
         assert_eq!(token_alone(&service, &again).await, "200");
-        // A log-out that was asked for is asked for again, if need be.
+        // The client repeats a log-out that got a 503.
         let told = verdict(service.delete("/logout").token(&login)).await;
         assert!(["200", "401 unauthenticated"].contains(&told.as_str()), "{broken}: {told}");
         assert_eq!(token_alone(&service, &login).await, "401 unauthenticated");
@@ -308,8 +315,8 @@ async fn a_replay_is_one_also_for_a_process_that_has_just_started() {
     let service = Service::start().await;
     let login = open(&service, "ada").await;
     assert_eq!(token_and_cookie(&service, &login).await, "200");
-    let other = another(&service).await;
-    let told = at_last(async || token_alone(&other, &login).await).await;
+    let other = second_service(&service).await;
+    let told = until_available(async || token_alone(&other, &login).await).await;
     assert_eq!(told, "401 token-replay");
     assert_eq!(events_of_type(&service, "ada", "TokenReplayDetected").await.len(), 1);
     service.stop().await;
@@ -330,7 +337,10 @@ async fn a_full_redis_keeps_who_is_in_and_lets_go_who_has_to() {
     assert_eq!(token_alone(&service, &bob).await, "401 unauthenticated");
     let name = Username::parse("eve").unwrap();
     service.accounts().disable(&name, Metadata::of_program("test")).await.unwrap();
-    until("eve is out", async || token_alone(&service, &eve).await == "401 unauthenticated").await;
+    until("the session of eve has ended", async || {
+        token_alone(&service, &eve).await == "401 unauthenticated"
+    })
+    .await;
     service.stop().await;
 }
 
@@ -339,7 +349,7 @@ async fn what_was_not_recorded_is_recorded_when_it_is_asked_again() {
     let redis = Redis::start(&[]).await;
     let service = service_on(redis.url()).await;
     let (bound, replayed) = (open(&service, "bound").await, open(&service, "replayed").await);
-    // As a process leaves it that is killed between Redis and the log.
+    // The state after a process is killed between its write to Redis and its append to the log.
     let prefix = &service.config.redis_prefix;
     let left = async |login: &Login, name: &str, what: &str| {
         let key = format!("{prefix}:{{{name}}}:session:{}", sid(login));
@@ -362,13 +372,14 @@ async fn a_master_that_became_a_replica_is_left_for_the_new_one() {
     let (old, new, before) = master_and_replica().await;
     let service = service_on(format!("redis://{}", before.address)).await;
     let login = open(&service, "ada").await;
-    has_it_all(&old).await;
-    // The connections to the old one stay.
+    until_in_sync(&old).await;
+    // The connections to the old master are not cut.
     new.ask("REPLICAOF NO ONE").await;
     old.ask(&format!("REPLICAOF 127.0.0.1 {}", new.address().port())).await;
     before.move_to(new.address());
     assert_eq!(token_alone(&service, &login).await, "503 unavailable");
-    until("the new one is found", async || token_alone(&service, &login).await == "200").await;
+    until("the service uses the new master", async || token_alone(&service, &login).await == "200")
+        .await;
     service.stop().await;
 }
 
@@ -377,12 +388,13 @@ async fn a_master_that_is_gone_without_a_word_is_left_for_the_one_in_its_place()
     let (old, new, before) = master_and_replica().await;
     let service = service_on(format!("redis://{}", before.address)).await;
     let login = open(&service, "ada").await;
-    has_it_all(&old).await;
-    // Its machine has lost power, say: no connection to it ever ends, and nothing comes from it.
+    until_in_sync(&old).await;
+    // As after a power failure of its machine: the connections stay open and no answer comes.
     old.signal(Signal::STOP);
     new.ask("REPLICAOF NO ONE").await;
     before.move_to(new.address());
-    until("the new one is found", async || token_alone(&service, &login).await == "200").await;
+    until("the service uses the new master", async || token_alone(&service, &login).await == "200")
+        .await;
     service.stop().await;
 }
 
@@ -396,9 +408,9 @@ async fn an_endpoint_that_goes_to_and_fro_between_two_masters_revives_no_session
     for _ in 0..20 {
         many.push(service.log_in("many").await);
     }
-    has_it_all(&one).await;
+    until_in_sync(&one).await;
     other.ask("REPLICAOF NO ONE").await;
-    let go_to = {
+    let switch_to = {
         let (before, one, other) = (before.clone(), one.address(), other.address());
         move |first: bool| {
             before.move_to(if first { one } else { other });
@@ -406,24 +418,24 @@ async fn an_endpoint_that_goes_to_and_fro_between_two_masters_revives_no_session
         }
     };
 
-    // What ends while the one answers has ended when the other does.
-    go_to(false);
-    let told = at_last(async || token_alone(&service, &ended.kept).await).await;
+    // A session that ends while one master serves has also ended when the other one serves.
+    switch_to(false);
+    let told = until_available(async || token_alone(&service, &ended.kept).await).await;
     assert_eq!(told, "200");
     ended.end(&service).await;
-    go_to(true);
+    switch_to(true);
     ended.stay_ended(&service).await;
-    go_to(false);
+    switch_to(false);
     ended.stay_ended(&service).await;
 
-    // Nor does it matter what is going on when they change.
+    // The same while requests are in flight during a change of master.
     let stop = Arc::new(AtomicBool::new(false));
     let changing = tokio::spawn({
-        let (stop, go_to) = (Arc::clone(&stop), go_to.clone());
+        let (stop, switch_to) = (Arc::clone(&stop), switch_to.clone());
         async move {
             let mut pause = tokio::time::interval(std::time::Duration::from_millis(60));
             for round in 0_u32.. {
-                go_to(round.is_multiple_of(2));
+                switch_to(round.is_multiple_of(2));
                 if stop.load(Ordering::SeqCst) {
                     return;
                 }
@@ -432,7 +444,7 @@ async fn an_endpoint_that_goes_to_and_fro_between_two_masters_revives_no_session
         }
     });
     for login in &many {
-        until("it is logged out", async || {
+        until("the session is logged out", async || {
             let told = verdict(service.delete("/logout").login(login)).await;
             assert!(["200", "401 unauthenticated", "503 unavailable"].contains(&&*told), "{told}");
             told != "503 unavailable"
@@ -442,9 +454,9 @@ async fn an_endpoint_that_goes_to_and_fro_between_two_masters_revives_no_session
     stop.store(true, Ordering::SeqCst);
     changing.await.unwrap();
     for first in [true, false] {
-        go_to(first);
+        switch_to(first);
         for login in &many {
-            let told = at_last(async || token_and_cookie(&service, login).await).await;
+            let told = until_available(async || token_and_cookie(&service, login).await).await;
             assert_eq!(told, "401 unauthenticated", "{first}");
         }
     }
@@ -460,14 +472,14 @@ async fn processes_that_are_on_two_masters_learn_from_the_log_what_has_ended() {
     let there = Service::with(Config { redis_prefix, keys_dir, ..config }).await;
     let login = open(&here, "ada").await;
     assert_eq!(token_alone(&there, &login).await, "200");
-    has_it_all(&one).await;
+    until_in_sync(&one).await;
     other.ask("REPLICAOF NO ONE").await;
     before.move_to(other.address());
     before.cut_all();
-    let told = at_last(async || verdict(there.delete("/logout").login(&login)).await).await;
-    // If it was answered 503, the log may have ended it meanwhile.
+    let told = until_available(async || verdict(there.delete("/logout").login(&login)).await).await;
+    // The first log-out may have got a 503 although its event is in the log; then the next gets a 401.
     assert!(["200", "401 unauthenticated"].contains(&&*told), "{told}");
-    until("it has ended here too", async || {
+    until("the session has ended on the other master too", async || {
         token_alone(&here, &login).await == "401 unauthenticated"
     })
     .await;
@@ -482,6 +494,6 @@ async fn a_redis_that_takes_the_password_later_is_ready_then() {
     let service = service_on(redis.url().replace("redis://", "redis://:secret@")).await;
     assert!(!is_ready(&service).await);
     redis.ask("CONFIG SET requirepass secret").await;
-    until("it is ready", async || is_ready(&service).await).await;
+    until("the service is ready", async || is_ready(&service).await).await;
     service.stop().await;
 }

@@ -1,5 +1,5 @@
-//! Of several refusals the first in DESIGN's order is the one that is answered; and the frame that
-//! every answer has.
+//! The order of refusals when several apply (docs/api.md, Errors); unknown routes, request ids and the
+//! rate limit of a client.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use reqwest::{Method, RequestBuilder};
 
 use crate::harness::{Service, With as _, config, send};
 
-/// A body that says that it is too large.
+/// Adds a body over the limit, with its `Content-Length`.
 fn too_large(request: RequestBuilder) -> RequestBuilder {
     request.body(" ".repeat(64 * 1024 + 1))
 }
@@ -142,11 +142,11 @@ async fn a_request_keeps_its_own_id_if_that_is_short_and_plain() {
     assert_ne!(ids[0], ids[1]);
 }
 
-/// Requests per second in these tests.
+/// The rate limit in these tests, in requests per second.
 const PER_SECOND: u32 = 5;
 
-/// Asks until a request is refused, and checks that at least `least` got through before, with the
-/// status given, and no more than the limit allows.
+/// Sends requests until one gets a 429. Checks that at least `least` requests before it got `status`, and
+/// no more than the limit allows.
 async fn exhaust(
     service: &Service,
     (path, status): (&str, u16),
@@ -157,7 +157,7 @@ async fn exhaust(
     for number in 0..1000 {
         let answer = send(service.get(path).header("x-forwarded-for", from(number))).await;
         if answer.status == 429 {
-            assert!(number >= least, "only {number} got through");
+            assert!(number >= least, "only {number} requests were admitted");
             assert!(answer.header("retry-after").unwrap().parse::<u64>().unwrap() >= 1);
             assert_eq!(
                 answer.shape(),
@@ -166,11 +166,11 @@ async fn exhaust(
             return;
         }
         assert_eq!(answer.status, status);
-        // A full second's worth at once, then one more each fifth of a second.
+        // The burst is the limit of a full second; then one more request per fifth of a second.
         let most = f64::from(PER_SECOND) * (started.elapsed().as_secs_f64() + 1.0) + 1.0;
         assert!(f64::from(number) <= most, "{number} requests in {:?}", started.elapsed());
     }
-    panic!("nothing was refused");
+    panic!("no request was refused");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -178,7 +178,7 @@ async fn more_requests_per_second_than_configured_are_refused() {
     let mut config = config().await;
     config.rate_limit = PER_SECOND;
     let service = Service::with(config).await;
-    // What is no route or no method does not count.
+    // Requests with an unknown route, a wrong method or too large a body do not count.
     for _ in 0..20 {
         assert_eq!(send(service.get("/nothing")).await.status, 404);
         assert_eq!(send(service.put("/livez")).await.status, 405);
@@ -186,7 +186,7 @@ async fn more_requests_per_second_than_configured_are_refused() {
     }
     exhaust(&service, ("/livez", 200), PER_SECOND, |_| "192.0.2.1".to_owned()).await;
 
-    // The limit is one for all routes; it stands behind 404, 405 and 413, and before the log-in.
+    // One limit covers all routes. It is checked after 404, 405 and 413, and before authentication.
     exhaust(&service, ("/customers", 401), 0, |_| "192.0.2.1".to_owned()).await;
     assert_eq!(send(service.get("/nothing")).await.status, 404);
     assert_eq!(send(too_large(service.post("/customers"))).await.status, 413);
@@ -211,7 +211,7 @@ async fn clients_behind_a_trusted_proxy_have_a_limit_each() {
         let from = format!("198.51.100.7, 192.0.2.{number}");
         assert_eq!(send(service.get("/livez").header("x-forwarded-for", from)).await.status, 200);
     }
-    // What stands left of the proxy's own word is the client's: it counts for nothing.
+    // Only the last address is the proxy's; the addresses before it come from the client and are ignored.
     exhaust(&service, ("/livez", 200), PER_SECOND, |number| {
         format!("198.51.100.{number}, 192.0.2.99")
     })

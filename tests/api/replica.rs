@@ -1,4 +1,4 @@
-//! Reads on a real replica: PostgreSQL streaming from the primary.
+//! Reads from a real PostgreSQL replica with streaming replication.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,23 +17,32 @@ use tokio::process::Command;
 use crate::harness::{Login, Service, With as _, config_on, folder, send, until};
 use crate::sessions::verdict;
 
-/// A program that comes with PostgreSQL.
+/// The path of a program of PostgreSQL.
 fn program(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap();
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let folders =
         versions.map(|version| version.path().join("bin")).chain(std::env::split_paths(&path));
-    folders.map(|folder| folder.join(name)).find(|path| path.exists()).expect("it is installed")
+    folders
+        .map(|folder| folder.join(name))
+        .find(|path| path.exists())
+        .expect("PostgreSQL is installed")
 }
 
 async fn start(folder: &Path) -> Servers {
     let (folder, secret) = (folder.to_path_buf(), [9; 32]);
-    let options =
-        Options { folder, postgres: true, redis: false, secret, settings: vec![], quick: true };
+    let options = Options {
+        folder,
+        postgres: true,
+        redis: false,
+        secret,
+        settings: vec![],
+        throw_away: true,
+    };
     Servers::start(options).await.unwrap()
 }
 
-/// A primary, a replica that streams from it, and a service on both.
+/// A primary, its streaming replica, and a service that uses both.
 struct Pair {
     primary: Servers,
     replica: Servers,
@@ -70,7 +79,7 @@ impl Pair {
         PgConnection::connect(url).await.unwrap().execute(statement).await.unwrap();
     }
 
-    /// Writes customer 1; the position.
+    /// Renames customer 1; returns the position.
     async fn rename(&self, name: &str) -> i64 {
         let body = json!({"name": name, "dob": "1990-12-10"});
         let changed = send(self.service.put("/customers/1").login(&self.admin).json(&body)).await;
@@ -78,7 +87,7 @@ impl Pair {
         changed.position()
     }
 
-    /// The name of customer 1 as it is read without and with a position, in three ways.
+    /// The name of customer 1 in four reads, with `Min-Event-Position` if there is a position.
     async fn names(&self, position: Option<i64>) -> Vec<String> {
         let mut names = vec![];
         for (path, pointer) in [
@@ -111,11 +120,11 @@ async fn reads_come_from_the_replica_and_never_show_less_than_they_ask_for() {
         let position = pair.rename(&name).await;
         assert_eq!(pair.names(Some(position)).await, vec![name; 4]);
     }
-    until("the replica is there", async || pair.names(None).await == vec!["Name 19"; 4]).await;
+    until("the replica is in sync", async || pair.names(None).await == vec!["Name 19"; 4]).await;
 
-    // It stands still: what is read without a position is older, what is read with one is not.
+    // While the replay is paused, a read without a position is stale, and a read with a position is not.
     pair.on_replica("select pg_wal_replay_pause()").await;
-    until("it stands still", async || {
+    until("the replay is paused", async || {
         let mut connection =
             PgConnection::connect(pair.replica.database_url().unwrap()).await.unwrap();
         let state: String = sqlx::query_scalar("select pg_get_wal_replay_pause_state()")
@@ -140,14 +149,14 @@ async fn reads_come_from_the_replica_and_never_show_less_than_they_ask_for() {
     assert_eq!(then.body["customers"][0]["name"], "Later");
     let beyond = service.get("/customers/1").login(admin).header("min-event-position", "99999");
     assert_eq!(verdict(beyond).await, "400 malformed");
-    // One that it does not know yet is not "unknown".
+    // A customer that the replica does not have yet is read from the primary, not answered 404.
     let created = send(service.post("/customers").login(admin).json(&body)).await;
     let path = created.header("location").unwrap().to_owned();
     assert_eq!(send(service.get(&path).login(admin)).await.status, 200);
     pair.on_replica("select pg_wal_replay_resume()").await;
-    until("it has caught up", async || pair.names(None).await == vec!["Later"; 4]).await;
+    until("the replica has caught up", async || pair.names(None).await == vec!["Later"; 4]).await;
 
-    // The primary away: who asks for nothing special is answered.
+    // Without the primary, reads without a position are answered.
     let Pair { primary, replica, service, admin } = pair;
     primary.stop().await;
     let read = send(service.get("/customers/1").login(&admin)).await;
@@ -159,7 +168,7 @@ async fn reads_come_from_the_replica_and_never_show_less_than_they_ask_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_cancels_stops_or_is_away_costs_no_read() {
-    // Whoever stands in the way of the replay is cancelled at once.
+    // With this setting the replica at once cancels each query that blocks its replay.
     let pair = Pair::start("max_standby_streaming_delay = 0").await;
     let admin = pair.admin.clone();
     for n in 0..50 {
@@ -183,11 +192,11 @@ async fn a_replica_that_cancels_stops_or_is_away_costs_no_read() {
         })
     });
     let readers: Vec<_> = readers.collect();
-    // Each swap locks the tables, on the replica too, and cancels who reads them there.
+    // Each swap locks the tables on the replica too, which cancels the queries that read them.
     for round in 0..10 {
         rebuild(ALL[round % 2], &pair.service.pools.rebuild).await.unwrap();
     }
-    // It dies while it is read.
+    // The replica stops during reads.
     pair.replica.stop().await;
     for n in 1..=20 {
         let body = json!({"name": "Changed", "dob": "1990-12-10"});

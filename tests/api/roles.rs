@@ -1,4 +1,4 @@
-//! Who may use what: every row of the table of routes, asked by every role.
+//! Authorization: every route with every role, and the forms of `Authorization`.
 
 use customers::api;
 use customers::events::values::Role;
@@ -8,9 +8,9 @@ use serde_json::json;
 
 use crate::harness::{Answer, Login, Service, With as _, send};
 
-/// A request that every handler refuses with 400, but only once it has let us in: it tells who is
-/// let in and changes nothing.
-fn knock(service: &Service, route: &api::Route) -> RequestBuilder {
+/// A request that an authorized caller gets a 400 for: it shows whether the route admits the role, and
+/// changes nothing.
+fn probe(service: &Service, route: &api::Route) -> RequestBuilder {
     let path = format!("{}?surprise=1", route.path.replace("{id}", "1"));
     let request = service.request(route.method.parse().unwrap(), &path);
     match (route.method, route.path) {
@@ -36,7 +36,7 @@ async fn each_role_is_let_in_exactly_where_the_table_of_routes_says() {
         let login = service.log_in_as(role).await;
         for route in api::routes() {
             let what = format!("{role}: {} {}", route.method, route.path);
-            let answer = send(knock(&service, &route).login(&login)).await;
+            let answer = send(probe(&service, &route).login(&login)).await;
             match route.role {
                 Some(needed) if !role.covers(needed) => {
                     let whole = format!(
@@ -58,8 +58,8 @@ async fn nobody_is_let_in_without_a_token_where_one_is_needed() {
     let service = Service::start().await;
     for route in api::routes() {
         let what = format!("{} {}", route.method, route.path);
-        let bare = send(knock(&service, &route)).await;
-        let garbage = send(knock(&service, &route).bearer_auth("garbage")).await;
+        let bare = send(probe(&service, &route)).await;
+        let garbage = send(probe(&service, &route).bearer_auth("garbage")).await;
         if route.role.is_some() {
             assert_not_logged_in(&bare, &what);
             assert_not_logged_in(&garbage, &what);
@@ -69,7 +69,7 @@ async fn nobody_is_let_in_without_a_token_where_one_is_needed() {
     }
 }
 
-/// The four rows of DESIGN's section 1: who may do what, in words that the code does not share.
+/// The roles and routes of docs/api.md, written independently of the code.
 #[test]
 fn the_roles_are_what_the_design_says() {
     let covered = |role: Role| Role::ALL.map(|needed| role.covers(needed));
@@ -127,7 +127,7 @@ async fn only_one_plain_bearer_token_is_a_log_in() {
         let what: Vec<_> = values.iter().map(|value| String::from_utf8_lossy(value)).collect();
         assert_not_logged_in(&ask(values).await, &format!("{what:?}"));
     }
-    // A token is taken from nowhere else.
+    // A token is accepted only in the header `Authorization`.
     for request in [
         service.get("/customers").header("cookie", format!("access_token={token}")),
         service.get("/customers").header("x-authorization", format!("Bearer {token}")),
@@ -135,7 +135,7 @@ async fn only_one_plain_bearer_token_is_a_log_in() {
     ] {
         assert_not_logged_in(&send(request).await, "elsewhere");
     }
-    // None of this has ended the session.
+    // No refusal above has ended the session.
     assert_eq!(ask(&[&bearer("Bearer")]).await.status, 200);
 }
 

@@ -1,4 +1,5 @@
-//! The service's own role can do what the service does, and no more.
+//! The privileges of the service's role, and migrations: the role can do what the service does, and no
+//! more.
 
 use customers::events::values::Role;
 use customers::projections::ALL;
@@ -11,7 +12,7 @@ use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use crate::harness::{Service, With as _, config_on, database, empty_database, send, unique_name};
 
-/// The same database for another role.
+/// The URL of the same database for another role.
 fn url_for(database_url: &str, role: &str) -> String {
     let (_, host) = database_url.split_once('@').unwrap();
     format!("postgres://{role}:secret@{host}")
@@ -54,7 +55,7 @@ async fn the_services_role_appends_through_the_function_and_in_no_other_way() {
         .fetch_one(&mut connection)
         .await
         .unwrap();
-    assert_eq!(left, 0, "what is done is forgotten");
+    assert_eq!(left, 0, "a finished import is not kept");
     assert_eq!(send(service.delete("/logout").login(&login)).await.status, 200);
 
     for statement in [
@@ -89,7 +90,7 @@ async fn a_schema_that_is_missing_or_another_stops_the_start() {
     let pool = sqlx::PgPool::connect(url.expose_secret()).await.unwrap();
     let error = schema::check(&url).await.unwrap_err().to_string();
     assert!(error.contains("customers migrate"), "{error}");
-    // Twice, at once, from two places: one after the other.
+    // Two concurrent migrations run one after the other.
     let (first, second) =
         tokio::join!(schema::migrate(&url, None), schema::migrate(&url, Some(&url)));
     first.unwrap();

@@ -1,4 +1,4 @@
-//! Log-in, log-out, expiry, the limit of live sessions.
+//! Log-in, log-out, expiry, and the limit of live sessions per account.
 
 use customers::config::Config;
 use customers::events::values::Role;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::harness::{Answer, Login, PASSWORD, Service, With as _, config, send};
 use crate::tokens::claims;
 
-/// What the log says of an account.
+/// One event of an account.
 #[derive(Debug)]
 pub struct Recorded {
     pub kind: String,
@@ -17,7 +17,7 @@ pub struct Recorded {
     pub metadata: Value,
 }
 
-/// An account's events, oldest first.
+/// The events of an account, oldest first.
 pub async fn account_events(service: &Service, name: &str) -> Vec<Recorded> {
     let rows: Vec<(String, String, String)> = sqlx::query_as(
         "select event_type, payload::text, metadata::text from events
@@ -36,12 +36,12 @@ pub async fn account_events(service: &Service, name: &str) -> Vec<Recorded> {
         .collect()
 }
 
-/// Those of one type.
+/// The events of an account that have one type.
 pub async fn events_of_type(service: &Service, name: &str, kind: &str) -> Vec<Recorded> {
     account_events(service, name).await.into_iter().filter(|event| event.kind == kind).collect()
 }
 
-/// The status, and the slug of the problem if it is one.
+/// The status of the response, with the slug of the problem if it is one: `401 token-replay`.
 pub async fn verdict(request: RequestBuilder) -> String {
     let answer = send(request).await;
     match answer.body["type"].as_str().and_then(|kind| kind.strip_prefix("/problems/")) {
@@ -50,17 +50,17 @@ pub async fn verdict(request: RequestBuilder) -> String {
     }
 }
 
-/// What a request with the token alone comes to.
+/// The verdict of a request with the token and without the cookie.
 pub async fn token_alone(service: &Service, login: &Login) -> String {
     verdict(service.get("/customers?numbers=0").token(login)).await
 }
 
-/// What a request with token and cookie comes to.
+/// The verdict of a request with token and cookie.
 pub async fn token_and_cookie(service: &Service, login: &Login) -> String {
     verdict(service.get("/customers?numbers=0").login(login)).await
 }
 
-/// What the answer to a log-in gave.
+/// The credentials in the response to a log-in.
 pub fn login_of(answer: &Answer) -> Login {
     assert_eq!(answer.status, 200, "{answer:?}");
     let token = answer.body["access_token"].as_str().unwrap().to_owned();
@@ -75,7 +75,7 @@ pub fn try_to_log_in(service: &Service, username: &str, password: &str) -> Reque
     service.post("/login").json(&json!({"username": username, "password": password}))
 }
 
-/// The attributes of a cookie; its value is checked and left out.
+/// The attributes of the cookie that the response sets. Checks its name and the length of its value.
 fn attributes<'a>(answer: &'a Answer, name: &str) -> &'a str {
     let (pair, attributes) = answer.header("set-cookie").unwrap().split_once("; ").unwrap();
     let value = pair.strip_prefix(name).and_then(|rest| rest.strip_prefix('=')).unwrap();

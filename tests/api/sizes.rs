@@ -1,4 +1,4 @@
-//! Bodies: up to 64 KiB, and every spelling of JSON's media type.
+//! The limit of 64 KiB for bodies, and the accepted spellings of the JSON media type.
 
 use customers::api;
 use customers::events::values::Role;
@@ -11,13 +11,13 @@ use crate::harness::{Service, With as _, send};
 
 const LIMIT: usize = 64 * 1024;
 
-/// A customer in so many bytes.
+/// A valid body of `bytes` bytes.
 fn ada(bytes: usize) -> String {
     let ada = r#"{"name":"Ada","dob":"1990-12-10"}"#;
     format!("{ada}{}", " ".repeat(bytes - ada.len()))
 }
 
-/// The same without saying how long it is.
+/// A body in chunks, without `Content-Length`.
 fn chunked(text: &str) -> Body {
     let chunks: Vec<_> =
         text.as_bytes().chunks(8192).map(|chunk| Ok::<_, std::io::Error>(chunk.to_vec())).collect();

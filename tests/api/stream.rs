@@ -1,4 +1,4 @@
-//! `GET /events/stream`: the log as it grows.
+//! `GET /events/stream`: the log as server-sent events, as it grows.
 
 use std::time::Duration;
 
@@ -20,17 +20,17 @@ use crate::harness::{Login, PATIENCE, Service, With as _, folder, send, until, v
 use crate::process::{Process, command};
 use crate::sessions::verdict;
 
-/// A client that understands what it is sent.
+/// A client that parses server-sent events.
 struct Listener {
     response: Response,
     text: String,
-    /// The last `id:`.
+    /// The last received `id:`.
     at: i64,
 }
 
 impl Listener {
     async fn of(request: RequestBuilder) -> Self {
-        // The whole answer has no time limit: it lasts.
+        // The response does not end, so the default timeout of the client does not fit.
         let response = request.timeout(Duration::from_mins(3)).send().await.unwrap();
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
@@ -40,7 +40,7 @@ impl Listener {
         listener
     }
 
-    /// The next block; `None` at the end.
+    /// The next block; `None` at the end of the stream.
     async fn block(&mut self) -> Option<String> {
         loop {
             if let Some((block, rest)) = self.text.split_once("\n\n") {
@@ -50,14 +50,14 @@ impl Listener {
             }
             let chunk = tokio::time::timeout(PATIENCE * 2, self.response.chunk()).await.unwrap();
             let Some(chunk) = chunk.unwrap() else {
-                assert_eq!(self.text, "", "cut in the middle of an event");
+                assert_eq!(self.text, "", "the stream ended inside an event");
                 return None;
             };
             self.text += std::str::from_utf8(&chunk).unwrap();
         }
     }
 
-    /// The next event, which has to be the next in the log.
+    /// The next event. Checks that it is the next one in the log.
     async fn event(&mut self) -> Option<Value> {
         loop {
             let block = self.block().await?;
@@ -67,7 +67,7 @@ impl Listener {
             let (id, data) = block.split_once('\n').unwrap();
             let id: i64 = id.strip_prefix("id: ").unwrap().parse().unwrap();
             let event: Value = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
-            assert_eq!((id, &event["position"]), (self.at + 1, &json!(id)), "a gap, or twice");
+            assert_eq!((id, &event["position"]), (self.at + 1, &json!(id)), "a gap or a duplicate");
             self.at = id;
             return Some(event);
         }
@@ -76,12 +76,12 @@ impl Listener {
     async fn up_to(&mut self, position: i64) -> Vec<Value> {
         let mut events = vec![];
         while self.at < position {
-            events.push(self.event().await.expect("the stream has ended"));
+            events.push(self.event().await.expect("the stream continues"));
         }
         events
     }
 
-    /// Until it ends.
+    /// Waits until the stream ends.
     async fn ends(mut self) {
         while self.block().await.is_some() {}
     }
@@ -96,10 +96,10 @@ async fn head(service: &Service) -> i64 {
     read::head(&service.pools.short).await.unwrap()
 }
 
-/// Appends customers without the service, as a program of the same database would.
+/// Appends `count` customers without HTTP.
 async fn append(pools: &Pools, count: u64) {
     let bus = Bus::new(pools.appender.clone(), pools.short.clone());
-    // So few at once that none waits too long for its turn, however busy the machine is.
+    // A small batch at a time, so that no command times out in the queue on a busy machine.
     for start in (0..count).step_by(200) {
         let creates = (start..count.min(start + 200)).map(|i| {
             let (bus, (name, dob)) = (bus.clone(), demo::person(i));
@@ -119,20 +119,20 @@ async fn a_stream_shows_each_event_once_and_goes_on_where_it_was() {
     create(&service, &admin, "Ada").await;
     let before = head(&service).await;
 
-    // Without a position: what comes from now on.
+    // A stream without a position begins at the head.
     let mut live = Listener::of(stream("")).await;
     assert_eq!(live.at, before);
     let position = create(&service, &admin, "Grace").await;
     let event = live.event().await.unwrap();
     assert_eq!((&event["position"], &event["data"]["name"]), (&json!(position), &json!("Grace")));
 
-    // From the beginning: the same objects as the feed's.
+    // A stream from the beginning has the same objects as the feed.
     let mut all = Listener::of(stream("?after=0")).await;
     let shown = all.up_to(position).await;
     let feed = send(service.get("/events").login(&admin)).await;
     assert_eq!(json!(shown), feed.body["events"]);
 
-    // A browser comes back to the address that it was given, and says where it was.
+    // A browser reconnects to the same URL with `Last-Event-ID`, which has precedence over `after`.
     let back = stream("?after=0").header("last-event-id", before);
     let mut back = Listener::of(back).await;
     assert_eq!((back.at, back.event().await), (before, Some(event)));
@@ -172,8 +172,8 @@ async fn another_process_says_that_the_log_has_grown() {
     let one = Pools::new(service.config.database_url.as_ref().unwrap()).unwrap();
     let tasks = Tasks::default();
     let mut appends = Subscription::start(&one.appender, one.notify.clone(), &tasks);
-    // Both sides have to listen first; until then nothing is said.
-    until("it listens", async || {
+    // A notification before the subscription listens is lost, so it is repeated until it arrives.
+    until("the subscription listens", async || {
         appends.mark_seen();
         let mut other = PgConnection::connect(service.database_url()).await.unwrap();
         other.execute(format!("notify {CHANNEL}").as_str()).await.unwrap();
@@ -181,12 +181,13 @@ async fn another_process_says_that_the_log_has_grown() {
     })
     .await;
     appends.mark_seen();
-    // The service's own appender tells everybody.
+    // The appender of the service notifies other processes.
     let woken = async { tokio::time::timeout(PATIENCE, appends.wait(PATIENCE * 2)).await };
     let (woken, ()) = tokio::join!(woken, append(&service.pools, 1));
-    woken.expect("nobody said it");
+    woken.expect("the notification arrives");
 
-    // A connection that is lost comes back by itself, and what was said meanwhile is not missed.
+    // The subscription reconnects after a lost connection, and then wakes up, because it may have missed
+    // notifications.
     appends.mark_seen();
     let mut admin = PgConnection::connect(service.database_url()).await.unwrap();
     let listeners = "select pg_terminate_backend(pid) from pg_stat_activity
@@ -194,7 +195,7 @@ async fn another_process_says_that_the_log_has_grown() {
     admin.execute(listeners).await.unwrap();
     tokio::time::timeout(PATIENCE, appends.wait(PATIENCE * 2))
         .await
-        .expect("it does not come back");
+        .expect("the subscription reconnects");
     tasks.shut_down(PATIENCE).await;
     service.stop().await;
 }
@@ -208,7 +209,7 @@ async fn a_stream_ends_with_its_session_and_with_the_service() {
     let (first, mut second) = (of(&auditor).await, of(&again).await);
     assert_eq!(verdict(service.delete("/logout").login(&auditor)).await, "200");
     first.ends().await;
-    // The other session is another stream: it shows the log-out.
+    // The stream of the other session continues and shows the log-out.
     let closed = second.event().await.unwrap();
     assert_eq!(
         (&closed["type"], &closed["aggregate_type"]),
@@ -235,8 +236,8 @@ async fn a_position_that_is_none_is_refused() {
     service.stop().await;
 }
 
-/// Asks for a stream and never reads.
-async fn stands_still(address: &str, login: &Login, after: &str) -> TcpStream {
+/// Requests a stream and never reads it.
+async fn stalled_client(address: &str, login: &Login, after: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut stream = socket.connect(address.parse().unwrap()).await.unwrap();
@@ -261,46 +262,46 @@ async fn five_hundred_who_read_nothing_cost_little_and_are_cut() {
     let mut still = vec![];
     for number in 0..500 {
         let after = if number % 2 == 0 { "" } else { "?after=0" };
-        still.push(stands_still(&address, &auditor, after).await);
+        still.push(stalled_client(&address, &auditor, after).await);
     }
     let streams = async || {
         let metrics = send(process.request(reqwest::Method::GET, "/metrics")).await.text;
         let line = metrics.lines().find_map(|line| line.strip_prefix("customers_event_streams "));
         line.map_or(0, |number| number.parse::<u32>().unwrap())
     };
-    // On a busy machine some are refused and come again.
+    // On a busy machine some connections are refused; they are made again.
     let mut seen = 0;
     while seen < 500 {
-        until("the number stands", async || {
+        until("the number of streams is stable", async || {
             let before = std::mem::replace(&mut seen, streams().await);
             before == seen && seen > 0
         })
         .await;
         for _ in seen..500 {
-            still.push(stands_still(&address, &auditor, "").await);
+            still.push(stalled_client(&address, &auditor, "").await);
         }
     }
 
-    // One who reads is not held up by those who do not.
+    // Stalled clients do not delay a client that reads.
     let reading = process.request(reqwest::Method::GET, "/events/stream").login(&auditor);
     let mut reading = Listener::of(reading).await;
     append(&service.pools, 6_000).await;
     reading.up_to(head(&service).await).await;
-    let still_standing = process.resident();
+    let stalled = process.resident();
     append(&service.pools, 6_000).await;
     reading.up_to(head(&service).await).await;
     let after = process.resident();
-    println!(
-        "{before} MiB before, {still_standing} MiB with 500 who stand still, {after} MiB later"
-    );
-    assert!(after < still_standing + 16, "it grows with the log");
-    assert!(after < before + 96, "500 who stand still cost more than 96 MiB");
+    println!("{before} MiB before, {stalled} MiB with 500 stalled clients, {after} MiB later");
+    assert!(after < stalled + 16, "the memory of stalled clients grows with the log");
+    assert!(after < before + 96, "500 stalled clients cost more than 96 MiB");
     let cut = async {
         while streams().await > 1 {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     };
-    tokio::time::timeout(Duration::from_mins(2), cut).await.expect("they are never cut");
+    tokio::time::timeout(Duration::from_mins(2), cut)
+        .await
+        .expect("stalled clients are disconnected");
     drop(still);
     append(&service.pools, 1).await;
     reading.up_to(head(&service).await).await;

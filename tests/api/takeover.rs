@@ -1,4 +1,5 @@
-//! Nobody owns a projection: when the process that is at work is gone, another goes on.
+//! No process owns a projection: when a process is stopped or killed in the middle of a page, another
+//! process applies the log.
 
 use customers::commands::Bus;
 use customers::demo;
@@ -30,10 +31,10 @@ async fn create(bus: &Bus, number: u64) {
     }
 }
 
-/// Both projections show the whole log.
-async fn all_is_shown(pool: &PgPool) {
+/// Waits until both projections show the whole log.
+async fn until_caught_up(pool: &PgPool) {
     let head = read::head(pool).await.unwrap();
-    until("the projections are there", async || {
+    until("the projections have caught up", async || {
         for projection in ALL {
             if checkpoint_of(projection, pool).await.unwrap() != head {
                 return false;
@@ -44,12 +45,12 @@ async fn all_is_shown(pool: &PgPool) {
     .await;
 }
 
-/// A process that is stopped in the middle of a page: it holds the checkpoint's row, and PostgreSQL
-/// waits for what it says next.
-async fn stopped_in_a_page(bus: &Bus, database_url: &str) -> Process {
+/// A process that is stopped (SIGSTOP) in the middle of a page: it holds the lock on the checkpoint, and
+/// its transaction is idle.
+async fn stopped_in_page(bus: &Bus, database_url: &str) -> Process {
     let one = serve(database_url).await;
     let pools = Pools::new(&SecretString::from(database_url)).unwrap();
-    all_is_shown(&pools.short).await;
+    until_caught_up(&pools.short).await;
     let asked = async |question: &str| -> bool {
         sqlx::query_scalar(question).fetch_one(&pools.short).await.unwrap()
     };
@@ -61,15 +62,15 @@ async fn stopped_in_a_page(bus: &Bus, database_url: &str) -> Process {
                          select from pg_locks join pg_database on pg_database.oid = database
                          where datname = current_database() and not granted
                            and relation = 'customers'::regclass)";
-        until("it writes a page", async || asked(waits).await).await;
+        until("the page waits for the lock", async || asked(waits).await).await;
         one.signal(Signal::STOP);
         locked.commit().await.unwrap();
-        until("its page is written", async || !asked(waits).await).await;
+        until("the page has the lock", async || !asked(waits).await).await;
         let at_work = "select exists (
                            select from pg_stat_activity
                            where datname = current_database() and pid <> pg_backend_pid()
                              and application_name = 'customers projector' and state = 'active')";
-        until("PostgreSQL has done its part", async || !asked(at_work).await).await;
+        until("PostgreSQL has executed the statement", async || !asked(at_work).await).await;
         let idle = "select exists (
                         select from pg_stat_activity
                         where datname = current_database()
@@ -78,12 +79,12 @@ async fn stopped_in_a_page(bus: &Bus, database_url: &str) -> Process {
             create(bus, 49).await;
             return one;
         }
-        // The page waits for the lock for 2 s at most: on a busy machine that may have been over.
+        // The page waits for the lock for 2 s at most; on a busy machine it may have timed out, so retry.
         one.signal(Signal::CONT);
     }
 }
 
-async fn nothing_is_twice_or_missing(pool: &PgPool) {
+async fn assert_verified(pool: &PgPool) {
     let all: [&dyn Projection; 2] = [&Customers, &CustomerHistory];
     for projection in all {
         assert_eq!(
@@ -101,21 +102,21 @@ async fn when_the_process_at_work_stands_still_another_goes_on_and_it_does_no_ha
     let pools = Pools::new(&SecretString::from(url.clone())).unwrap();
     let bus = Bus::new(pools.appender.clone(), pools.short.clone());
     create(&bus, 10).await;
-    let one = stopped_in_a_page(&bus, &url).await;
+    let one = stopped_in_page(&bus, &url).await;
     let two = serve(&url).await;
-    all_is_shown(&pools.short).await;
-    nothing_is_twice_or_missing(&pools.long).await;
+    until_caught_up(&pools.short).await;
+    assert_verified(&pools.long).await;
     create(&bus, 10).await;
-    all_is_shown(&pools.short).await;
-    // It wakes up in the middle of its page, which is no longer its page.
+    until_caught_up(&pools.short).await;
+    // The stopped process continues in the middle of a page that the other process has applied.
     one.signal(Signal::CONT);
     create(&bus, 10).await;
-    all_is_shown(&pools.short).await;
+    until_caught_up(&pools.short).await;
     two.kill().await;
     create(&bus, 10).await;
-    // And is as good as before.
-    all_is_shown(&pools.short).await;
-    nothing_is_twice_or_missing(&pools.long).await;
+    // The resumed process applies the log again.
+    until_caught_up(&pools.short).await;
+    assert_verified(&pools.long).await;
     assert_eq!(one.end(Signal::TERM).await, Some(0));
 }
 
@@ -125,12 +126,12 @@ async fn when_the_process_at_work_is_killed_another_goes_on() {
     let pools = Pools::new(&SecretString::from(url.clone())).unwrap();
     let bus = Bus::new(pools.appender.clone(), pools.short.clone());
     create(&bus, 10).await;
-    let one = stopped_in_a_page(&bus, &url).await;
+    let one = stopped_in_page(&bus, &url).await;
     let two = serve(&url).await;
     one.kill().await;
-    all_is_shown(&pools.short).await;
+    until_caught_up(&pools.short).await;
     create(&bus, 10).await;
-    all_is_shown(&pools.short).await;
-    nothing_is_twice_or_missing(&pools.long).await;
+    until_caught_up(&pools.short).await;
+    assert_verified(&pools.long).await;
     assert_eq!(two.end(Signal::TERM).await, Some(0));
 }

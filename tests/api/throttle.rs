@@ -1,4 +1,4 @@
-//! Failed log-ins, counted per account and per address.
+//! The throttling of failed log-ins, per account and per address.
 
 use customers::config::Config;
 use customers::events::values::Role;
@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::harness::{PASSWORD, Service, With as _, config, forget, send};
 use crate::sessions::{events_of_type, verdict};
 
-/// One behind a proxy that is trusted, so that a test chooses its addresses.
+/// A service that trusts `X-Forwarded-For` from the test, so that a test chooses its addresses.
 async fn service_with(login_limit: u32) -> Service {
     let trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
     Service::with(Config { login_limit, trusted_proxies, ..config().await }).await
@@ -49,7 +49,7 @@ async fn failures_close_an_account_for_a_while_from_everywhere() {
 async fn failures_close_an_address_for_a_while_for_every_account() {
     let service = service_with(3).await;
     service.add_account("ada", Role::Viewer).await;
-    // One network of IPv6 is one address.
+    // An IPv6 network (/64) counts as one address.
     for (name, address) in [("x", "2001:db8::1"), ("y", "2001:db8::2"), ("ada", "2001:db8::3")] {
         let attempt = log_in(&service, name, "wrong password", address);
         assert_eq!(verdict(attempt).await, "401 unauthenticated");
@@ -73,7 +73,7 @@ async fn guesses_at_once_are_no_way_around_the_limit() {
     let tried = verdicts.iter().filter(|verdict| *verdict == "401 unauthenticated").count();
     let refused = verdicts.iter().filter(|verdict| *verdict == "429 rate-limited").count();
     assert_eq!(tried + refused, 12, "{verdicts:?}");
-    // Two passwords are checked at once, so one more may be under way when the limit is met.
+    // Two passwords are hashed concurrently, so one more may be in progress when the limit is reached.
     assert!((3..=4).contains(&tried), "{verdicts:?}");
     assert_eq!(events_of_type(&service, "ada", "LoginThrottled").await.len(), 1);
 }
@@ -91,7 +91,7 @@ async fn successes_never_count() {
         assert_eq!(verdict(attempt).await, "401 unauthenticated");
     }
     let attempt = log_in(&service, "ada", PASSWORD, "192.0.2.1");
-    assert_eq!(verdict(attempt).await, "429 rate-limited", "nor do they wash failures away");
+    assert_eq!(verdict(attempt).await, "429 rate-limited", "a success does not reset the failures");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -127,11 +127,12 @@ async fn who_meets_the_limit_again_waits_twice_as_long_but_never_for_ever() {
     let failures = format!("{}:{{ada}}:login-failures", service.config.redis_prefix);
     for (time, wait) in [60, 120, 240, 480, 900, 900, 900].into_iter().enumerate() {
         let attempt = log_in(&service, "ada", "wrong password", &format!("192.0.2.{time}"));
-        assert_eq!(verdict(attempt).await, "401 unauthenticated", "the {time}th time");
+        assert_eq!(verdict(attempt).await, "401 unauthenticated", "failure {time}");
         let refused = send(log_in(&service, "ada", PASSWORD, "198.51.100.1")).await;
         let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
-        assert!((wait - 10..=wait).contains(&seconds), "the {time}th time: {seconds}");
-        // The wait is over: nothing else can be.
+        assert!((wait - 10..=wait).contains(&seconds), "failure {time}: {seconds}");
+        // The count expires at the end of the wait. The test deletes it, because the clock of Redis cannot
+        // be moved.
         assert!(forget(&failures).await);
     }
     assert_eq!(verdict(log_in(&service, "ada", PASSWORD, "198.51.100.1")).await, "200");
@@ -164,7 +165,7 @@ async fn a_thousand_wrong_passwords_are_ten_guesses() {
             guesses += usize::from(told == "401 unauthenticated");
         }
     }
-    // Two passwords are checked at once, so one more may be under way when the limit is met.
+    // Two passwords are hashed concurrently, so one more may be in progress when the limit is reached.
     assert!((10..=11).contains(&guesses), "{guesses}");
     assert_eq!(verdict(log_in(&service, "ada", PASSWORD, "203.0.113.1")).await, "429 rate-limited");
     assert_eq!(events_of_type(&service, "ada", "LoginThrottled").await.len(), 1);

@@ -1,4 +1,4 @@
-//! Forged, broken and foreign tokens, and the keys behind good ones.
+//! The verification of tokens: forged, malformed and foreign tokens, claims, times and published keys.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::harness::{Login, Service, With as _, send};
 use crate::sessions::{token_alone, verdict};
 
-/// What a token says, whoever signed it.
+/// The claims of a token, without a check of its signature.
 pub fn claims(login: &Login) -> Value {
     part(login, 1)
 }
@@ -29,7 +29,7 @@ pub fn kid(login: &Login) -> String {
     part(login, 0)["kid"].as_str().unwrap().to_owned()
 }
 
-/// The private key of a folder that holds one.
+/// The private key with this id in the keys folder.
 fn signing_key(folder: &Path, kid: &str) -> EncodingKey {
     let pem = std::fs::read_to_string(folder.join(format!("{kid}.pem"))).unwrap();
     let body: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
@@ -43,7 +43,7 @@ fn header(kid: &str) -> Header {
     header
 }
 
-/// A service, a log-in there, its claims, and the means to sign others.
+/// A service, the claims of a valid token, and its private key, to sign changed tokens.
 struct Forge {
     service: Service,
     login: Login,
@@ -59,7 +59,7 @@ impl Forge {
         let kid = kid(&login);
         let key = signing_key(&service.config.keys_dir, &kid);
         let forge = Self { claims: claims(&login), service, login, kid, key };
-        // What is signed here is refused for what is wrong with it, and for nothing else.
+        // An unchanged token that the test signs is accepted, so a changed one is refused for its change.
         assert_eq!(forge.try_claims(&forge.claims).await, "200");
         forge
     }
@@ -80,7 +80,7 @@ impl Forge {
         verdict(self.service.get("/customers?numbers=0").bearer_auth(token)).await
     }
 
-    /// The claims with another value of one of them.
+    /// The claims with one value replaced.
     fn with(&self, name: &str, value: impl Into<Value>) -> Value {
         let mut claims = self.claims.clone();
         claims[name] = value.into();
@@ -112,7 +112,7 @@ async fn without_a_token_nobody_comes_in() {
     assert_eq!(verdict(get().token(&forge.login).token(&forge.login)).await, REFUSED);
     let in_query = format!("/customers?access_token={token}");
     assert_eq!(verdict(forge.service.get(&in_query)).await, REFUSED);
-    // The scheme's case is free (RFC 9110, section 11.1).
+    // The scheme is case-insensitive (RFC 9110, section 11.1).
     assert_eq!(verdict(get().header("authorization", format!("bearer {token}"))).await, "200");
 }
 
@@ -194,7 +194,7 @@ async fn only_our_keys_and_our_kind_of_token_count() {
     assert_eq!(forge.try_header(&without).await, REFUSED);
     assert_eq!(token_alone(&forge.service, &forge.login).await, "200");
 
-    // What a header says of other keys is not read: it neither opens nor closes anything.
+    // The key parameters of a header (`jku`, `x5u`, `jwk`) are ignored, whatever they contain.
     let jwk =
         json!({"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"});
     let place = "http://127.0.0.1:1/keys.json".to_owned();
@@ -206,7 +206,7 @@ async fn only_our_keys_and_our_kind_of_token_count() {
     elsewhere.kid = None;
     assert_eq!(forge.try_header(&elsewhere).await, REFUSED);
 
-    // Another installation's key, under our key's name.
+    // A key of another installation with the key id of this one.
     let other = Forge::start().await;
     let token = other.sign(&header(&forge.kid), &forge.claims);
     assert_eq!(forge.try_token(&token).await, REFUSED);
@@ -260,7 +260,7 @@ async fn a_token_counts_only_in_its_time() {
     ] {
         assert_eq!(forge.try_claims(&claims).await, REFUSED, "{what}");
     }
-    // Two machines' clocks may be a little apart.
+    // The leeway allows for clock skew between machines.
     assert_eq!(forge.try_claims(&forge.with("nbf", now + 5)).await, "200");
     forge.service.hands.forward(-3);
     assert_eq!(token_alone(&forge.service, &forge.login).await, "200");
@@ -274,7 +274,7 @@ async fn processes_with_the_same_keys_accept_each_others_tokens() {
     let login = here.log_in_as(Role::Viewer).await;
     let there = Service::with(here.config.clone()).await;
     assert_eq!(token_alone(&there, &login).await, "200");
-    // A key that was made since, with which only the process that starts now signs.
+    // Only a process that starts after the key was added signs with it.
     let newer = Forge::start().await;
     let file = format!("{}.pem", newer.kid);
     let (from, to) = (&newer.service.config.keys_dir, &here.config.keys_dir);

@@ -1,4 +1,4 @@
-//! `customers export` and `customers import`: the log and customers as files.
+//! `customers export` and `customers import`: a whole log, and customers, as files.
 
 use std::path::Path;
 use std::process::Output;
@@ -10,20 +10,20 @@ use sqlx::{Connection as _, PgConnection};
 use crate::harness::{Service, With as _, config_on, database, folder, send, variables};
 use crate::process::command;
 
-/// Runs the command line on a database.
+/// Runs a command on a database.
 async fn run(database_url: &str, place: &Path, arguments: &[&str]) -> Output {
     let mut command = command(arguments, place);
     command.envs(variables(database_url)).output().await.unwrap()
 }
 
-/// Its standard output, when it succeeded.
-async fn told(database_url: &str, place: &Path, arguments: &[&str]) -> String {
+/// The standard output of a command, which must succeed.
+async fn stdout(database_url: &str, place: &Path, arguments: &[&str]) -> String {
     let output = run(database_url, place, arguments).await;
     assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What it said when it failed.
+/// The standard output and standard error of a command, which must exit with 1.
 async fn failed(database_url: &str, place: &Path, arguments: &[&str]) -> (String, String) {
     let output = run(database_url, place, arguments).await;
     assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
@@ -31,7 +31,7 @@ async fn failed(database_url: &str, place: &Path, arguments: &[&str]) -> (String
     (text(output.stdout), text(output.stderr))
 }
 
-/// A registry with a history: names that spreadsheets and shells do not like, changes, a deletion,
+/// A service with a history: names that spreadsheets and shells interpret, an update, a deletion and
 /// log-ins.
 async fn registry() -> Service {
     let service = Service::start().await;
@@ -50,7 +50,7 @@ async fn registry() -> Service {
     service
 }
 
-/// The whole log but the commands' ids, byte by byte.
+/// All columns of the log but the command ids, byte by byte.
 async fn log(database_url: &str) -> Vec<String> {
     let mut connection = PgConnection::connect(database_url).await.unwrap();
     sqlx::query_scalar(
@@ -67,7 +67,7 @@ async fn log(database_url: &str) -> Vec<String> {
 async fn an_export_in_an_empty_installation_is_the_same_registry() {
     let service = registry().await;
     let (here, there, place) = (service.database_url(), database().await, folder("transfer"));
-    let export = told(here, &place, &["export", "--format", "ndjson"]).await;
+    let export = stdout(here, &place, &["export", "--format", "ndjson"]).await;
     let events = log(here).await;
     let (_, last) = export.trim_end().rsplit_once('\n').unwrap();
     let count = events.len();
@@ -75,12 +75,12 @@ async fn an_export_in_an_empty_installation_is_the_same_registry() {
     assert_eq!((last, export.lines().count()), (expected.as_str(), count + 1));
 
     std::fs::write(place.join("log.ndjson"), &export).unwrap();
-    let summary = told(&there, &place, &["import", "--log", "log.ndjson"]).await;
+    let summary = stdout(&there, &place, &["import", "--log", "log.ndjson"]).await;
     assert_eq!(summary.trim_end(), expected);
     assert_eq!(log(&there).await, events);
-    assert_eq!(told(&there, &place, &["export", "--format", "ndjson"]).await, export);
+    assert_eq!(stdout(&there, &place, &["export", "--format", "ndjson"]).await, export);
 
-    // It is served, and goes on behind what it has: no id and no position comes again.
+    // A service on the copy continues after its last id and position: none is used twice.
     let copy = Service::with(config_on(&there)).await;
     copy.caught_up().await;
     copy.add_account("root", Role::Admin).await;
@@ -97,18 +97,18 @@ async fn an_export_in_an_empty_installation_is_the_same_registry() {
     assert_eq!(created.status, 201);
     assert!(created.body["id"].as_i64().unwrap() > 6, "{created:?}");
 
-    // The command line tells it from the log itself.
-    let lines = told(&there, &place, &["history", "6", "--json"]).await;
+    // `customers history` reads the log itself.
+    let lines = stdout(&there, &place, &["history", "6", "--json"]).await;
     let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(json!(lines), history(&service, &admin).await["history"]);
-    let lines = told(&there, &place, &["history", "6"]).await;
+    let lines = stdout(&there, &place, &["history", "6"]).await;
     let expected =
         r#"CustomerUpdated  admin  name: "Ada" -> "Ada King"  dob: "1990-12-10" -> "1990-12-11""#;
     assert!(lines.contains(expected), "{lines}");
     let (_, problem) = failed(&there, &place, &["history", "999"]).await;
-    assert!(problem.contains("there was never a customer 999"), "{problem}");
+    assert!(problem.contains("the log has no customer 999"), "{problem}");
 
-    // Never into a log that has something.
+    // A log that is not empty accepts no import.
     let (_, problem) = failed(&there, &place, &["import", "--log", "log.ndjson"]).await;
     assert!(problem.contains("only an empty installation"), "{problem}");
     service.stop().await;
@@ -119,7 +119,7 @@ async fn an_export_in_an_empty_installation_is_the_same_registry() {
 async fn a_log_that_is_not_whole_is_not_taken_over() {
     let service = registry().await;
     let (there, place) = (database().await, folder("transfer"));
-    let export = told(service.database_url(), &place, &["export", "--format", "ndjson"]).await;
+    let export = stdout(service.database_url(), &place, &["export", "--format", "ndjson"]).await;
     let lines: Vec<&str> = export.lines().collect();
     let without = |number: usize| {
         let rest = lines.iter().enumerate().filter(|(at, _)| *at != number);
@@ -131,13 +131,13 @@ async fn a_log_that_is_not_whole_is_not_taken_over() {
         (without(last), "truncated"),
         (without(last)[..200].to_owned(), "line 1: "),
         (without(3), "line 4: position 5 follows 3"),
-        (without(last - 1), "the summary says"),
+        (without(last - 1), "the summary has"),
         (export.replace("CustomerDeleted", "CustomerErased"), "cannot be decoded"),
         (export.replace("\"customer\"", "\"account\""), "cannot be decoded"),
         (export.replace("1990-12-11", "1990-13-11"), "cannot be decoded"),
         (export.replace("\"version\":\"1\"", "\"version\":\"9\""), "version 9 of"),
         (export.replace("\"sequence\":2", "\"sequence\":7"), "have a gap"),
-        // What every other door refuses.
+        // The values that every other way in refuses too.
         (export.replace("\"Ada King\"", "\"\""), "name must not be empty"),
         (export.replace("\"Ada King\"", &long), "name must have at most 128 characters"),
         (export.replace("Ada King", "Ada\\u0000"), "name must not contain control characters"),
@@ -189,21 +189,21 @@ async fn an_export_has_what_each_format_has_room_for() {
     assert_eq!(names, expected);
     assert!(created.clone().all(|record| record[11] == "'=1+1\\t" && record[7] == "admin"));
     let summary = json!({"summary": {"events": count, "last_position": count}});
-    let told_last: Value = serde_json::from_slice(&output.stderr).unwrap();
-    assert_eq!(told_last, summary, "the last line, where it is taken for no event");
+    let last_line: Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(last_line, summary, "the summary of a CSV export is on standard error");
 
-    let cloud = told(url, &place, &["export", "--format", "cloudevents", "--to", "4"]).await;
+    let cloud = stdout(url, &place, &["export", "--format", "cloudevents", "--to", "4"]).await;
     let events: Vec<Value> =
         cloud.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(events.len(), 4);
     assert_eq!(events[3]["id"], "4");
     assert_eq!(events[3]["source"], "http://customers.test/events");
 
-    let some = told(url, &place, &["export", "--format", "ndjson", "--to", "4"]).await;
+    let some = stdout(url, &place, &["export", "--format", "ndjson", "--to", "4"]).await;
     assert!(some.ends_with("{\"summary\":{\"events\":4,\"last_position\":4}}\n"), "{some}");
     let beyond = (count + 1).to_string();
     let (_, problem) = failed(url, &place, &["export", "--format", "csv", "--to", &beyond]).await;
-    assert!(problem.contains("the log ends at"), "{problem}");
+    assert!(problem.contains("beyond the end of the log"), "{problem}");
     service.stop().await;
 }
 
@@ -219,10 +219,10 @@ async fn a_file_of_customers_is_imported_as_by_the_route() {
     let (named, problem) = failed(url, &place, &["import", "people.csv", "--strict"]).await;
     assert_eq!((named.trim_end(), number().await), (bad, 0), "{problem}");
     let import = ["import", "people.csv", "--import-id", "one", "--reason", "moved"];
-    let told_first = told(url, &place, &import).await;
+    let first_output = stdout(url, &place, &import).await;
     let summary = r#"{"summary":{"lines":3,"created":2,"refused":1,"last_position":2}}"#;
-    assert_eq!(told_first, format!("{bad}\n{summary}\n"));
-    assert_eq!(told(url, &place, &import).await, told_first);
+    assert_eq!(first_output, format!("{bad}\n{summary}\n"));
+    assert_eq!(stdout(url, &place, &import).await, first_output);
     assert_eq!(number().await, 2);
     let log = log(url).await;
     assert!(log[0].contains(r#"{"actor":"customers import","reason":"moved"}"#), "{log:?}");
@@ -231,7 +231,7 @@ async fn a_file_of_customers_is_imported_as_by_the_route() {
         .unwrap();
     let (_, problem) = failed(url, &place, &["import", "people.txt"]).await;
     assert!(problem.contains("--format"), "{problem}");
-    told(url, &place, &["import", "people.txt", "--format", "ndjson", "--strict"]).await;
+    stdout(url, &place, &["import", "people.txt", "--format", "ndjson", "--strict"]).await;
     assert_eq!(number().await, 3);
     let (_, problem) =
         failed(url, &place, &["import", "people.csv", "--import-id", "one", "--format", "ndjson"])
@@ -239,16 +239,16 @@ async fn a_file_of_customers_is_imported_as_by_the_route() {
     assert!(problem.contains("used for another file"), "{problem}");
     let (_, problem) = failed(url, &place, &["import", ".", "--format", "csv"]).await;
     assert!(problem.contains(".: Is a directory"), "{problem}");
-    // Neither a pipe nor standard input can be read twice.
+    // Neither a pipe nor standard input can be read twice, so the import must not need to.
     let (pipe, end) = (place.join("pipe"), place.join("people.txt"));
     let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
     assert!(made.success());
     let writing = std::thread::spawn(move || std::fs::write(&pipe, std::fs::read(end).unwrap()));
-    told(url, &place, &["import", "pipe", "--format", "ndjson", "--strict"]).await;
+    stdout(url, &place, &["import", "pipe", "--format", "ndjson", "--strict"]).await;
     writing.join().unwrap().unwrap();
     assert_eq!(number().await, 4);
     std::fs::write(place.join("empty.csv"), "").unwrap();
     let (named, _) = failed(url, &place, &["import", "empty.csv"]).await;
-    assert!(named.contains("is no column of the header"), "{named}");
+    assert!(named.contains("is missing in the header"), "{named}");
     service.stop().await;
 }

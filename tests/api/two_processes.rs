@@ -1,4 +1,4 @@
-//! Two processes of the service, many writers, and one reader of the feed all the time.
+//! The feed under load: two processes, many writers, and one reader that follows all the time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::process::{Process, command};
 
 const WRITERS: usize = 64;
 
-/// Half of the writers ask one process, half the other; who was acknowledged, with its position.
+/// Starts writers, half of them on each process; each returns the acknowledged names with their positions.
 fn writers(
     processes: [&Process; 2],
     login: &Login,
@@ -32,7 +32,7 @@ fn writers(
                     }
                     let name = format!("Writer {writer} number {number}");
                     let body = json!({"name": name, "dob": "1990-12-10"});
-                    // A request that the kill cut off has no answer; nothing is claimed of it.
+                    // The outcome of a request that the kill interrupted is unknown, so the test ignores it.
                     let Ok(answer) = request.try_clone().unwrap().json(&body).send().await else {
                         break;
                     };
@@ -47,8 +47,8 @@ fn writers(
         .collect()
 }
 
-/// Reads on from page to page until `enough`; every event in the order in which it came.
-async fn read_on(
+/// Reads the feed page by page until `enough`; returns the events in the order received.
+async fn read_feed(
     process: &Process,
     login: &Login,
     mut enough: impl FnMut(&[Value]) -> bool,
@@ -82,7 +82,7 @@ async fn run(kill_one: bool) {
     let last = Arc::new(AtomicUsize::new(usize::MAX));
     let reading = async {
         let last = Arc::clone(&last);
-        read_on(&one, &auditor, move |events| {
+        read_feed(&one, &auditor, move |events| {
             let position = events.last().map_or(0, |event| event["position"].as_u64().unwrap());
             usize::try_from(position).unwrap() >= last.load(Ordering::Relaxed)
         })
@@ -94,7 +94,7 @@ async fn run(kill_one: bool) {
             two.kill().await;
         }
         let half = done.load(Ordering::Relaxed);
-        until("the rest is written", async || done.load(Ordering::Relaxed) > half + 300).await;
+        until("more is written", async || done.load(Ordering::Relaxed) > half + 300).await;
         stop.store(true, Ordering::Relaxed);
         let mut acknowledged = BTreeMap::new();
         for writer in writers {
@@ -109,14 +109,14 @@ async fn run(kill_one: bool) {
     let positions: Vec<_> =
         events.iter().map(|event| event["position"].as_u64().unwrap()).collect();
     let expected: Vec<_> = (1..=positions.len() as u64).collect();
-    assert_eq!(positions, expected, "a gap, an event twice, or out of order");
+    assert_eq!(positions, expected, "a gap, a duplicate, or events out of order");
     let mut names = BTreeSet::new();
     for event in events.iter().filter(|event| event["aggregate_type"] == "customer") {
-        assert!(names.insert(event["data"]["name"].as_str().unwrap()), "twice: {event}");
+        assert!(names.insert(event["data"]["name"].as_str().unwrap()), "duplicate: {event}");
     }
     for (position, name) in &acknowledged {
         let index = usize::try_from(*position).unwrap() - 1;
-        assert_eq!(events[index]["data"]["name"], *name, "acknowledged and not there");
+        assert_eq!(events[index]["data"]["name"], *name, "an acknowledged customer is missing");
     }
     service.stop().await;
 }

@@ -1,4 +1,4 @@
-//! A new version of a projection, rolled out while a process of the old one serves.
+//! The roll-out of a new version of a projection while a process with the old version serves.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ use sqlx::{Connection as _, Executor as _, PgConnection, PgPool};
 use crate::harness::{PATIENCE, Service, With as _, folder, send, variables};
 use crate::process::{Process, command};
 
-/// What a release with a new version would bring along.
+/// The migration of a release with version 2.
 const MIGRATION: [&str; 3] = [
     "create table customers_2 (id bigint primary key, shouted text not null, version bigint not null)",
     "insert into projections (name, version, checkpoint) values ('customers', 2, 0)",
@@ -29,8 +29,8 @@ const MIGRATION: [&str; 3] = [
      values ('customers', 2, 'customers_2')",
 ];
 
-/// Keeps other columns than version 1. All that a new projection needs: its row, its fold and what a
-/// page changes.
+/// Version 2, with other columns than version 1. A new projection needs only its row, its fold and the
+/// application of a page.
 struct CustomersTwo;
 
 #[derive(Debug, PartialEq, sqlx::FromRow)]
@@ -108,7 +108,7 @@ async fn shouted(db: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar("select shouted from customers_2 order by id").fetch_all(db).await
 }
 
-/// What version 2 shows of the customer.
+/// The name of the customer in the table of version 2.
 async fn name_in_two(pool: &PgPool, id: i64) -> Option<String> {
     sqlx::query_scalar("select shouted from customers_2 where id = $1")
         .bind(id)
@@ -137,7 +137,7 @@ async fn a_new_version_is_built_beside_the_old_one_and_both_answer_rightly() {
     }
     service.stop().await;
 
-    // The new release: migrated, built beside what serves, followed.
+    // The new release migrates, builds version 2 next to the served table, and follows the log.
     let mut owner = PgConnection::connect(&url).await.unwrap();
     for statement in MIGRATION {
         owner.execute(statement).await.unwrap();
@@ -156,7 +156,7 @@ async fn a_new_version_is_built_beside_the_old_one_and_both_answer_rightly() {
         assert!(new.wait_for_position(position, PATIENCE).await);
         assert_eq!(name_in_two(&pools.short, n).await, Some(name.to_uppercase()));
         if n % 5 == 0 {
-            // Either is rebuilt without the other's knowledge.
+            // A rebuild of one version does not affect the other.
             assert_eq!(rebuild(&CustomersTwo, &pools.rebuild).await.unwrap().changed, 0);
             assert_eq!(rebuild(ALL[0], &pools.rebuild).await.unwrap().changed, 0);
         }

@@ -1,16 +1,16 @@
--- Checks a session and its cookie; binds the session, or ends it when its token was replayed.
+-- Checks a session and its cookie; binds the session, or ends it after a token replay.
 --
--- Both are told to one of the requests that come at once; its process records the event and confirms it
--- by bind_session.lua or close_session.lua. If that does not happen within 5 s, the next request is told.
--- `bound` is 0, 1 once the event is recorded, or the second since 1970 in which a request was told;
--- `replayed` is such a second.
+-- Of concurrent requests one gets the result; its process appends the event and confirms it by
+-- bind_session.lua or close_session.lua. Without a confirmation within 5 s the next request gets the
+-- result. `bound` is 0, 1 once the event is in the log, or the time (seconds since 1970) at which a
+-- request got the result; `replayed` is such a time.
 --
 -- A request that is admitted counts towards the account's limit, by the clock of Redis and by the
--- generic cell rate algorithm (ITU-T I.371, annex A): `rate` is the time, in microseconds, at which all
--- requests so far are worked off; it may be one second ahead.
+-- generic cell rate algorithm (ITU-T I.371, annex A): `rate` is the theoretical arrival time of the next
+-- request, in microseconds; it may be one second ahead.
 --
--- A full Redis refuses the first write of a script only if that write may take memory, and none after
--- one that it took: a session that is open stays usable, and can be ended.
+-- A full Redis refuses the first write of a script only if that write may use memory, and no write after
+-- one that it accepted. The first write is a ZREM, so an open session stays usable, and can be ended.
 local session, sessions, denied, changed, rate = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local sid, jti, cookie, obey, demanded = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local limit = tonumber(ARGV[6])

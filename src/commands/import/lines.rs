@@ -1,4 +1,4 @@
-//! The customers of a file, line by line, in flat memory whatever the file holds.
+//! Reads the customers of a file line by line, in constant memory.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::events::values::{DateOfBirth, Name, ValueError};
 
-/// The longest line, in bytes: far more than a customer needs.
+/// The longest line in bytes: far more than a customer needs.
 pub const LINE_MAX: usize = 64 * 1024;
 
 /// How the file is written.
@@ -22,7 +22,7 @@ pub enum Format {
     Csv,
 }
 
-/// What is wrong with one field of a line. `line` stands for the line as a whole.
+/// What is wrong with one field of a line; the field `line` is the line as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LineError {
     pub field: &'static str,
@@ -38,7 +38,7 @@ impl LineError {
 /// One line that is not empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// From 1, as an editor counts; of a CSV record the line on which it begins.
+    /// From 1; for a CSV record the line on which it begins.
     pub number: i64,
     pub customer: Result<(Name, DateOfBirth), Vec<LineError>>,
 }
@@ -46,8 +46,7 @@ pub struct Line {
 /// Why a file cannot be read at all.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// The header lacks a column or has it twice.
-    #[error("the header is not the one of such a file")]
+    #[error("the header lacks a column or has it twice")]
     Header(Vec<LineError>),
     #[error(transparent)]
     Read(#[from] io::Error),
@@ -65,8 +64,8 @@ enum Source {
 }
 
 impl Lines {
-    /// Reads the header if there is one. A byte request mark is passed over. Nobody may have been born
-    /// after `today`.
+    /// Reads the header of a CSV file, after a byte order mark if there is one. Dates of birth after
+    /// `today` are rejected.
     pub fn open(
         file: impl Read + Send + 'static,
         format: Format,
@@ -84,9 +83,6 @@ impl Lines {
     }
 
     /// The next `number` lines; fewer at the end of the file.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
     pub fn take(&mut self, number: usize) -> io::Result<Vec<Line>> {
         let mut lines = vec![];
         while lines.len() < number {
@@ -108,7 +104,7 @@ fn ndjson(
 ) -> io::Result<Option<Line>> {
     loop {
         let mut bytes = vec![];
-        // One more than allowed, and the line feed.
+        // One byte more than allowed, and the line feed.
         let taken = reader.by_ref().take(LINE_MAX as u64 + 2).read_until(b'\n', &mut bytes)?;
         if taken == 0 {
             return Ok(None);
@@ -141,19 +137,19 @@ struct Object {
     dob: Option<Value>,
 }
 
-/// A member that is there, null included.
+/// A member that is present, null included.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(deserializer).map(Some)
 }
 
 fn object(text: &[u8], today: NaiveDate) -> Result<(Name, DateOfBirth), Vec<LineError>> {
-    // Else a list of two would pass for an object.
+    // An array of two would deserialize as the struct, too.
     if !text.starts_with(b"{") {
         return Err(vec![LineError::new("line", "must be a JSON object")]);
     }
     let object: Object = serde_json::from_slice(text).map_err(|error| {
         vec![LineError::new("line", {
-            // It has one line, and that is not its number in the file.
+            // serde_json counts lines of this text, not of the file.
             let problem = error.to_string().replace(" at line 1 column", " at column");
             format!("cannot be read: {problem}")
         })]
@@ -185,8 +181,8 @@ fn validated(
     }
 }
 
-/// CSV, by the csv crate. It would read a quote that is never closed to the end of the file: what it
-/// may read for one record is rationed.
+/// CSV, by the csv crate. Without a closing quote the crate would read to the end of the file, so the
+/// bytes of one record are limited.
 struct Csv {
     reader: csv::Reader<LimitedReader>,
     left: Arc<AtomicUsize>,
@@ -197,11 +193,11 @@ struct Csv {
     over: bool,
 }
 
-/// A file of which at most `left` bytes may still be read.
+/// A file of which at most `left` more bytes may be read.
 struct LimitedReader {
     file: BufReader<Box<dyn Read + Send>>,
     left: Arc<AtomicUsize>,
-    /// The last byte was a line feed.
+    /// Whether the last byte was a line feed.
     ended: bool,
 }
 
@@ -216,7 +212,7 @@ impl Read for LimitedReader {
         if read > 0 {
             self.ended = buffer[read - 1] == b'\n';
         } else if !self.ended && end > 0 {
-            // Then every record ends like this, and its line can be told.
+            // So that every record ends with a line feed, and its line number can be computed.
             (buffer[0], read, self.ended) = (b'\n', 1, true);
         }
         self.left.store(left - read, Ordering::Relaxed);
@@ -230,7 +226,7 @@ impl Csv {
         let reader = csv::ReaderBuilder::new()
             .has_headers(false)
             .flexible(true)
-            // A carriage return before it is cut off with the white space around a value.
+            // A carriage return before the line feed is trimmed with the white space around a value.
             .terminator(csv::Terminator::Any(b'\n'))
             .from_reader(LimitedReader { file, left: Arc::clone(&left), ended: true });
         let record = csv::ByteRecord::new();
@@ -246,8 +242,8 @@ impl Csv {
             let mut columns = csv.record.iter().enumerate().filter_map(named);
             match (columns.next(), columns.next()) {
                 (Some(column), None) => Ok(column),
-                (None, _) => Err(LineError::new(field, "is no column of the header")),
-                (Some(_), Some(_)) => Err(LineError::new(field, "is two columns of the header")),
+                (None, _) => Err(LineError::new(field, "is missing in the header")),
+                (Some(_), Some(_)) => Err(LineError::new(field, "is twice in the header")),
             }
         };
         match (column("name"), column("dob")) {
@@ -260,7 +256,7 @@ impl Csv {
     }
 
     fn advance(&mut self) -> io::Result<Record> {
-        // The reader fills its buffer ahead of the record.
+        // The reader reads ahead of the record.
         self.left.store(2 * LINE_MAX, Ordering::Relaxed);
         match self.reader.read_byte_record(&mut self.record) {
             Ok(true) if self.record.as_slice().len() > LINE_MAX => Ok(Record::TooLong),
@@ -287,7 +283,7 @@ impl Csv {
                 Record::End => return Ok(None),
                 Record::TooLong => {
                     self.over = true;
-                    let problem = "is a quote not closed? nothing behind it was read";
+                    let problem = "is a quote not closed? nothing after it was read";
                     let detail = format!("is longer than {LINE_MAX} bytes; {problem}");
                     Err(vec![LineError::new("line", detail)])
                 }
@@ -304,8 +300,8 @@ impl Csv {
         self.record.len() == 1 && self.record.as_slice().trim_ascii().is_empty()
     }
 
-    /// On which line the record begins: the reader stands behind its end, and passed over empty
-    /// lines before it.
+    /// The line on which the record begins: the reader is after its end, and has skipped empty lines
+    /// before it.
     fn line(&self) -> u64 {
         let lines = self.record.as_slice().split(|byte| *byte == b'\n').count() as u64;
         self.reader.position().line().saturating_sub(lines)
@@ -328,7 +324,7 @@ impl Csv {
     }
 }
 
-/// What became of reading one.
+/// The result of reading one record.
 #[derive(PartialEq, Eq)]
 enum Record {
     Read,

@@ -1,6 +1,6 @@
-//! Many customers from one file. Each chunk of lines is one transaction, together with how far the
-//! import has come: a repeat under the same name goes on exactly there, on whichever process, and
-//! a connection that is lost leaves nothing open. Bad lines are named and left out.
+//! Imports many customers from one file. One transaction appends a chunk of lines and stores the progress
+//! of the import: a repeat with the same import id continues exactly there, in any process, and a lost
+//! connection leaves no outcome unknown. Bad lines are reported and skipped.
 
 /// The customers of a file, line by line.
 pub mod lines;
@@ -22,65 +22,65 @@ use crate::events::log::{Appender, NewEvent, id_lease};
 use crate::events::metadata::Metadata;
 use crate::events::values::CustomerId;
 
-/// How many lines one transaction takes: half of what the appender takes at a time.
+/// The most lines in one transaction: half of the appender's largest batch.
 const CHUNK: usize = 128;
 
-/// The longest pause behind a chunk. While others write, but less than the import does, it pauses as
-/// long as the chunk took: the half of the time is theirs, whoever has less to write.
+/// The longest pause after a chunk. While other commands append, but fewer events than the import, it
+/// pauses for as long as the chunk took, which leaves half of the time to the other commands.
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 
-/// How long a chunk is tried again while PostgreSQL is away.
+/// How long a chunk is retried while PostgreSQL is unreachable.
 const RETRY_LIMIT: Duration = Duration::from_secs(30);
 
-/// How long to wait between two attempts.
+/// The pause between two attempts.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// The way into the log for whole files. Clones share it.
+/// Imports files. Clones share the pool.
 #[derive(Clone)]
 pub struct Imports {
     pool: PgPool,
     appender: Appender,
 }
 
-/// Whose import it is and what its events say of it.
+/// An import: account, import id, file, and the metadata of its events.
 #[derive(Debug, Clone)]
 pub struct ImportRequest {
     pub account: String,
-    /// The caller's name for it. Without one a repeat begins anew.
+    /// The client's import id. Without an id a repeat starts over.
     pub id: Option<String>,
     /// See [`Fingerprint`].
     pub fingerprint: Vec<u8>,
     pub metadata: Metadata,
 }
 
-/// What an import led to, over all its runs.
+/// The result of an import, over all its runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Summary {
-    /// All that are not empty, without a header.
+    /// The lines that are not empty, without a header.
     pub lines: i64,
     pub created: i64,
     pub refused: i64,
-    /// Of the last customer that it created; 0 when there is none.
+    /// The position of the last create; 0 without one.
     pub last_position: i64,
 }
 
-/// A bad line.
+/// A line that was rejected, and why.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct RejectedLine {
     pub line: i64,
     pub errors: Vec<LineError>,
 }
 
-/// Why an import stopped. What it did up to there stays; a repeat under the same name goes on.
+/// Why an import stopped. The customers created so far remain; a repeat with the same import id continues.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    #[error("the name was used for another file")]
+    #[error("the import id was used for another file")]
     ImportIdReused,
-    #[error("PostgreSQL: {0}")]
+    #[error("cannot write to PostgreSQL: {0}")]
     Unavailable(sqlx::Error),
     #[error("the process is stopping")]
     Stopped,
-    #[error("the file cannot be read: {0}")]
+    #[error("cannot read the file: {0}")]
     Read(#[from] io::Error),
 }
 
@@ -94,7 +94,7 @@ impl From<ChunkError> for ImportError {
     }
 }
 
-/// SHA-256 of a file and of how it is read, taken up piece by piece.
+/// SHA-256 of a file and its format, computed piece by piece.
 pub struct Fingerprint(Context);
 
 impl Fingerprint {
@@ -119,32 +119,29 @@ impl Fingerprint {
 }
 
 impl ImportRequest {
-    /// An import without a name has one of its own while it runs.
+    /// The key of the import. An import without an id gets a unique id for this run.
     fn key(&self) -> ImportKey {
-        // No name of a caller has a space.
+        // A client's import id has no space, so the two never collide.
         let id = self.id.clone().unwrap_or_else(|| format!("unnamed {}", clock::new_id()));
         ImportKey { account: self.account.clone(), id, fingerprint: self.fingerprint.clone() }
     }
 }
 
 impl Imports {
-    /// Appends over `pool`; whoever follows `appender` sees that the log has grown.
+    /// Appends over `pool`, and notifies the subscribers of `appender`.
     #[must_use]
     pub fn new(pool: PgPool, appender: Appender) -> Self {
         Self { pool, appender }
     }
 
-    /// Whether the import may begin or go on.
-    ///
-    /// # Errors
-    /// [`ImportError::ImportIdReused`], or when PostgreSQL cannot be asked.
+    /// Checks that the import may begin or continue: its id was not used for another file.
     pub async fn check(&self, request: &ImportRequest) -> Result<(), ImportError> {
         import::progress(&self.pool, &request.key()).await?;
         Ok(())
     }
 
-    /// Takes all lines to the log. `refused` gets each bad line, in their request, also those that an
-    /// earlier run has told of; nobody needs to take them.
+    /// Appends all lines to the log. `refused` receives each rejected line in the order of the file,
+    /// including those of an earlier run of the same import. Its receiver may be dropped.
     pub async fn run(
         &self,
         mut lines: Lines,
@@ -194,7 +191,7 @@ impl Imports {
         if request.id.is_none() {
             let forgotten = import::forget(&self.pool, &run.key).await;
             if let Err(error) = forgotten {
-                tracing::warn!(%error, "an import that is done is not forgotten yet");
+                tracing::warn!(%error, "import: progress not deleted, the purge retries");
             }
         }
         let Progress { created, last_position, .. } = run.progress;
@@ -208,12 +205,12 @@ struct Run<'a> {
     key: ImportKey,
     metadata: &'a Metadata,
     progress: Progress,
-    /// Leased and not used yet.
+    /// Ids that are leased and unused.
     ids: Vec<CustomerId>,
 }
 
 impl Run<'_> {
-    /// Appends what is not in the log yet of the good lines of a page.
+    /// Appends the good lines of a page that are not appended yet.
     async fn append(&mut self, good: &[(i64, NewEvent)]) -> Result<(), ImportError> {
         let deadline = Instant::now() + RETRY_LIMIT;
         loop {
@@ -222,7 +219,7 @@ impl Run<'_> {
             let Some((last, _)) = rest.last() else { return Ok(()) };
             let began = Instant::now();
             match self.append_once((done, *last), &rest).await {
-                // Another run under the same name may have come further: then there is a rest.
+                // When another run with the same import id is ahead, the next iteration appends the rest.
                 Ok(progress) => {
                     self.progress = progress;
                     self.imports.appender.notify_appended();
@@ -231,10 +228,10 @@ impl Run<'_> {
                         tokio::time::sleep(began.elapsed().min(PAUSE_MAX)).await;
                     }
                 }
-                // Others than those: an import of a log may have moved them all.
+                // A restored log may contain these ids: lease new ids.
                 Err(ChunkError::IdTaken) if Instant::now() < deadline => self.ids.clear(),
                 Err(ChunkError::Database(error)) if Instant::now() < deadline => {
-                    tracing::warn!(%error, "an import has to wait for PostgreSQL");
+                    tracing::warn!(%error, "import: append failed, retrying");
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
                 Err(error) => return Err(error.into()),
@@ -249,13 +246,14 @@ impl Run<'_> {
     ) -> Result<Progress, ChunkError> {
         let missing = rest.len().saturating_sub(self.ids.len());
         if missing > 0 {
-            // Handed out from the end, the smallest first.
+            // Ids are taken from the end, so the smallest is the last.
             let mut leased = id_lease::lease(&self.imports.pool, missing).await?;
             leased.reverse();
             leased.append(&mut self.ids);
             self.ids = leased;
         }
-        // Taken off whatever becomes of them: no chunk is sent twice with other customers' ids.
+        // The ids count as used even if the append fails, so that no chunk is sent again with the same ids
+        // for other customers.
         let ids = self.ids.split_off(self.ids.len() - rest.len());
         let creates: Vec<_> =
             ids.into_iter().rev().zip(rest).map(|(id, (_, event))| (id, event)).collect();

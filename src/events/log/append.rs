@@ -1,5 +1,5 @@
-//! One call of `append_events` (migration 0002), whatever the number of commands; of `append_event`
-//! (migration 0006) when one event is all there is.
+//! Appends the events of commands by one call of `append_events` (migration 0002), which takes the
+//! append lock; a single event by `append_event` (migration 0006).
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
@@ -7,36 +7,36 @@ use uuid::Uuid;
 
 use super::payload::{EncodedMetadata, NewEvent};
 
-/// The events of one command, on their way into the log: all of them or none.
+/// The events of one command, appended all or not at all.
 #[derive(Debug, Clone)]
 pub struct Append {
-    /// Names the command, so that its outcome can be looked up after a lost connection.
+    /// Identifies the command, so that append recovery can look up its outcome.
     pub command_id: Uuid,
     pub aggregate_type: &'static str,
     pub aggregate_id: String,
-    /// The sequence that the aggregate must have; `None` means any.
+    /// The sequence that the aggregate must have; `None`: any.
     pub expected: Option<i64>,
-    /// None only of a command with a key that changes nothing.
+    /// Empty only for a command with an idempotency key that changes nothing.
     pub events: Vec<NewEvent>,
     pub metadata: EncodedMetadata,
     pub key: Option<IdempotencyKey>,
 }
 
-/// A command that is to be done once, however often it is asked for.
+/// The idempotency key of a command, which is executed once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyKey {
     pub account: String,
     pub key: String,
-    /// Of what was asked for.
+    /// A hash of the request.
     pub fingerprint: Vec<u8>,
-    /// What to remember of a command that changes nothing: the aggregate's last position.
+    /// The position to store for a command that changes nothing: the aggregate's last one.
     pub known_position: i64,
 }
 
-/// What became of one command.
+/// The outcome of one command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// Its last event, as it stands in the log.
+    /// The position of the command's last event.
     Appended(Appended),
     /// The aggregate was at another sequence than expected; nothing was appended.
     Conflict { sequence: i64 },
@@ -54,9 +54,9 @@ pub struct Appended {
     pub recorded_at: DateTime<Utc>,
 }
 
-/// Appends the commands' events in the order given and returns one outcome per command, in the same
-/// order. In autocommit the events are durable when this returns. No aggregate and no key may stand
-/// there twice.
+/// Appends the commands' events in the order given; returns one outcome per command, in that order. In
+/// autocommit the events are durable when this returns. No aggregate and no key may occur twice. When
+/// PostgreSQL rejects a value, nothing is appended; when the connection is lost, the outcome is unknown.
 pub async fn append<'a>(
     executor: impl PgExecutor<'_>,
     commands: impl IntoIterator<Item = &'a Append>,
@@ -99,17 +99,17 @@ pub async fn append<'a>(
     for row in rows {
         let number = usize::try_from(row.command).ok().filter(|number| *number < changes.len());
         let number =
-            number.ok_or_else(|| protocol_error("append_events named an unknown command"))?;
+            number.ok_or_else(|| protocol_error("append_events returned an unknown command"))?;
         let event = (row.position, row.sequence, row.recorded_at);
         outcomes[number] = Some(outcome(changes[number], row.key_fingerprint, event));
     }
     outcomes
         .into_iter()
         .collect::<Option<Vec<_>>>()
-        .ok_or_else(|| protocol_error("append_events left a command out"))
+        .ok_or_else(|| protocol_error("append_events returned no row for a command"))
 }
 
-/// One command that has one event.
+/// Appends a command that has one event.
 async fn append_one(
     executor: impl PgExecutor<'_>,
     command: &Append,
@@ -136,7 +136,7 @@ async fn append_one(
     Ok(outcome(true, row.key_fingerprint, (row.position, row.sequence, row.recorded_at)))
 }
 
-/// What one row says of a command; `changes` if it has events.
+/// The outcome in one row of the result; `changes` if the command has events.
 fn outcome(
     changes: bool,
     key_fingerprint: Option<Vec<u8>>,

@@ -1,6 +1,6 @@
-//! The appender's connection, and what to do when it is lost between a call and its answer: nobody
-//! knows then whether the call committed, and the old backend may even commit later. So it is ended
-//! first, and only then the log is asked.
+//! Append recovery: the appender's connection, and the outcome of a call whose connection was lost
+//! before its answer. Whether the call committed is unknown then, and the old backend may commit later.
+//! So the backend is terminated first, and only then the log is read.
 
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnectOptions;
@@ -12,14 +12,14 @@ use super::append::{Append, Appended, Outcome};
 /// How long one attempt to connect may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
-/// One connection that is opened again when it was lost.
+/// One connection, reopened after a loss.
 pub struct Connection {
     options: PgConnectOptions,
     open: Option<PgConnection>,
     backend: Option<Backend>,
 }
 
-/// A server process. Its number may be given to another one; together with its start it is unique.
+/// A backend of PostgreSQL. Its pid may be reused; together with its start time it is unique.
 struct Backend {
     pid: i32,
     started_at: DateTime<Utc>,
@@ -27,12 +27,12 @@ struct Backend {
 
 impl Connection {
     pub(super) fn new(options: PgConnectOptions) -> Self {
-        // One plan for every call: planning anew costs more than a small batch.
+        // A generic plan: planning each call costs more than a small batch.
         let options = options.options([("plan_cache_mode", "force_generic_plan")]);
         Self { options, open: None, backend: None }
     }
 
-    /// The connection, opened if it is not.
+    /// Returns the connection, and opens it first if necessary.
     pub(super) async fn open(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
         if self.open.is_none() {
             let connect = tokio::time::timeout(CONNECT_LIMIT, self.options.connect());
@@ -50,13 +50,13 @@ impl Connection {
         self.open.as_mut().ok_or(sqlx::Error::WorkerCrashed)
     }
 
-    /// Gives the connection up; its backend is remembered.
+    /// Drops the connection, and keeps the identity of its backend.
     pub(super) fn discard(&mut self) {
         self.open = None;
     }
 
-    /// Ends the backend of the connection that was lost and waits until it is gone: until then it
-    /// might still take the lock and commit.
+    /// Terminates the backend of the lost connection and waits until it is gone: until then it may take
+    /// the append lock and commit.
     async fn end_old_backend(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         let Some(old) = &self.backend else { return Ok(()) };
         for _ in 0..100 {
@@ -73,12 +73,14 @@ impl Connection {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        Err(sqlx::Error::Protocol("the backend of the lost connection does not end".to_owned()))
+        Err(sqlx::Error::Protocol(
+            "the backend of the lost connection does not terminate".to_owned(),
+        ))
     }
 }
 
-/// What became of each command: its outcome if it was appended, `None` if it was not and never will
-/// be by the lost call.
+/// The outcome of each command that was appended; `None` for a command that was not appended, and that
+/// the lost call can no longer append.
 pub(super) async fn find_outcomes<'a>(
     connection: &mut Connection,
     commands: impl Iterator<Item = &'a Append>,
@@ -103,7 +105,7 @@ async fn find_outcomes_on<'a>(
     }
     let mut found = vec![];
     for command in commands {
-        // The last event of the command, by its id, in its aggregate's stream.
+        // The command's last event, by the command id, in the aggregate's stream.
         let row = sqlx::query!(
             "select position, sequence, recorded_at from events
              where aggregate_type = $1 and aggregate_id = $2 and command_id = $3

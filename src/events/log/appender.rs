@@ -1,6 +1,6 @@
-//! The appender: one task per process through which everything is appended. Commands wait in a
-//! bounded queue; what waits when a batch has committed is the next batch. No timer: a batch forms
-//! while the last one commits, so one command alone is appended at once.
+//! The appender: group append by one task per process. Commands wait in a bounded queue; those that
+//! wait when a batch has committed are the next batch. There is no timer: a batch forms while the last
+//! batch commits, so a single command is appended at once.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::append::{Append, Outcome, append};
 use super::append_recovery::{self, Connection};
 
-/// How many commands may wait. At 20,000 a second the last of them waits 100 ms.
+/// How many commands may be queued. At 20,000 a second the last of them waits 100 ms.
 const QUEUE_MAX: usize = 2048;
 
 /// The most commands in one batch: enough to share one commit, few enough that it takes milliseconds.
@@ -23,48 +23,48 @@ const BATCH_COMMANDS_MAX: usize = 256;
 /// The most payload in one batch, in bytes.
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
 
-/// How long a batch is tried again after a lost connection before its commands are told that their
-/// outcome is unknown. PostgreSQL needs a few seconds to come back from a crash.
+/// How long append recovery is retried before the outcome of a batch is reported as unknown. PostgreSQL
+/// needs a few seconds to restart after a crash.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long a call may take: longer than PostgreSQL's own limits, which do not count while its
-/// processes stand still.
+/// The time limit of a call: longer than PostgreSQL's own timeouts, which do not run while its processes
+/// are stopped.
 const CALL_LIMIT: Duration = Duration::from_secs(7);
 
-/// How long to wait between two attempts to connect.
+/// The pause between two attempts to connect.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The way to the appender. Clones lead to the same one.
+/// A handle of the appender. Clones share it.
 #[derive(Clone)]
 pub struct Appender {
     queue: mpsc::Sender<Job>,
-    /// Says that something was appended.
+    /// Changes after each batch, and after an append that did not go through this appender.
     appended: watch::Sender<()>,
-    /// Cancelled to take nothing in any more.
+    /// Cancelled to accept no more commands.
     stopping: CancellationToken,
-    /// Cancelled when everything that waited has its answer.
+    /// Cancelled when every accepted command has its outcome.
     stopped: CancellationToken,
 }
 
 /// Why a command has no outcome.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum AppendError {
-    /// Too many commands wait. Nothing was appended.
-    #[error("too many commands wait to be appended")]
+    /// The queue is full. Nothing was appended.
+    #[error("too many commands are queued")]
     Full,
-    /// PostgreSQL refuses one of its values. Nothing was appended.
-    #[error("PostgreSQL refuses a value: {0}")]
+    /// PostgreSQL rejected a value of the command. Nothing was appended.
+    #[error("PostgreSQL rejected a value: {0}")]
     Refused(Arc<sqlx::Error>),
-    /// PostgreSQL cannot be reached, or takes nothing in. Whether the command was appended is not
-    /// known when the connection was lost and did not come back in time.
-    #[error("PostgreSQL: {0}")]
+    /// PostgreSQL is unreachable or read-only. After a lost connection that append recovery could not resolve
+    /// in time, the outcome is unknown.
+    #[error("cannot append to PostgreSQL: {0}")]
     Unavailable(Arc<sqlx::Error>),
     /// The process is stopping. Nothing was appended.
     #[error("the appender has stopped")]
     Stopped,
 }
 
-/// A command on its way.
+/// A queued command.
 struct Job {
     append: Append,
     answer: oneshot::Sender<Result<Outcome, AppendError>>,
@@ -77,8 +77,8 @@ impl Job {
 }
 
 impl Appender {
-    /// Starts the task. It connects when there is something to append, and ends when the last way
-    /// to it is dropped and everything that waited has its answer.
+    /// Starts the task. It connects when there is something to append, and ends when the last handle is
+    /// dropped and every accepted command has its outcome.
     #[must_use]
     pub fn start(options: PgConnectOptions) -> Self {
         let (sender, queue) = mpsc::channel(QUEUE_MAX);
@@ -93,23 +93,24 @@ impl Appender {
         Self { queue: sender, appended, stopping, stopped }
     }
 
-    /// Takes nothing in any more and waits until everything that was taken in has its answer.
+    /// Accepts no more commands, and waits until every accepted one has its outcome.
     pub async fn stop(&self) {
         self.stopping.cancel();
         self.stopped.cancelled().await;
     }
 
-    /// Changes whenever a batch is through.
+    /// Changes after each batch.
     pub(super) fn subscribe(&self) -> watch::Receiver<()> {
         self.appended.subscribe()
     }
 
-    /// Says that this process has appended something by another way.
+    /// Notifies the subscribers of an append that did not go through this appender.
     pub fn notify_appended(&self) {
         self.appended.send_replace(());
     }
 
-    /// Appends one command's events together with whatever else waits.
+    /// Appends one command's events, in a batch with other queued commands; fails at once when the
+    /// queue is full.
     pub async fn append(&self, append: Append) -> Result<Outcome, AppendError> {
         let (answer, outcome) = oneshot::channel();
         self.queue.try_send(Job { append, answer }).map_err(|error| match error {
@@ -126,7 +127,7 @@ async fn run(
     stopping: CancellationToken,
     appended: watch::Sender<()>,
 ) {
-    // Commands that had to wait because another of their aggregate or key was in the batch.
+    // Commands that wait because their aggregate or key was in the batch already.
     let mut deferred = VecDeque::new();
     loop {
         let first = match deferred.pop_front() {
@@ -147,17 +148,17 @@ async fn run(
     }
 }
 
-/// The next command that waits; `None` when none will come any more.
+/// The next queued command; `None` when the queue is closed and empty.
 async fn next(queue: &mut mpsc::Receiver<Job>, stopping: &CancellationToken) -> Option<Job> {
     if let Some(job) = stopping.run_until_cancelled(queue.recv()).await {
         return job;
     }
-    // What waits already still comes out.
+    // A closed queue still returns the commands in it.
     queue.close();
     queue.recv().await
 }
 
-/// What waits, in its order, up to the caps; no aggregate and no key twice.
+/// Queued commands in their order, up to the limits of a batch; no aggregate and no key twice.
 fn take_batch(
     first: Job,
     deferred: &mut VecDeque<Job>,
@@ -180,7 +181,7 @@ fn take_batch(
             bytes += job.bytes();
             batch.push(job);
         } else {
-            // Behind it nothing of the same aggregate may pass it: `seen` keeps that too.
+            // `seen` has its aggregate and key, so that no later command of them overtakes it.
             deferred.push_back(job);
             if deferred.len() >= BATCH_COMMANDS_MAX {
                 break;
@@ -191,10 +192,10 @@ fn take_batch(
     batch
 }
 
-/// Appends the batch and answers each of its commands.
+/// Appends the batch, and sends each command its outcome.
 async fn append_batch(connection: &mut Connection, batch: Vec<Job>) {
     let deadline = Instant::now() + RECOVERY_LIMIT;
-    // Halves of a batch that holds a value that PostgreSQL refuses.
+    // Bisection: the halves of a batch with a value that PostgreSQL rejects.
     let mut pending = vec![batch];
     while let Some(mut jobs) = pending.pop() {
         match call_append(connection, &jobs).await {
@@ -219,11 +220,11 @@ async fn append_batch(connection: &mut Connection, batch: Vec<Job>) {
     }
 }
 
-/// What went wrong with one call.
+/// Why a call failed.
 enum Failure {
-    /// A value is refused (SQLSTATE 22, 23): whose, is found by halving.
+    /// PostgreSQL rejected a value (SQLSTATE classes 22 and 23); bisection finds its command.
     Data(sqlx::Error),
-    /// PostgreSQL said no; nothing was appended.
+    /// PostgreSQL rejected the call; nothing was appended.
     Rejected(sqlx::Error),
     /// The connection was lost: the call may have committed.
     Unknown(sqlx::Error),
@@ -234,7 +235,7 @@ impl From<sqlx::Error> for Failure {
         let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
         match code.as_deref() {
             Some(code) if code.starts_with("22") || code.starts_with("23") => Self::Data(error),
-            // The server is ending the connection, perhaps behind the commit.
+            // The server ended the connection, possibly after the commit.
             Some(code) if code.starts_with("57P") || code.starts_with("08") => Self::Unknown(error),
             Some(_) => Self::Rejected(error),
             None => Self::Unknown(error),
@@ -243,7 +244,7 @@ impl From<sqlx::Error> for Failure {
 }
 
 async fn call_append(connection: &mut Connection, jobs: &[Job]) -> Result<Vec<Outcome>, Failure> {
-    // Nothing was sent before there is a connection.
+    // Without a connection nothing was sent, so nothing was appended.
     let open = connection.open().await.map_err(Failure::Rejected)?;
     let call = append(open, jobs.iter().map(|job| &job.append));
     let answered = tokio::time::timeout(CALL_LIMIT, call).await;
@@ -256,8 +257,8 @@ async fn call_append(connection: &mut Connection, jobs: &[Job]) -> Result<Vec<Ou
     })
 }
 
-/// Finds out on a new connection what became of each command. Those that were appended get their
-/// answer; the rest is to be tried again. `None` when the time is over.
+/// Looks up on a new connection which commands were appended, and sends them their outcomes; returns the
+/// other commands, to be appended again. `None` when none is left, or after the deadline.
 async fn recover(
     connection: &mut Connection,
     jobs: Vec<Job>,
@@ -277,7 +278,7 @@ async fn recover(
                 return (!rest.is_empty()).then_some(rest);
             }
             Err(again) => {
-                tracing::warn!(error = %again, "the appender cannot reach PostgreSQL");
+                tracing::warn!(error = %again, "append recovery: PostgreSQL unreachable, retrying");
                 error = again;
                 tokio::time::sleep(RECONNECT_PAUSE).await;
             }
@@ -289,7 +290,7 @@ async fn recover(
 
 fn answer(jobs: Vec<Job>, outcomes: Vec<Outcome>) {
     for (job, outcome) in jobs.into_iter().zip(outcomes) {
-        // Nobody may wait any more: the command ran to its end all the same.
+        // The caller may have dropped its future; the command ran to its end.
         let _ = job.answer.send(Ok(outcome));
     }
 }

@@ -1,6 +1,6 @@
-//! The log as cqrs-es knows it: a `PersistedEventRepository`, so that `PersistedEventStore`,
-//! `CqrsFramework` and `QueryReplay` run on it unchanged. What it appends goes through the appender,
-//! like every other event: it gets its position in the log and shares the commit of its batch.
+//! The log as a `PersistedEventRepository` of cqrs-es, so that `PersistedEventStore`, `CqrsFramework` and
+//! `QueryReplay` run on it unchanged. It appends through the appender, like the bus: each event gets a
+//! position in the log and shares the commit of its batch.
 
 use cqrs_es::Aggregate;
 use cqrs_es::persist::{
@@ -16,10 +16,10 @@ use super::payload::{DecodeError, EncodedMetadata, NewEvent};
 use super::read::{self, StoredEvent};
 use crate::clock;
 
-/// How many events are read at a time; a stream holds at most as many again.
+/// How many events are read at a time; a stream buffers at most as many again.
 const PAGE: i64 = 200;
 
-/// Reads over a pool and appends through an appender, both of one primary.
+/// Reads over a pool and appends through an appender, both on the same primary.
 #[derive(Clone)]
 pub struct EventRepository {
     pool: PgPool,
@@ -69,7 +69,7 @@ impl PersistedEventRepository for EventRepository {
         self.read_all(A::TYPE, aggregate_id, last_sequence).await
     }
 
-    /// Always `None`: an event carries the whole state, so there is nothing to shorten.
+    /// Always `None`: an event carries the whole state, so a snapshot would save nothing.
     async fn get_snapshot<A: Aggregate>(
         &self,
         _aggregate_id: &str,
@@ -77,8 +77,8 @@ impl PersistedEventRepository for EventRepository {
         Ok(None)
     }
 
-    /// Appends the events of one aggregate, all or none of them; `OptimisticLockError` when the
-    /// stream is at another sequence. A snapshot is not stored.
+    /// Appends the events of one aggregate, all or none; `OptimisticLockError` when the stream is at
+    /// another sequence. Does not store the snapshot.
     async fn persist<A: Aggregate>(
         &self,
         events: &[SerializedEvent],
@@ -98,7 +98,7 @@ impl PersistedEventRepository for EventRepository {
             Outcome::Appended(_) => Ok(()),
             Outcome::Conflict { .. } => Err(PersistenceError::OptimisticLockError),
             outcome @ (Outcome::Unchanged | Outcome::Duplicate { .. }) => {
-                let problem = format!("an append without a key ended as {outcome:?}");
+                let problem = format!("unexpected outcome of an append without a key: {outcome:?}");
                 Err(PersistenceError::UnknownError(problem.into()))
             }
         }
@@ -112,7 +112,7 @@ impl PersistedEventRepository for EventRepository {
         Ok(Source { pool: self.pool.clone(), aggregate_type: A::TYPE, aggregate_id }.stream())
     }
 
-    /// In the order of the log.
+    /// Streams the events of all aggregates of the type, in the order of the log.
     async fn stream_all_events<A: Aggregate>(&self) -> Result<ReplayStream, PersistenceError> {
         let pool = self.pool.clone();
         Ok(Source { pool, aggregate_type: A::TYPE, aggregate_id: None }.stream())
@@ -127,12 +127,12 @@ struct Source {
 }
 
 impl Source {
-    /// A stream that is fed page by page, from a task that ends with the stream. An error is the
-    /// stream's last item: a consumer cannot take it for the end of the events.
+    /// A stream that a task feeds page by page; the task ends with the stream. An error is the stream's
+    /// last item, so that a consumer does not mistake it for the end of the events.
     fn stream(self) -> ReplayStream {
         let (feed, stream) = ReplayStream::new(usize::try_from(PAGE).unwrap_or(usize::MAX));
         tokio::spawn(async move {
-            // An error to push means that the consumer has gone.
+            // A failed push means that the consumer has dropped the stream.
             let _ = self.feed(feed).await;
         });
         stream
@@ -182,7 +182,7 @@ fn serialized(event: StoredEvent) -> Result<SerializedEvent, PersistenceError> {
     })
 }
 
-/// By way of the aggregate's own event: a `Value` has lost the order of its members.
+/// Encodes through the aggregate's event type, because a `Value` has lost the order of its members.
 fn new_event<A: Aggregate>(event: &SerializedEvent) -> Result<NewEvent, PersistenceError> {
     let typed: A::Event = serde_json::from_value(event.payload.clone())?;
     Ok(NewEvent::from(&typed))

@@ -17,16 +17,13 @@ pub struct IdLease {
 }
 
 impl IdLease {
-    /// A lease that is empty until it is first asked.
+    /// An empty lease; the first call of `next` fills it.
     #[must_use]
     pub fn new(pool: PgPool) -> Self {
         Self { pool, left: Mutex::new(0..0) }
     }
 
-    /// An id that no process was given before.
-    ///
-    /// # Errors
-    /// When a new block is needed and PostgreSQL cannot be asked.
+    /// Returns an id that no process has received before.
     pub async fn next(&self) -> Result<CustomerId, sqlx::Error> {
         let mut left = self.left.lock().await;
         loop {
@@ -40,13 +37,13 @@ impl IdLease {
         }
     }
 
-    /// Gives the rest of the block up: an id out of it turned out to be taken.
+    /// Discards the rest of the block, after one of its ids turned out to be taken.
     pub async fn discard_block(&self) {
         *self.left.lock().await = 0..0;
     }
 }
 
-/// At least `number` ids that nobody was given before, for one who needs many.
+/// Leases at least `number` ids, which no process has received before.
 pub async fn lease(
     executor: impl PgExecutor<'_>,
     number: usize,

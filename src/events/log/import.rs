@@ -1,5 +1,5 @@
-//! Imports as the log sees them: one chunk and how far the import has come, in one call of
-//! `import_customers` (migration 0005).
+//! Appends a chunk of an import and stores the progress of the import, in one call of `import_customers`
+//! (migration 0005).
 
 use sqlx::{PgExecutor, PgPool};
 use uuid::Uuid;
@@ -9,39 +9,39 @@ use super::payload::EncodedMetadata;
 use crate::events::metadata::Metadata;
 use crate::events::values::CustomerId;
 
-/// How many imports one step of the purge takes.
+/// How many imports one step of the purge deletes.
 const PURGE_STEP: i64 = 500;
 
-/// What names an import: the account that asked for it, its own name for it, and the file.
+/// Identifies an import: account, the client's import id, and the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportKey {
     pub account: String,
     pub id: String,
-    /// SHA-256 of the file and how it is to be read.
+    /// SHA-256 of the file and its format.
     pub fingerprint: Vec<u8>,
 }
 
-/// How far an import has come.
+/// The progress of an import.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Every line up to this one is dealt with.
+    /// The number of the last line that is done.
     pub lines_done: i64,
     pub created: i64,
-    /// Of its last event; 0 when there is none yet.
+    /// The position of its last event; 0 without one.
     pub last_position: i64,
-    /// Events that came into the log between the last chunk of any import and this one.
+    /// How many events other commands appended between the last chunk of any import and this chunk.
     pub concurrent: i64,
 }
 
 /// Why a chunk was not appended.
 #[derive(Debug, thiserror::Error)]
 pub enum ChunkError {
-    #[error("the import is known with another file")]
+    #[error("the import id was used for another file")]
     FileMismatch,
-    /// Nothing was appended; with other ids it will be.
-    #[error("an id is taken")]
+    /// Nothing was appended; the caller retries with other ids.
+    #[error("a customer id is taken")]
     IdTaken,
-    /// Whether it was appended shows when it is sent again.
+    /// The chunk may have been appended; the caller finds out when it sends the chunk again.
     #[error(transparent)]
     Database(sqlx::Error),
 }
@@ -57,7 +57,7 @@ impl From<sqlx::Error> for ChunkError {
     }
 }
 
-/// What is known of an import, if anything is.
+/// The stored progress of an import; zero for an unknown one.
 pub async fn progress(
     executor: impl PgExecutor<'_>,
     key: &ImportKey,
@@ -82,8 +82,8 @@ pub async fn progress(
     })
 }
 
-/// Appends a chunk of creates and moves the import from line `before` to line `after`; appends
-/// nothing when the import has come to another line. Returns how far it has come.
+/// Appends a chunk of creates and moves the import from line `before` to line `after`; appends nothing
+/// when the import is at another line. Returns its progress.
 pub async fn append_chunk(
     executor: impl PgExecutor<'_>,
     key: &ImportKey,
@@ -122,7 +122,7 @@ pub async fn append_chunk(
     })
 }
 
-/// Forgets an import.
+/// Deletes the progress of an import.
 pub async fn forget(pool: &PgPool, key: &ImportKey) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "delete from imports where account = $1 and import_id = $2 and fingerprint = $3",
@@ -135,10 +135,10 @@ pub async fn forget(pool: &PgPool, key: &ImportKey) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Forgets imports with which nobody went on for a week, step by step.
+/// Deletes imports that were not continued for a week, step by step.
 pub async fn purge(pool: &PgPool) -> Result<(), sqlx::Error> {
     loop {
-        let forgotten = sqlx::query!(
+        let deleted = sqlx::query!(
             "delete from imports where (account, import_id) in (
                  select account, import_id from imports
                  where updated_at < now() - interval '7 days'
@@ -149,7 +149,7 @@ pub async fn purge(pool: &PgPool) -> Result<(), sqlx::Error> {
         .execute(pool)
         .await?
         .rows_affected();
-        if i64::try_from(forgotten).is_ok_and(|forgotten| forgotten < PURGE_STEP) {
+        if i64::try_from(deleted).is_ok_and(|deleted| deleted < PURGE_STEP) {
             return Ok(());
         }
     }

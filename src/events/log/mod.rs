@@ -1,30 +1,30 @@
 //! The log: events in the order in which they were committed, on PostgreSQL.
 
-/// Commands' events into the log: one call, under the append lock.
+/// Appends the events of commands in one call, under the append lock.
 pub mod append;
 
-/// Group append: the commands that wait, in one call.
+/// Group append: one call appends all waiting commands.
 pub mod appender;
 
-/// What became of a call whose connection was lost.
+/// Append recovery: the outcome of a call whose connection was lost.
 mod append_recovery;
 
 /// Reads the log.
 pub mod read;
 
-/// Tells that the log has grown, across processes.
+/// Notifications that the log has grown, also between processes.
 pub mod notify;
 
 /// Encodes and decodes payloads and metadata.
 pub mod payload;
 
-/// The log as a repository of cqrs-es.
+/// The log as an event repository of cqrs-es.
 pub mod event_repository;
 
-/// Chunks of an import.
+/// Appends chunks of an import.
 pub mod import;
 
-/// A whole log into an empty installation.
+/// Restores a whole log into an empty installation.
 pub mod restore;
 
 /// Customer ids, leased in blocks.

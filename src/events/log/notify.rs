@@ -1,9 +1,9 @@
-//! Says that the log has appended, whichever process wrote. What this process appends is known at once;
-//! other processes are told by `NOTIFY`, after the commit and on a connection of its own: inside the
-//! transaction it would serialise every commit of the server.
+//! Notifications that the log has grown. Appends of this process notify its subscribers directly; other
+//! processes are notified by `NOTIFY`, after the commit and on a connection of its own: inside the
+//! transaction, `NOTIFY` would serialise every commit of the server.
 //!
-//! It is a hint and carries nothing that is believed: who is woken reads the log. Who waits asks
-//! again after a while all the same, so a hint that is lost costs time and nothing else.
+//! A notification is a hint without content: a subscriber that is woken reads the log. Each subscriber
+//! also polls, so a lost notification only costs time.
 
 use std::time::Duration;
 
@@ -14,24 +14,25 @@ use tokio::sync::watch;
 use super::Appender;
 use crate::tasks::Tasks;
 
-/// The channel on which processes tell each other.
+/// The channel of `NOTIFY`.
 pub const CHANNEL: &str = "customers_events";
 
-/// How many connections it needs: one to tell, one to be told.
+/// How many connections notifications need: one publishes, one listens.
 pub const CONNECTIONS: u32 = 2;
 
-/// The pause behind a `NOTIFY`: whatever grows in it is told at once behind it.
+/// The pause after a `NOTIFY`: all appends within it share the next one.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(10);
 
-/// How long to wait after a failure.
+/// The pause after a failure.
 const FAILURE_PAUSE: Duration = Duration::from_millis(500);
 
-/// One who waits for the log to grow. Each clone waits for itself.
+/// A subscription to the growth of the log. Each clone marks on its own which appends it has seen.
 #[derive(Clone)]
 pub struct Subscription(watch::Receiver<()>);
 
 impl Subscription {
-    /// Starts to tell others what `appender` appends and to be told; ends with `shutdown`.
+    /// Starts to publish the appends of `appender` and to listen for those of other processes, until
+    /// shutdown.
     #[must_use]
     pub fn start(appender: &Appender, pool: PgPool, tasks: &Tasks) -> Self {
         let (appended, subscription) = watch::channel(());
@@ -47,58 +48,59 @@ impl Subscription {
         Self(subscription)
     }
 
-    /// From here on growth counts: called before the log is read.
+    /// Marks all appends so far as seen; called before the log is read.
     pub fn mark_seen(&mut self) {
         self.0.mark_unchanged();
     }
 
-    /// Waits until the log has appended since the mark, at most for `limit`.
+    /// Waits for an append after the mark, at most for `limit`.
     pub async fn wait(&mut self, limit: Duration) {
         if let Ok(Err(_)) = tokio::time::timeout(limit, self.0.changed()).await {
-            // The process is stopping: nobody says anything any more.
+            // The process is stopping: no further notification will arrive.
             tokio::time::sleep(limit).await;
         }
     }
 }
 
+/// Notifies this process of its own appends.
 async fn forward(mut batches: watch::Receiver<()>, appended: &watch::Sender<()>) {
     while batches.changed().await.is_ok() {
         appended.send_replace(());
     }
 }
 
-/// Tells other processes, at most once in a while.
+/// Notifies other processes, at most once per interval.
 async fn publish(mut batches: watch::Receiver<()>, pool: &PgPool) {
     while batches.changed().await.is_ok() {
         let published = sqlx::query!("select pg_notify($1, '')", CHANNEL).execute(pool).await;
         if let Err(error) = published {
-            tracing::warn!(%error, "other processes cannot be told that the log has appended");
+            tracing::warn!(%error, "notify: publish failed, other processes poll");
         }
         tokio::time::sleep(PUBLISH_INTERVAL).await;
     }
 }
 
-/// Passes on what other processes tell, and connects again whenever the connection is lost.
+/// Listens for notifications of other processes; reconnects when the connection is lost.
 async fn listen(pool: &PgPool, appended: &watch::Sender<()>) {
     loop {
         if let Err(error) = listen_once(pool, appended).await {
             if matches!(error, sqlx::Error::PoolClosed) {
                 return;
             }
-            // Who waits looks now: the server may have crashed, and come back with less.
+            // Subscribers must read the log now: PostgreSQL may have crashed and lost events.
             appended.send_replace(());
-            tracing::warn!(%error, "cannot be told when the log grows; it is looked at every second");
+            tracing::warn!(%error, "notify: listen failed, polling each second");
             tokio::time::sleep(FAILURE_PAUSE).await;
         }
     }
 }
 
-/// Until the connection is lost.
+/// Listens until the connection is lost.
 async fn listen_once(pool: &PgPool, appended: &watch::Sender<()>) -> Result<(), sqlx::Error> {
     let mut listener = PgListener::connect_with(pool).await?;
     listener.listen(CHANNEL).await?;
     loop {
-        // The first time for what was told while nobody listened.
+        // The first iteration makes up for the notifications before `LISTEN`.
         appended.send_replace(());
         if listener.try_recv().await?.is_none() {
             return Ok(());

@@ -1,5 +1,5 @@
-//! The one place where a payload is written and the one where it is read. Whatever is done to
-//! payloads later (sealing them with a key per customer, say) is done here.
+//! Encodes and decodes payloads and metadata. A later transformation of payloads (for example encryption
+//! with a key per customer) belongs here.
 
 use std::borrow::Cow;
 
@@ -11,12 +11,12 @@ use crate::events::customer::{CUSTOMER, CustomerEvent};
 use crate::events::metadata::Metadata;
 use crate::events::upcast;
 
-/// An event on its way into the log.
+/// An event to append.
 #[derive(Debug, Clone)]
 pub struct NewEvent {
     pub event_type: Cow<'static, str>,
     pub event_version: Cow<'static, str>,
-    /// JSON, tagged with its type, its fields in the order of their declaration.
+    /// JSON, tagged with the event's type; the fields are in the order of their declaration.
     pub payload: String,
 }
 
@@ -40,7 +40,7 @@ impl EncodedMetadata {
         &self.0
     }
 
-    /// Any flat object of strings; an error for another shape, which cqrs-es could not load again.
+    /// Accepts any flat object of strings; fails for other JSON, which cqrs-es cannot load.
     pub(super) fn parse(metadata: &serde_json::Value) -> Result<Self, DecodeError> {
         let members: std::collections::BTreeMap<String, String> =
             Deserialize::deserialize(metadata)?;
@@ -60,12 +60,12 @@ impl From<&Metadata> for EncodedMetadata {
     }
 }
 
-/// Any JSON that the log stores as text.
+/// Encodes a value as JSON text, as the log stores it.
 pub(super) fn encode(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("events and metadata are plain structs with string keys")
 }
 
-/// Decodes a stored event of any version into today's version.
+/// Decodes a stored event of any known version into the current version.
 pub fn decode<E: DeserializeOwned>(
     event_type: &str,
     event_version: &str,
@@ -80,7 +80,7 @@ pub fn decode<E: DeserializeOwned>(
     Ok(serde_json::from_value(current)?)
 }
 
-/// The payload in today's version: the stored bytes when that is how it was written.
+/// The payload in the current version: the stored bytes if they have that version already.
 pub fn current<'a>(
     event_type: &str,
     event_version: &str,
@@ -97,7 +97,7 @@ pub fn current<'a>(
     Ok(Cow::Owned(text))
 }
 
-/// Checks that an event from elsewhere can be decoded, as one of an aggregate of that type.
+/// Checks that an event of another installation can be decoded as an event of that aggregate type.
 pub fn check(
     aggregate_type: &str,
     event_type: &str,

@@ -1,4 +1,4 @@
-//! Reads the log. Every query names the position or the stream that it starts from; none sorts.
+//! Reads the log. Every query starts from a position or in a stream; no query sorts.
 
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
@@ -37,23 +37,17 @@ pub struct StoredEvent {
 }
 
 impl StoredEvent {
-    /// The event itself.
-    ///
-    /// # Errors
-    /// When it is none that this program knows.
+    /// Decodes the event; fails for a type or version that this program does not have.
     pub fn decode<E: DeserializeOwned>(&self) -> Result<E, DecodeError> {
         decode(&self.event_type, &self.event_version, &self.payload)
     }
 
-    /// Who, from where and why.
-    ///
-    /// # Errors
-    /// When it is no flat object of strings.
+    /// Actor, origin and reason; fails if the stored JSON is not a flat object of strings.
     pub fn metadata(&self) -> Result<Metadata, DecodeError> {
         Ok(serde_json::from_str(&self.metadata)?)
     }
 
-    /// Whose event it is, if a customer's.
+    /// The customer's id; `None` for an event of an account.
     #[must_use]
     pub fn customer(&self) -> Option<CustomerId> {
         (self.aggregate_type == CUSTOMER)
@@ -123,7 +117,7 @@ pub async fn last_event<E: DeserializeOwned>(
     .transpose()
 }
 
-/// The event at `position`, which is one of an aggregate of that type, and the aggregate's id.
+/// The event at `position` and its aggregate's id; `RowNotFound` if that type has no event there.
 pub async fn event_at<E: DeserializeOwned>(
     executor: impl PgExecutor<'_>,
     aggregate_type: &str,
@@ -177,7 +171,7 @@ pub async fn of_sessions(
     after: i64,
     limit: i64,
 ) -> Result<Vec<StoredEvent>, sqlx::Error> {
-    // Word for word the condition of the index events_of_sessions.
+    // The condition of the index events_of_sessions, word for word, so that PostgreSQL uses the index.
     stored_events!(
         "where aggregate_type = 'account' and event_type in (
                'SessionBound', 'SessionClosed', 'TokenReplayDetected',
@@ -206,8 +200,8 @@ pub async fn position_before(
     .await
 }
 
-/// Up to `limit` events of customers, stream by stream: after the event of that aggregate id and
-/// sequence, of ids before `to`, up to `position`.
+/// Up to `limit` events of customers, stream by stream: after the event with the aggregate id `after` and
+/// that sequence, with aggregate ids before `to`, up to `position`.
 pub async fn streams(
     executor: impl PgExecutor<'_>,
     (after, sequence): (&str, i64),
@@ -300,8 +294,8 @@ pub async fn matching(
     .await
 }
 
-/// As [`matching`], of one customer, by its stream: in one stream the order of sequences is the order
-/// of positions.
+/// As [`matching`], for one customer: reads the customer's stream, in which the order of sequences is the
+/// order of positions.
 pub async fn matching_of_customer(
     executor: impl PgExecutor<'_>,
     customer: CustomerId,
@@ -349,7 +343,7 @@ pub(super) async fn stream_page(
     .await
 }
 
-/// Up to `limit` events of aggregates of one type after the position `after`, in the order of the log.
+/// Up to `limit` events of one aggregate type after the position `after`, in the order of the log.
 pub(super) async fn type_page(
     executor: impl PgExecutor<'_>,
     aggregate_type: &str,

@@ -1,4 +1,4 @@
-//! Writes a whole log into an empty installation: the same positions, times and bytes.
+//! Restores a whole log into an empty installation, with the same positions, times and bytes.
 
 use chrono::{DateTime, Utc};
 use sqlx::{Connection as _, PgConnection};
@@ -24,10 +24,10 @@ pub struct RestoredEvent {
     pub recorded_at: DateTime<Utc>,
 }
 
-/// Why a log was not restored. Nothing of it is there then.
+/// Why a log was not restored. No event was written.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    #[error("the log is not empty: only an empty installation can take another's log")]
+    #[error("the log is not empty: only an empty installation accepts another log")]
     NotEmpty,
     #[error("the sequences of {0} {1} have a gap")]
     SequenceGap(String, String),
@@ -36,7 +36,7 @@ pub enum RestoreError {
 }
 
 /// Writes the events in one transaction, as the owner of the table. Their positions are 1, 2, 3 and so
-/// on; the first error among them ends it. Command ids are new: they only serve append recovery.
+/// on; the first error among them ends the restore. Command ids are new: only append recovery uses them.
 pub async fn restore<E: From<RestoreError>>(
     connection: &mut PgConnection,
     events: impl Iterator<Item = Result<RestoredEvent, E>>,
@@ -58,7 +58,7 @@ pub async fn restore<E: From<RestoreError>>(
     for event in events {
         let encoded = event.and_then(|event| encode(&mut rows, &event).map_err(database));
         if let Err(error) = encoded {
-            sink.abort("the log was refused").await.map_err(database)?;
+            sink.abort("the log was rejected").await.map_err(database)?;
             return Err(error);
         }
         if rows.len() >= PIECE {
@@ -68,7 +68,8 @@ pub async fn restore<E: From<RestoreError>>(
     sink.send(rows.finish()).await.map_err(database)?;
     sink.finish().await.map_err(database)?;
     check_sequences(&mut transaction).await?;
-    // The next block of ids begins after the largest. A sequence is not rolled back.
+    // The next block of ids begins after the largest id. PostgreSQL never rolls back a sequence, so this
+    // comes after all checks.
     sqlx::query!(
         "select setval('customer_ids', max(aggregate_id::bigint)) from events
          where aggregate_type = $1 having count(*) > 0",

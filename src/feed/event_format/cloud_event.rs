@@ -8,8 +8,8 @@ use crate::events::customer::CUSTOMER;
 use crate::events::log::{DecodeError, StoredEvent};
 use crate::events::metadata::Metadata;
 
-/// A CloudEvent. `source` is the address of the feed. `sequence`, `actor` and `reason` are extension
-/// attributes.
+/// Encodes an event as a CloudEvent. `source` is the address of the feed. `sequence`, `actor` and `reason`
+/// are extension attributes.
 pub fn cloud_event(event: &StoredEvent, source: &str) -> Result<String, DecodeError> {
     #[derive(Serialize)]
     struct CloudEvent<'a> {

@@ -23,7 +23,7 @@ pub const CSV_COLUMNS: [&str; 12] = [
     "reason",
 ];
 
-/// One record: an event without the members that have no column.
+/// Encodes an event as one record; members without a column are left out.
 pub fn csv_record(event: &StoredEvent) -> Result<[String; 12], DecodeError> {
     #[derive(Default, Deserialize)]
     struct Person {
@@ -53,8 +53,8 @@ pub fn csv_record(event: &StoredEvent) -> Result<[String; 12], DecodeError> {
     ])
 }
 
-/// A cell that no spreadsheet evaluates as a formula: one that would begin with `=`, `+`, `-`, `@`, a
-/// tab or a carriage return begins with an apostrophe (OWASP, CSV injection).
+/// Keeps spreadsheets from evaluating a cell as a formula: prefixes an apostrophe to a text that begins
+/// with `=`, `+`, `-`, `@`, a tab or a carriage return (OWASP, CSV injection).
 fn escape_formula(text: String) -> String {
     if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text }
 }

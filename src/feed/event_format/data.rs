@@ -1,4 +1,4 @@
-//! The members of a payload without its `type`, which stands beside it.
+//! The members of a payload without its `type`, which is a member of the envelope.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-/// Names and values, as they are stored.
+/// The names and values, in the order and with the bytes in which they are stored.
 pub(super) struct Data<'a>(Vec<(String, &'a RawValue)>);
 
 impl Serialize for Data<'_> {

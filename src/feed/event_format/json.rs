@@ -7,7 +7,7 @@ use super::data::Data;
 use crate::clock;
 use crate::events::log::{DecodeError, StoredEvent};
 
-/// The object of the feed, of an export and of the stream.
+/// Encodes an event as that JSON object.
 pub fn json(event: &StoredEvent) -> Result<String, DecodeError> {
     #[derive(Serialize)]
     struct Shown<'a> {

@@ -1,6 +1,6 @@
-//! An event as other programs see it: its stored bytes, in their order, in three formats.
+//! Encodes an event for other programs, in three formats. JSON members keep their stored bytes and order.
 
-/// The object of the feed, the stream and the export.
+/// The JSON object of the feed, the stream and the export.
 mod json;
 
 /// CloudEvents 1.0.
@@ -9,7 +9,7 @@ mod cloud_event;
 /// Records of a CSV export.
 mod csv;
 
-/// The members of a payload.
+/// The members of a payload, without its type.
 mod data;
 
 pub use cloud_event::cloud_event;

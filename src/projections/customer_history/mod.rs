@@ -1,13 +1,13 @@
 //! Every state of every customer: `customer_history(customer_id, version, position, until_position,
-//! ...)`. Histories are read from it, and any moment of the past.
+//! ...)`. It serves histories, and reads of any moment of the past.
 
 /// One row.
 mod version;
 
-/// Follows the log.
+/// The projection.
 mod projection;
 
-/// One history, or the registry at a moment.
+/// Reads of one history, or of the registry at a moment.
 mod read;
 
 pub use projection::CustomerHistory;

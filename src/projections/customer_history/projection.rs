@@ -83,13 +83,13 @@ impl TableProjection for CustomerHistory {
 }
 
 /// The states after each event of a run, in the order of the run, which has each customer's events in
-/// their order and without a gap. Events of accounts are passed over.
+/// their order and without a gap. Events of accounts are skipped.
 fn fold(page: &[StoredEvent]) -> Result<Vec<Version>, ProjectionError> {
     let mut entries: Vec<Version> = vec![];
     let mut last: HashMap<i64, usize> = HashMap::new();
     for stored in page {
         let Some(id) = stored.customer() else { continue };
-        // Right when the run has the first event.
+        // Correct if the run has the customer's first event; otherwise `insert` corrects it.
         let mut created_at = stored.recorded_at;
         if let Some(before) = last.insert(id.get(), entries.len()) {
             let before = &mut entries[before];
@@ -102,7 +102,7 @@ fn fold(page: &[StoredEvent]) -> Result<Vec<Version>, ProjectionError> {
     Ok(entries)
 }
 
-/// The state after a customer's event, as long as that is its last one.
+/// The state after a customer's event, without an end.
 pub(super) fn version_of(
     stored: &StoredEvent,
     created_at: DateTime<Utc>,
@@ -136,7 +136,7 @@ pub(super) fn version_of(
     })
 }
 
-/// Ends the states that were the last ones before these, from earlier pages.
+/// Ends the last states from earlier pages, which these follow.
 async fn end_previous_states(
     db: &mut PgConnection,
     entries: &[Version],
@@ -165,8 +165,7 @@ async fn end_previous_states(
     Ok(())
 }
 
-/// Inserts new states. A customer's first state has the time of its creation; later ones take it from
-/// there.
+/// Inserts new states. Later states copy `created_at` from the customer's first state.
 async fn insert(db: &mut PgConnection, entries: &[Version]) -> Result<(), ProjectionError> {
     fn all<T>(entries: &[Version], of: impl Fn(&Version) -> T) -> Vec<T> {
         entries.iter().map(of).collect()

@@ -71,7 +71,7 @@ pub async fn at(
     Ok(version)
 }
 
-/// The state after the event at that index of a whole stream. Other events need not be readable.
+/// The state after the event at index `at` of a whole stream. Other events need not be decodable.
 fn of_stream(stream: &[StoredEvent], at: usize) -> Result<Version, ProjectionError> {
     let mut version = version_of(&stream[at], stream[0].recorded_at)?;
     if let Some(next) = stream.get(at + 1) {

@@ -4,7 +4,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 
 use crate::projections::customers::Row;
 
-/// One version of one customer: a state, the event that led to it and who caused it.
+/// One version of one customer: a state, and the event that led to it with its actor.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct Version {
     pub customer_id: i64,

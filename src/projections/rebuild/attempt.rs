@@ -14,7 +14,7 @@ use crate::events::log::read;
 use crate::postgres::transaction;
 use crate::projections::projection::{Projection, ProjectionError};
 
-/// How long each transaction of the previous attempt is waited for: partitions run to their end.
+/// How long a new attempt waits for each transaction of the previous one: partitions run to their end.
 const PREVIOUS_ATTEMPT_WAIT: &str = "5s";
 
 /// How long a backfill worker tries to connect.
@@ -85,8 +85,8 @@ impl Attempt {
     }
 }
 
-/// Begins a transaction that waits for those of the previous attempt, and keeps a new attempt from
-/// beginning until it ends.
+/// Begins a transaction that waits for those of the previous attempt. Until it ends, no new attempt
+/// begins.
 pub(super) async fn after_previous(
     projection: &dyn Projection,
     pool: &PgPool,
@@ -95,7 +95,7 @@ pub(super) async fn after_previous(
     sqlx::query!("select set_config('lock_timeout', $1, true)", PREVIOUS_ATTEMPT_WAIT)
         .fetch_one(&mut *transaction)
         .await?;
-    // An attempt that is about to commit its beginning has no visible row to wait for.
+    // An attempt that has not committed its row yet has no visible row to wait for.
     sqlx::query!("select pg_advisory_xact_lock($1, $2)", BEGIN_CLASS, lock::object_of(projection))
         .fetch_one(&mut *transaction)
         .await
@@ -127,7 +127,7 @@ pub(super) async fn discard(
     Ok(())
 }
 
-/// What the database says of an attempt that has begun.
+/// The row of an attempt that has started.
 struct Begun {
     target: i64,
     is_backfilled: bool,

@@ -15,8 +15,8 @@ use crate::projections::projection::ProjectionError;
 use crate::projections::stream_reader::{PAGE, StreamReader};
 use crate::projections::table_slot::TableSlot;
 
-/// How many partitions are backfilled at once. PostgreSQL and this process work in turn, so some
-/// more workers than cores keep both busy.
+/// How many partitions are backfilled at once. A partition alternates between PostgreSQL and this process,
+/// so a few more workers than cores keep both busy.
 const WORKERS: usize = 4;
 
 /// How many events are read at a time while the database has other load, so that no request waits
@@ -24,8 +24,8 @@ const WORKERS: usize = 4;
 const SMALL_PAGE: i64 = 1000;
 
 /// Backfills the partitions that are not done: several at once while the database has no other load,
-/// else one after the other. Partitions that have begun run to their end, also when this future is
-/// dropped; no further one begins then.
+/// else one after the other. Partitions that have begun run to their end, even if this future is
+/// dropped; no further partition begins then.
 pub(super) async fn run(attempt: &Attempt, load: &Arc<LoadProbe>) -> Result<(), ProjectionError> {
     let partitions = partition::pending(attempt.projection, &attempt.pool).await?;
     let workers = WORKERS.min(partitions.len());
@@ -37,7 +37,7 @@ pub(super) async fn run(attempt: &Attempt, load: &Arc<LoadProbe>) -> Result<(), 
         low_priority_thread::run(move || work(number, attempt, load, queue))
     });
     for worked in future::join_all(working).await {
-        // A worker that panics, or has no thread, fails the attempt.
+        // If a worker panics or gets no thread, the attempt fails.
         worked.map_err(|_| sqlx::Error::WorkerCrashed)??;
     }
     Ok(())
@@ -53,7 +53,7 @@ impl Queue {
     }
 }
 
-/// Empties the queue when it is dropped: a worker that fails stops the others.
+/// Empties the queue on drop, so that a failed worker stops the other workers.
 struct ClearOnDrop(Queue);
 
 impl Drop for ClearOnDrop {

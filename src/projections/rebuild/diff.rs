@@ -1,4 +1,4 @@
-//! How the rebuilt table differs from the live one.
+//! Counts the rows that differ between the rebuilt table and the live one.
 
 use sqlx::PgPool;
 
@@ -7,23 +7,23 @@ use crate::postgres::transaction;
 use crate::projections::checkpoint::checkpoint_of;
 use crate::projections::projection::{Projection, ProjectionError};
 
-/// The number of rows that differ between the shadow table and the live one, or are in one of both
-/// only; without those of customers with events that only one of both has applied.
+/// The number of rows that differ between the shadow table and the live one, or that only one of them
+/// has; without the rows of customers with events that only one of the tables has applied.
 pub(super) async fn count_differences(
     projection: &dyn Projection,
     pool: &PgPool,
     load: &LoadProbe,
 ) -> Result<i64, ProjectionError> {
     let mut transaction = transaction::begin(pool).await?;
-    // The first time the live table is empty and there is nothing to compare.
+    // At checkpoint 0 the live table is empty, so there is nothing to compare.
     if checkpoint_of(projection, &mut *transaction).await? == 0 {
         return Ok(0);
     }
     load.limit_parallelism(&mut transaction).await?;
     let (table, key, columns) =
         (projection.table(), projection.key()[0], projection.key().join(", "));
-    // The touched customers may be as many as there are: a `not in` would scan them for each row as
-    // soon as they do not fit into work_mem.
+    // All customers may be touched: a `not in` would scan the touched ones for each row as soon as they do
+    // not fit into work_mem.
     let question = format!(
         "with between_them as (
              select least(p.checkpoint, s.checkpoint) as low,

@@ -1,14 +1,14 @@
-//! Why there is no rebuild, or no rollback.
+//! Why a rebuild or rollback failed.
 
 use crate::projections::checksum::Checksum;
 use crate::projections::projection::ProjectionError;
 
-/// Nothing that is served has changed.
+/// Why a rebuild or rollback failed. The live table is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum RebuildError {
     #[error("a rebuild of this projection is running")]
     AlreadyRunning,
-    #[error("transactions of the previous attempt are still running; try again in a moment")]
+    #[error("transactions of the previous attempt are still running; retry later")]
     PreviousAttemptRunning,
     #[error("the projection has no previous table")]
     NoPreviousTable,

@@ -11,7 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 /// The `application_name` of connections of rebuilds, which do not count as other load.
 pub const APPLICATION_NAME: &str = "customers rebuild";
 
-/// The interval of the probe, and how far back each one looks: a statement that ended before is not
+/// The interval of the probe, and the time that each probe covers: a statement that ended earlier is not
 /// seen.
 pub(super) const PROBE_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -30,7 +30,7 @@ pub(super) struct LoadProbe {
 
 impl LoadProbe {
     pub(super) fn start(pool: PgPool) -> Self {
-        // Until the window is full.
+        // Busy until the window is full.
         let is_busy = Arc::new(AtomicBool::new(true));
         let result = Arc::clone(&is_busy);
         let task = async move {

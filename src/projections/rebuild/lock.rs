@@ -11,8 +11,8 @@ use crate::projections::projection::Projection;
 /// The first key of the advisory locks of rebuilds: the word "cust" in ASCII.
 pub(in crate::projections) const CLASS: i32 = 0x6375_7374;
 
-/// How long the lock of another rebuild is waited for: PostgreSQL takes a while to notice that a
-/// process was killed. And how often the lock is tried.
+/// How long a rebuild waits for the lock of another one, since PostgreSQL takes a while to notice that a
+/// process was killed; and the pause between two attempts.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
 const LOCK_RETRY: Duration = Duration::from_millis(20);
 
@@ -29,7 +29,7 @@ pub(in crate::projections) fn object_of(projection: &dyn Projection) -> i32 {
 /// Held from the beginning of a rebuild or rollback to its end.
 pub(super) struct RebuildLock {
     projection: &'static dyn Projection,
-    /// The lock belongs to this session: it ends with the connection, however that ends.
+    /// The lock belongs to this database session: PostgreSQL releases it when the connection ends.
     connection: PgConnection,
 }
 

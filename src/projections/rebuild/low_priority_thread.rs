@@ -1,12 +1,12 @@
-//! Long work on a thread of its own with a lower priority. On the threads that answer requests, work
-//! that takes a processor for seconds makes each request wait for its turn.
+//! Long work on a thread of its own with a lower priority. On the threads that serve requests, work
+//! that occupies a core for seconds would delay every request.
 
 use std::thread;
 
 use tokio::runtime;
 use tokio::sync::oneshot;
 
-/// Runs the work on a thread and a runtime of its own, to its end, also when the receiver is dropped.
+/// Runs the work on a thread and a runtime of its own, to its end, even if the receiver is dropped.
 /// A connection belongs to the runtime that it was made on, so the work makes its own.
 pub(super) fn run<F, T>(work: impl FnOnce() -> F + Send + 'static) -> oneshot::Receiver<T>
 where
@@ -25,7 +25,7 @@ where
     receiver
 }
 
-/// On Linux each thread has a nice value of its own. A failure only costs others time.
+/// On Linux each thread has a nice value of its own. If it fails, the thread runs at normal priority.
 #[cfg(target_os = "linux")]
 fn lower_priority() {
     let _ = rustix::process::setpriority_process(None, 10);

@@ -18,16 +18,16 @@ mod backfill;
 /// Catches a standby table up and makes it the live one.
 mod swap;
 
-/// Rebuilt against live rows.
+/// Counts the rows that differ between the rebuilt table and the live one.
 mod diff;
 
 /// Whether the database has other load.
 mod load_probe;
 
-/// Work that gives way to requests.
+/// Threads that run at a lower priority than requests.
 mod low_priority_thread;
 
-/// Why there is no rebuild.
+/// Why a rebuild or rollback failed.
 mod error;
 
 use std::sync::Arc;
@@ -54,14 +54,14 @@ pub struct Rebuilt {
     pub changed: i64,
 }
 
-/// A rebuild that has begun. No other one of the projection begins before this is dropped.
+/// A rebuild that has begun. No other rebuild of the projection begins before this one is dropped.
 pub struct Rebuild {
     attempt: Attempt,
     lock: RebuildLock,
 }
 
 impl Rebuild {
-    /// Begins a rebuild, or resumes the one that was interrupted.
+    /// Begins a rebuild, or resumes an interrupted one.
     pub async fn begin(
         projection: &'static dyn Projection,
         pool: &PgPool,
@@ -70,7 +70,7 @@ impl Rebuild {
         Ok(Self { attempt: Attempt::begin(projection, pool).await?, lock })
     }
 
-    /// Replays the log into the projection, while reads and writes go on. After an error the next
+    /// Replays the log into the projection, while reads and writes continue. After an error the next
     /// rebuild resumes this one; after a checksum mismatch it starts over.
     pub async fn run(self) -> Result<Rebuilt, RebuildError> {
         let Self { attempt, lock } = self;
@@ -99,7 +99,7 @@ pub async fn rebuild(
 }
 
 /// Swaps the previous table in again, caught up with the log; the live one becomes the previous one.
-/// Returns the position that the table shows. A rebuild that was interrupted is discarded.
+/// Returns the position that the table shows. An interrupted rebuild is discarded.
 pub async fn rollback(
     projection: &'static dyn Projection,
     pool: &PgPool,

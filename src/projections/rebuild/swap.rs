@@ -20,7 +20,7 @@ const PAGE: i64 = 10_000;
 /// How long one attempt to swap may keep readers and writers waiting.
 const SWAP_LOCK_TIMEOUT: &str = "50ms";
 
-/// The pause after an attempt that met a long query.
+/// The pause after an attempt that a long query has blocked.
 const SWAP_RETRY: Duration = Duration::from_millis(200);
 
 /// How long the swap is retried.

@@ -1,4 +1,5 @@
-//! The driver: asks, checks what every refusal promises, and writes a line about it.
+//! The driver of the tests of invalid requests: sends a request, checks the parts that every refusal must
+//! have, and records one line.
 
 use std::fmt::Write as _;
 
@@ -8,7 +9,7 @@ use reqwest::{Body, Method, RequestBuilder};
 
 use crate::harness::{Answer, Login, Service, With as _, send};
 
-/// Asks as admin, and writes down what was answered.
+/// Sends requests as an admin and records one line per refusal.
 pub struct Table {
     pub service: Service,
     admin: Login,
@@ -17,7 +18,8 @@ pub struct Table {
 }
 
 impl Table {
-    /// Customer 1 is there, so that nothing is refused because it is missing; and the session is bound.
+    /// Creates customer 1, so that no request is refused with a 404, and binds the session, so that no
+    /// later request appends an event for it.
     pub async fn start() -> Self {
         let service = Service::start().await;
         let admin = service.log_in_as(Role::Admin).await;
@@ -40,10 +42,10 @@ impl Table {
         let what = what.escape_debug();
         assert!((400..500).contains(&answer.status), "{method} {path} {what}: {answer:?}");
         let lines = &mut self.lines;
-        writeln!(lines, "{method} {path} | {what} -> {}", told(&answer)).unwrap();
+        writeln!(lines, "{method} {path} | {what} -> {}", summary(&answer)).unwrap();
     }
 
-    /// The whole body as JSON.
+    /// Sends a body with the media type JSON.
     pub async fn json(&mut self, method: Method, path: &str, what: &str, body: impl Into<Body>) {
         let json = HeaderValue::from_static("application/json");
         let shape = |request: RequestBuilder| request.header("content-type", json).body(body);
@@ -61,41 +63,41 @@ impl Table {
         self.ask(method, path, &format!("{name}: {:.60}", values.join(" + ")), shape).await;
     }
 
-    /// What was answered, once it is sure that the log has not grown.
+    /// The recorded lines. Checks that no request has appended an event.
     pub async fn lines(self) -> String {
         let head = "select max(position) from events";
         let head: i64 =
             sqlx::query_scalar(head).fetch_one(&self.service.pools.short).await.unwrap();
-        assert_eq!(head, self.head, "a bad request has led to an event");
+        assert_eq!(head, self.head, "an invalid request appended an event");
         self.lines
     }
 }
 
-/// The answer in short: what a problem always says is checked here and left out.
-fn told(answer: &Answer) -> String {
+/// The status, slug and errors of a refusal. Checks the members that every problem has, and omits them.
+fn summary(answer: &Answer) -> String {
     let body = answer.body.as_object().unwrap();
     let slug = body["type"].as_str().unwrap().strip_prefix("/problems/").unwrap();
     assert_eq!(body["status"], answer.status, "{answer:?}");
     assert!(body["title"].is_string(), "{answer:?}");
-    let mut told = format!("{} {slug}", answer.status);
+    let mut summary = format!("{} {slug}", answer.status);
     let detail = body["detail"].as_str().unwrap();
     if let Some(errors) = body.get("errors") {
-        let refused = if answer.status == 400 { UNREADABLE } else { REFUSED };
+        let refused = if answer.status == 400 { MALFORMED_DETAIL } else { INVALID_DETAIL };
         assert_eq!((detail, body.len()), (refused, 6), "{answer:?}");
         for error in errors.as_array().unwrap() {
             let text = |name: &str| error[name].as_str().unwrap();
             assert_eq!(error.as_object().unwrap().len(), 2, "{answer:?}");
-            write!(told, "; {}: {}", text("field"), text("detail")).unwrap();
+            write!(summary, "; {}: {}", text("field"), text("detail")).unwrap();
         }
     } else {
         assert_eq!(body.len(), 5, "{answer:?}");
-        write!(told, "; {detail}").unwrap();
+        write!(summary, "; {detail}").unwrap();
     }
-    told
+    summary
 }
 
-const UNREADABLE: &str = "the request cannot be parsed";
-const REFUSED: &str = "the request has invalid values";
+const MALFORMED_DETAIL: &str = "the request cannot be parsed";
+const INVALID_DETAIL: &str = "the request has invalid values";
 
 /// A body with this name.
 pub fn named(name: &str) -> String {

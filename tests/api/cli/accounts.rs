@@ -1,4 +1,4 @@
-//! `customers account`: who may log in, and whose sessions end.
+//! `customers account`: adds and changes accounts, and ends the sessions of a changed account.
 
 use customers::config::Config;
 use customers::events::values::Role;
@@ -10,8 +10,8 @@ use crate::sessions::{
     Recorded, account_events, events_of_type, login_of, sid, token_alone, verdict,
 };
 
-/// A service, and the command line beside it.
-async fn both() -> (Service, Shell) {
+/// A service, and a shell with the same configuration.
+async fn service_and_shell() -> (Service, Shell) {
     let shell = Shell::migrated().await;
     let config = Config::from_lookup(|name| {
         shell.variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())
@@ -26,7 +26,7 @@ async fn log_in(service: &Service, name: &str, password: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_added_account_may_log_in() {
-    let (service, shell) = both().await;
+    let (service, shell) = service_and_shell().await;
     for (name, input, password) in [
         ("newline", "a good password\n", "a good password"),
         ("crlf", "a good password\r\n", "a good password"),
@@ -82,7 +82,7 @@ async fn a_refused_account_is_not_added() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn accounts_are_listed_by_name_without_their_secrets() {
-    let (service, shell) = both().await;
+    let (service, shell) = service_and_shell().await;
     for role in [Role::Viewer, Role::Admin, Role::Editor] {
         service.add_account(role.as_str(), role).await;
     }
@@ -110,14 +110,14 @@ async fn accounts_are_listed_by_name_without_their_secrets() {
     assert_eq!(names, ["admin", "editor", "viewer"]);
 }
 
-/// These sessions are over, and the log says why.
-async fn all_ended(service: &Service, logins: &[Login], cause: &str) {
+/// Checks that the sessions have ended and that the log has the cause of each.
+async fn assert_ended(service: &Service, logins: &[Login], cause: &str) {
     for login in logins {
         assert_eq!(token_alone(service, login).await, "401 unauthenticated", "{cause}");
     }
     for login in logins {
-        // The command records it, or the service if that was quicker to see the change.
-        until("it is in the log", async || {
+        // The command or the service appends the event: whichever applies the change first.
+        until("the log has SessionClosed", async || {
             let closed = events_of_type(service, "viewer", "SessionClosed").await;
             let of_login = |event: &&Recorded| event.data["session"] == sid(login);
             let Some(event) = closed.iter().find(of_login) else { return false };
@@ -132,7 +132,7 @@ async fn all_ended(service: &Service, logins: &[Login], cause: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_account_has_to_log_in_again() {
     const NEW: &str = "a longer and better one";
-    let (service, shell) = both().await;
+    let (service, shell) = service_and_shell().await;
     let first = service.log_in_as(Role::Viewer).await;
     let bystander = service.log_in_as(Role::Admin).await;
     let logins = [first, service.log_in("viewer").await];
@@ -144,7 +144,7 @@ async fn a_changed_account_has_to_log_in_again() {
 
     let ended = shell.run("account role viewer editor").await;
     assert_eq!((ended.code, ended.stdout.as_str()), (0, "viewer is editor now\n"), "{ended:?}");
-    all_ended(&service, &logins, "role-changed").await;
+    assert_ended(&service, &logins, "role-changed").await;
     let logins = [service.log_in("viewer").await, service.log_in("viewer").await];
     assert_eq!(
         verdict(service.post("/customers").bearer_auth(&logins[0].token).json(&body)).await,
@@ -153,13 +153,13 @@ async fn a_changed_account_has_to_log_in_again() {
 
     let ended = shell.run_with("account passwd viewer --password-stdin", &format!("{NEW}\n")).await;
     assert_eq!(ended.code, 0, "{ended:?}");
-    all_ended(&service, &logins, "password-changed").await;
+    assert_ended(&service, &logins, "password-changed").await;
     assert_eq!(log_in(&service, "viewer", PASSWORD).await, "401 unauthenticated");
     let body = json!({"username": "viewer", "password": NEW});
     let login = login_of(&send(service.post("/login").json(&body)).await);
 
     assert_eq!(shell.run("account disable viewer").await.code, 0);
-    all_ended(&service, &[login], "account-disabled").await;
+    assert_ended(&service, &[login], "account-disabled").await;
     assert_eq!(events_of_type(&service, "viewer", "AccountDisabled").await.len(), 1);
     assert_eq!(log_in(&service, "viewer", NEW).await, "401 unauthenticated");
     assert_eq!(token_alone(&service, &bystander).await, "200");
@@ -167,18 +167,18 @@ async fn a_changed_account_has_to_log_in_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_account_that_is_changed_without_redis_is_out_all_the_same() {
-    let (service, shell) = both().await;
+    let (service, shell) = service_and_shell().await;
     let login = service.log_in_as(Role::Viewer).await;
     assert_eq!(token_alone(&service, &login).await, "200");
-    // The command reaches no Redis, the service does.
+    // Only the service can connect to Redis, the command cannot.
     let ended =
         shell.with("REDIS_URL", "redis://127.0.0.1:1").run("account role viewer admin").await;
     assert_eq!((ended.code, ended.stdout.as_str()), (0, "viewer is admin now\n"), "{ended:?}");
-    assert!(ended.stderr.contains("its sessions end as soon as the service reaches Redis"));
-    until("the service has seen it", async || {
+    assert!(ended.stderr.contains("the service ends them when it reaches Redis"));
+    until("the service has ended the session", async || {
         token_alone(&service, &login).await == "401 unauthenticated"
     })
     .await;
-    all_ended(&service, &[login], "role-changed").await;
+    assert_ended(&service, &[login], "role-changed").await;
     assert_eq!(events_of_type(&service, "viewer", "SessionClosed").await.len(), 1);
 }

@@ -1,4 +1,5 @@
-//! `customers demo` and `customers projection`: demo data, and read tables compared with the log.
+//! `customers demo`, `customers projection` and `customers history`: demo data, the verification and
+//! rebuild of read tables, and histories.
 
 use customers::events::values::Role;
 use reqwest::Method;
@@ -16,7 +17,7 @@ async fn customers(database_url: &str) -> Vec<(i64, String, String)> {
         .unwrap()
 }
 
-/// How many customers the log has, and how many accounts.
+/// The number of customers and of accounts that the log has created.
 async fn counts(database_url: &str) -> (i64, i64) {
     let mut connection = PgConnection::connect(database_url).await.unwrap();
     sqlx::query_as(
@@ -28,8 +29,8 @@ async fn counts(database_url: &str) -> (i64, i64) {
     .unwrap()
 }
 
-/// What a command said; it must succeed.
-async fn said(shell: &Shell, arguments: &str) -> String {
+/// The standard output of a command, which must succeed.
+async fn stdout(shell: &Shell, arguments: &str) -> String {
     let ended = shell.run(arguments).await;
     assert_eq!(ended.code, 0, "{arguments}: {ended:?}");
     ended.stdout
@@ -42,8 +43,8 @@ async fn person_i_is_the_same_for_every_number() {
         let url = database().await;
         let shell = Shell::on(&url);
         let expected = format!("created {number} customers\n");
-        assert_eq!(said(&shell, &format!("demo --customers {number}")).await, expected);
-        said(&shell, "projection rebuild customers").await;
+        assert_eq!(stdout(&shell, &format!("demo --customers {number}")).await, expected);
+        stdout(&shell, "projection rebuild customers").await;
         lists.push(customers(&url).await);
     }
     assert_eq!((lists[0].len(), lists[1].len()), (5, 10));
@@ -51,18 +52,18 @@ async fn person_i_is_the_same_for_every_number() {
     let mut names: Vec<_> = lists[1].iter().map(|(_, name, _)| name).collect();
     names.sort();
     names.dedup();
-    assert_eq!(names.len(), 10, "and everybody is somebody else");
+    assert_eq!(names.len(), 10, "two customers have the same name");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn demo_customers_are_appended_unless_there_are_some() {
     let url = database().await;
     let shell = Shell::on(&url);
-    said(&shell, "demo --customers 2 --if-empty").await;
+    stdout(&shell, "demo --customers 2 --if-empty").await;
     assert_eq!(counts(&url).await.0, 2);
-    said(&shell, "demo --customers 2 --if-empty").await;
+    stdout(&shell, "demo --customers 2 --if-empty").await;
     assert_eq!(counts(&url).await.0, 2);
-    said(&shell, "demo --customers 3").await;
+    stdout(&shell, "demo --customers 3").await;
     assert_eq!(counts(&url).await.0, 5);
 }
 
@@ -71,10 +72,10 @@ async fn the_demo_account_is_made_once() {
     let url = database().await;
     let shell = Shell::on(&url);
     for _ in 0..2 {
-        said(&shell, "demo --account").await;
+        stdout(&shell, "demo --account").await;
         assert_eq!(counts(&url).await, (0, 1));
     }
-    let accounts = json_lines(&said(&shell, "account list --json").await);
+    let accounts = json_lines(&stdout(&shell, "account list --json").await);
     assert_eq!((&accounts[0]["username"], &accounts[0]["role"]), (&json!("demo"), &json!("admin")));
     let service = Service::with(config_on(&url)).await;
     let body = json!({"username": "demo", "password": "demo-password"});
@@ -82,7 +83,7 @@ async fn the_demo_account_is_made_once() {
     assert_eq!(answer.status, 200);
 }
 
-/// Without the seconds, which are there exactly when something is not applied yet.
+/// The statuses without `lag_seconds`. Checks that it is positive exactly when `lag_events` is.
 fn statuses(text: &str) -> Vec<Value> {
     let mut all = json_lines(text);
     for status in &mut all {
@@ -95,21 +96,21 @@ fn statuses(text: &str) -> Vec<Value> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_status_says_how_far_a_projection_is() {
     let shell = Shell::migrated().await;
-    said(&shell, "demo --customers 3").await;
+    stdout(&shell, "demo --customers 3").await;
     let status = |name, checkpoint| {
         json!({"name": name, "version": 1, "state": "following", "checkpoint": checkpoint,
             "head": 3, "lag_events": 3 - checkpoint, "parked": 0, "rebuild": null})
     };
-    let json = said(&shell, "projection status --json").await;
+    let json = stdout(&shell, "projection status --json").await;
     let expected = [status("customers", 0), status("customer_history", 0)];
-    assert_eq!(statuses(&json), expected, "no service follows the log here");
-    said(&shell, "projection rebuild customers").await;
-    said(&shell, "projection rebuild customer_history").await;
-    let json = said(&shell, "projection status --json").await;
+    assert_eq!(statuses(&json), expected, "no projector runs in this test");
+    stdout(&shell, "projection rebuild customers").await;
+    stdout(&shell, "projection rebuild customer_history").await;
+    let json = stdout(&shell, "projection status --json").await;
     assert_eq!(statuses(&json), [status("customers", 3), status("customer_history", 3)]);
-    let plain = said(&shell, "projection status").await;
-    let expected = "customers        checkpoint 3, head 3, 0 behind\n\
-                    customer_history checkpoint 3, head 3, 0 behind\n";
+    let plain = stdout(&shell, "projection status").await;
+    let expected = "customers        checkpoint 3, head 3, lag 0\n\
+                    customer_history checkpoint 3, head 3, lag 0\n";
     assert_eq!(plain, expected);
 }
 
@@ -117,10 +118,10 @@ async fn a_status_says_how_far_a_projection_is() {
 async fn a_difference_is_found_and_named_and_a_rebuild_mends_it() {
     let url = database().await;
     let shell = Shell::on(&url);
-    said(&shell, "projection verify customers").await;
-    said(&shell, "demo --customers 5").await;
-    said(&shell, "projection rebuild customers").await;
-    said(&shell, "projection verify customers").await;
+    stdout(&shell, "projection verify customers").await;
+    stdout(&shell, "demo --customers 5").await;
+    stdout(&shell, "projection rebuild customers").await;
+    stdout(&shell, "projection verify customers").await;
     let good = customers(&url).await;
     let id = good[2].0;
     for damage in [
@@ -134,8 +135,8 @@ async fn a_difference_is_found_and_named_and_a_rebuild_mends_it() {
         let ended = shell.run("projection verify customers").await;
         assert_eq!(ended.code, 1, "{damage}: {ended:?}");
         assert!(ended.stdout.contains(&format!("customer {id}:")), "{damage}: {ended:?}");
-        said(&shell, "projection rebuild customers").await;
-        said(&shell, "projection verify customers").await;
+        stdout(&shell, "projection rebuild customers").await;
+        stdout(&shell, "projection verify customers").await;
         assert_eq!(customers(&url).await, good);
     }
     let mut connection = PgConnection::connect(&url).await.unwrap();
@@ -171,10 +172,10 @@ async fn a_history_on_the_command_line_is_the_one_that_the_route_shows() {
     let shown = send(ask(Method::GET, "/customers/1/history")).await.body["history"].clone();
 
     let shell = Shell::on(service.database_url());
-    let told = json_lines(&said(&shell, "history 1 --json").await);
+    let told = json_lines(&stdout(&shell, "history 1 --json").await);
     assert_eq!(told.len(), 3);
     assert_eq!(Value::Array(told), shown);
-    let plain = said(&shell, "history 1").await;
+    let plain = stdout(&shell, "history 1").await;
     let update = plain.lines().nth(1).unwrap();
     for part in ["CustomerUpdated", "admin", r#"name: "Ada Byron" -> "Ada Lovelace""#, "(married)"]
     {
@@ -190,13 +191,13 @@ async fn a_history_on_the_command_line_is_the_one_that_the_route_shows() {
 async fn a_rebuild_is_rolled_back_and_what_is_parked_retried_by_name() {
     let url = database().await;
     let shell = Shell::on(&url);
-    said(&shell, "demo --customers 3").await;
+    stdout(&shell, "demo --customers 3").await;
     let nothing = shell.run("projection rollback customers").await;
     assert_eq!(nothing.code, 1, "there is nothing to go back to: {nothing:?}");
-    said(&shell, "projection rebuild customers").await;
+    stdout(&shell, "projection rebuild customers").await;
     let mut connection = PgConnection::connect(&url).await.unwrap();
     connection.execute("update customers set name = 'x'").await.unwrap();
-    said(&shell, "projection rollback customers").await;
-    said(&shell, "projection verify customers").await;
-    said(&shell, "projection retry customers").await;
+    stdout(&shell, "projection rollback customers").await;
+    stdout(&shell, "projection verify customers").await;
+    stdout(&shell, "projection retry customers").await;
 }

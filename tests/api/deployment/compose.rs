@@ -1,4 +1,4 @@
-//! What a compose file says against what there is.
+//! Checks a compose file against the repository and the built program.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,8 @@ use serde_yaml_ng::Value;
 const SECRETS: [&str; 4] =
     ["DATABASE_URL", "CUSTOMERS_OWNER_DATABASE_URL", "DATABASE_READ_URL", "REDIS_URL"];
 
-/// What the built program says of itself, and the stages of the image it is built into.
+/// The variables and subcommands of the built program, from its `--help`, and the stages of the
+/// Dockerfile.
 pub static KNOWN: LazyLock<Known> = LazyLock::new(|| Known {
     variables: listed_under("Environment:", &help(&[])),
     subcommands: listed_under("Commands:", &help(&[]))
@@ -28,12 +29,12 @@ pub static KNOWN: LazyLock<Known> = LazyLock::new(|| Known {
 
 pub struct Known {
     pub variables: BTreeSet<String>,
-    /// By name, the help text.
+    /// The help text by name.
     subcommands: BTreeMap<String, String>,
     stages: BTreeSet<String>,
 }
 
-/// Everything that a compose file says and that is not so; one line each.
+/// The mistakes of a compose file, one line each.
 pub fn problems(text: &str) -> Vec<String> {
     let file = match parse(text) {
         Ok(file) => file,
@@ -58,7 +59,7 @@ pub fn problems(text: &str) -> Vec<String> {
     found
 }
 
-/// Who waits for whom, and whether that can ever come true.
+/// Missing health checks, and conditions of `depends_on` that can never hold.
 fn dependency_problems(file: &Value, service: &Value) -> Vec<String> {
     let mut found = Vec::new();
     let runs_once = |service: &Value| service["restart"] == "no";
@@ -85,7 +86,7 @@ fn dependency_problems(file: &Value, service: &Value) -> Vec<String> {
     found
 }
 
-/// Volumes, secrets, configs and networks that a service uses.
+/// Volumes, secrets, configs and networks that a service uses and that do not exist.
 fn resource_problems(file: &Value, service: &Value) -> Vec<String> {
     let mut found = Vec::new();
     for kind in ["volumes", "secrets", "configs", "networks"] {
@@ -109,7 +110,7 @@ fn resource_problems(file: &Value, service: &Value) -> Vec<String> {
     found
 }
 
-/// What is declared at the top: used by some service, and its file is there.
+/// Declarations at the top level that no service uses, or whose file does not exist.
 fn declaration_problems(file: &Value) -> Vec<String> {
     let mut found = Vec::new();
     for kind in ["volumes", "secrets", "configs", "networks"] {
@@ -124,7 +125,7 @@ fn declaration_problems(file: &Value) -> Vec<String> {
     found
 }
 
-/// How our own image is built, configured, started and asked for its health.
+/// Mistakes in the build, the environment, the command and the health check of the project's image.
 fn program_problems(service: &Value) -> Vec<String> {
     let mut found = Vec::new();
     if service["build"].is_null() {
@@ -162,7 +163,7 @@ pub fn is_variable(name: &str) -> bool {
         || name.strip_suffix("_FILE").is_some_and(|secret| SECRETS.contains(&secret))
 }
 
-/// A path is in the repository, or it is the operator's: deploy/make-secrets writes it or asks for it.
+/// A path that is neither in the repository nor a secret that deploy/make-secrets writes or asks for.
 fn file_problem(path: &str) -> Option<String> {
     let supplied = |name| read("deploy/make-secrets").split_whitespace().any(|word| word == name);
     let there = match path.strip_prefix("./secrets/") {
@@ -196,7 +197,7 @@ pub fn entries(value: &Value) -> Vec<String> {
     names.into_iter().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-/// The names that a service uses of one kind; of `volume:/path`, the volume.
+/// The names of one kind that a service uses; for `volume:/path`, the volume.
 fn used(service: &Value, kind: &str) -> Vec<String> {
     let source = |entry: String| entry.split(':').next().unwrap_or_default().to_owned();
     entries(&service[kind]).into_iter().map(source).collect()
@@ -212,7 +213,7 @@ fn help(subcommand: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("help is text")
 }
 
-/// The first words of the lines under a heading; a line that goes on is indented deeper.
+/// The first words of the lines after a heading; continuation lines are indented deeper.
 fn listed_under(heading: &str, help: &str) -> BTreeSet<String> {
     let lines = help.lines().skip_while(|line| line.trim_end() != heading).skip(1);
     let lines: Vec<_> = lines.take_while(|line| line.is_empty() || line.starts_with(' ')).collect();

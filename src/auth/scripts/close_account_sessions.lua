@@ -1,5 +1,5 @@
 -- Ends every session that was opened before a change of the account. The session in which the change
--- was made goes on as if it had been opened after it, unless it should have ended by the change before.
+-- was made stays open as if it had been opened after it, unless the previous change should have ended it.
 -- Returns the ended sessions as pairs of sid and jti.
 local sessions, prefix, changed = KEYS[1], KEYS[2], KEYS[3]
 local except, previous, position, keep = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]

@@ -1,4 +1,4 @@
-//! The parts of auth, put together for one process.
+//! [`Auth`]: the components of authentication, built once per process.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -26,10 +26,10 @@ use crate::tasks::Tasks;
 /// Accounts, tokens and sessions. Clones share them. Log-in, authentication and log-out are in files of
 /// their own.
 #[derive(Clone)]
-pub struct Auth(Arc<Parts>);
+pub struct Auth(Arc<Components>);
 
-/// What [`Auth`] consists of.
-pub struct Parts {
+/// The components of [`Auth`].
+pub struct Components {
     pub(super) accounts: Accounts,
     pub(super) passwords: Passwords,
     pub(super) tokens: Tokens,
@@ -39,20 +39,20 @@ pub struct Parts {
     pub(super) clock: Clock,
     pub(super) ttl: Duration,
     pub(super) binding: CookieBinding,
-    /// Work that runs to its end when its client disconnects.
+    /// Work that runs to its end even if its client disconnects.
     running: TaskTracker,
 }
 
 impl Deref for Auth {
-    type Target = Parts;
+    type Target = Components;
 
-    fn deref(&self) -> &Parts {
+    fn deref(&self) -> &Components {
         &self.0
     }
 }
 
 impl Auth {
-    /// Reads the signing keys, or makes the first; does not wait for Redis.
+    /// Reads the signing keys, or creates the first one; does not wait for Redis.
     pub fn new(
         config: &Config,
         redis_url: &str,
@@ -64,7 +64,7 @@ impl Auth {
         let sessions = Sessions::new(client.clone(), limits);
         let epochs = RedisEpochs::new(client.clone());
         let reconciler = Arc::new(Reconciler::new(sessions, epochs, accounts.clone()));
-        Ok(Self(Arc::new(Parts {
+        Ok(Self(Arc::new(Components {
             accounts,
             passwords: Passwords::new(),
             tokens: Tokens::new(Keys::open(&config.keys_dir)?, config.public_url()),
@@ -78,8 +78,8 @@ impl Auth {
         })))
     }
 
-    /// The role of a session that was authenticated before; `None` if the session is over. For answers
-    /// that last.
+    /// The role of a session that was authenticated before; `None` if the session has ended. For
+    /// long-lived responses.
     pub async fn role_of(&self, principal: &Principal) -> Result<Option<Role>, AuthError> {
         self.sessions.role(principal).await
     }
@@ -92,19 +92,20 @@ impl Auth {
         self.sessions.list(&principal.username, self.clock.now().timestamp()).await
     }
 
-    /// Runs the reconciler, and reads the keys that other processes make, until shutdown.
+    /// Starts the reconciler and the periodic read of the signing keys, which other processes may change.
+    /// Both run until shutdown.
     pub fn follow(&self, tasks: &Tasks) {
         tasks.spawn_until_shutdown(Arc::clone(&self.reconciler).follow());
         tasks.spawn_until_shutdown(self.clone().read_keys());
     }
 
-    /// Waits for the work that clients have begun.
+    /// Waits until the work that requests have started is done.
     pub async fn drain(&self) {
         self.running.close();
         self.running.wait().await;
     }
 
-    /// Runs work to its end, also when the client goes away: the log and Redis must not part.
+    /// Runs work to its end, even if the client disconnects, so that the log and Redis stay consistent.
     pub(super) async fn run_to_completion<T: Send + 'static, F>(
         &self,
         work: impl FnOnce(Self) -> F,
@@ -121,7 +122,7 @@ impl Auth {
         self.tokens.keys().jwks(self.clock.now())
     }
 
-    /// Whether Redis is in a trusted epoch and takes writes.
+    /// Fails unless Redis is in a trusted epoch and accepts writes.
     pub async fn ready(&self) -> Result<(), AuthError> {
         self.sessions.ready().await
     }

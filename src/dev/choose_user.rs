@@ -1,23 +1,23 @@
-//! What the choice of a user depends on, asked of this machine.
+//! Chooses the user that runs the programs, from the facts of this machine.
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path, process::Command};
 
 use super::{
     error::StartError,
     programs,
-    run_as::{Facts, ROOT, RunAs, User, choose, ourselves, passable},
+    run_as::{Facts, ROOT, RunAs, User, choose, current_user, passable},
 };
 
-/// Finds out the facts of this machine and chooses.
-pub async fn settle(folder: &Path) -> Result<RunAs, StartError> {
+/// Collects the facts of this machine and chooses the user of the programs.
+pub async fn choose_user(folder: &Path) -> Result<RunAs, StartError> {
     if !rustix::process::geteuid().is_root() {
-        // A user without a name, as in many containers, is refused by initdb; a namespace lends a
-        // name.
-        let named = programs::output(id(&RunAs::Ourselves, &["-un"])).await.is_some();
+        // initdb refuses a user id without a name, as in many containers; in a user namespace the id has
+        // one.
+        let named = programs::output(id(&RunAs::CurrentUser, &["-un"])).await.is_some();
         return Ok(if named {
-            RunAs::Ourselves
+            RunAs::CurrentUser
         } else {
-            namespace().await.unwrap_or(RunAs::Ourselves)
+            namespace().await.unwrap_or(RunAs::CurrentUser)
         });
     }
     let owner =
@@ -38,24 +38,24 @@ pub async fn settle(folder: &Path) -> Result<RunAs, StartError> {
         namespace: namespace().await,
     };
     choose(facts, |user| {
-        // The folder itself is left out: it is ours to open.
-        let way: Vec<&Path> = folder.ancestors().skip(1).collect();
+        // Without the folder itself: this process sets its permissions.
+        let parents: Vec<&Path> = folder.ancestors().skip(1).collect();
         let closed =
             |path: &&&Path| !fs::metadata(path).is_ok_and(|metadata| passable(&metadata, user));
-        way.iter().rev().find(closed).map(|path| path.to_path_buf())
+        parents.iter().rev().find(closed).map(|path| path.to_path_buf())
     })
 }
 
-/// A user namespace in which the programs have a name, if this machine allows one.
+/// A user namespace in which the user of the programs has a name, if this machine allows one.
 async fn namespace() -> Option<RunAs> {
     let unshare = programs::find(&["unshare"])?;
-    // initdb looks its user's name up, so the number must be one that has a name.
+    // initdb looks up the name of its user, so the user id must be one that has a name.
     for name in ["postgres", "nobody"] {
         let Some(user) = system_user(name).await else {
             continue;
         };
         let candidate =
-            RunAs::Namespace { unshare: unshare.clone(), uid: user.uid, owner: ourselves() };
+            RunAs::Namespace { unshare: unshare.clone(), uid: user.uid, owner: current_user() };
         if programs::output(id(&candidate, &["-un"])).await.is_some_and(|answer| answer == name) {
             return Some(candidate);
         }
@@ -64,8 +64,8 @@ async fn namespace() -> Option<RunAs> {
 }
 
 async fn system_user(name: &str) -> Option<User> {
-    let uid = programs::output(id(&RunAs::Ourselves, &["-u", name])).await?;
-    let gid = programs::output(id(&RunAs::Ourselves, &["-g", name])).await?;
+    let uid = programs::output(id(&RunAs::CurrentUser, &["-u", name])).await?;
+    let gid = programs::output(id(&RunAs::CurrentUser, &["-g", name])).await?;
     Some(User { uid: uid.parse().ok()?, gid: gid.parse().ok()? })
 }
 

@@ -1,2 +1,0 @@
--- Whether this epoch is trusted, and nothing else.
-return { epoch, 'known' }

@@ -1,3 +1,0 @@
--- Whether this Redis is a trusted master and takes writes.
-redis.call('SET', KEYS[1], '1', 'EX', 60)
-return { epoch, 'ready' }
