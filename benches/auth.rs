@@ -21,6 +21,7 @@ use customers::clock::Clock;
 use customers::config::Config;
 use customers::events::metadata::Metadata;
 use customers::pools::Pools;
+use customers::tasks::Tasks;
 use futures_util::future::join_all;
 use reqwest::Method;
 use secrecy::SecretString;
@@ -127,7 +128,8 @@ async fn authentication(service: &Service, cookie: &str) {
         "CUSTOMERS_ACCOUNT_LIMIT" => Some("1000000".to_owned()),
         _ => None,
     });
-    let auth = Auth::new(&config.unwrap(), &redis, accounts, Clock::system()).unwrap();
+    let auth =
+        Auth::new(&config.unwrap(), &redis, accounts, Clock::system(), &Tasks::default()).unwrap();
     let address = routes(auth).await;
     let head = format!(
         "HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {}\r\ncookie: {cookie}\r\n\r\n",

@@ -110,7 +110,7 @@ impl App {
             listener.local_addr().map_err(|error| StartError::Listen(config.listen, error))?;
 
         let tasks = Tasks::default();
-        let auth = auth(&config, &pools, &clock)?;
+        let auth = auth(&config, &pools, &clock, &tasks)?;
         // So that the first request need not wait for Redis. Without Redis the service serves those
         // requests that do not need it.
         if let Err(error) = auth.ready().await {
@@ -224,9 +224,9 @@ impl App {
 }
 
 /// Accounts, tokens and sessions of this process.
-fn auth(config: &Config, pools: &Pools, clock: &Clock) -> Result<Auth, StartError> {
+fn auth(config: &Config, pools: &Pools, clock: &Clock, tasks: &Tasks) -> Result<Auth, StartError> {
     let accounts = Accounts::new(pools.accounts.clone(), pools.appender.clone());
-    Auth::new(config, redis_url(config)?.expose_secret(), accounts, clock.clone()).map_err(
+    Auth::new(config, redis_url(config)?.expose_secret(), accounts, clock.clone(), tasks).map_err(
         |error| match error {
             // No call to Redis was made yet, so the error is about its URL.
             AuthError::Redis(error) => {

@@ -143,12 +143,6 @@ impl ConfigError {
 }
 
 impl Config {
-    /// Reads the process's environment; the error names the first variable with an invalid value.
-    pub fn from_env() -> Result<Self, ConfigError> {
-        check_environment()?;
-        Self::from_lookup(|name| std::env::var(name).ok())
-    }
-
     /// Reads from any source of variables. An empty value counts as unset.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let set = |name: &str| lookup(name).filter(|value| !value.is_empty());

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -14,19 +15,19 @@ pub struct Tasks {
 
 impl Tasks {
     /// Starts a task that runs to its end; shutdown waits for it.
-    pub fn spawn<F>(&self, task: F) -> tokio::task::JoinHandle<F::Output>
+    pub fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
     where
         F: Future<Output: Send> + Send + 'static,
     {
         self.tracker.spawn(task)
     }
 
-    /// Starts a task that shutdown drops, wherever it is.
-    pub fn spawn_until_shutdown<F>(&self, task: F)
+    /// Starts a task that shutdown drops, wherever it is; its output is `None` then.
+    pub fn spawn_until_shutdown<F>(&self, task: F) -> JoinHandle<Option<F::Output>>
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        self.tracker.spawn(self.shutdown.clone().run_until_cancelled_owned(task));
+        self.tracker.spawn(self.shutdown.clone().run_until_cancelled_owned(task))
     }
 
     /// Cancelled by [`Tasks::shut_down`].

@@ -98,7 +98,7 @@ pub(super) async fn create(
 }
 
 /// `POST /customers/create`: the path and the status of the original service.
-pub(super) async fn create_spelled_out(
+pub(super) async fn legacy_create(
     authorized: Authorized<Editor>,
     State(api): State<Api>,
     params: Params,
@@ -147,7 +147,7 @@ pub(super) async fn update(
 }
 
 /// `POST /customers/update`: the path of the original service, with the id in the body.
-pub(super) async fn update_spelled_out(
+pub(super) async fn legacy_update(
     authorized: Authorized<Editor>,
     State(api): State<Api>,
     params: Params,
@@ -191,7 +191,7 @@ pub(super) async fn delete(
 }
 
 /// `DELETE /customers/delete?id=n`: the path of the original service.
-pub(super) async fn delete_spelled_out(
+pub(super) async fn legacy_delete(
     authorized: Authorized<Editor>,
     State(api): State<Api>,
     params: Params,

@@ -236,7 +236,7 @@ impl From<BusError> for ApiError {
             BusError::Contended => Self::Overloaded,
             BusError::Log(error) => error.into(),
             BusError::Append(error) => error.into(),
-            BusError::Lost(error) => Self::Internal(error.to_string()),
+            BusError::TaskFailed(error) => Self::Internal(error.to_string()),
         }
     }
 }
@@ -308,7 +308,7 @@ impl From<AuthError> for ApiError {
             }
             AuthError::Account(error) => Self::Internal(error.to_string()),
             AuthError::Keys(error) => Self::Internal(error.to_string()),
-            AuthError::Lost(error) => Self::Internal(error.to_string()),
+            AuthError::TaskFailed(error) => Self::Internal(error.to_string()),
             AuthError::Password(error) => Self::Internal(error.to_string()),
         }
     }

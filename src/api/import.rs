@@ -63,7 +63,7 @@ pub(super) async fn import(
     let file = file.into_std().await;
     let today = api.clock.today();
     let opening = tokio::task::spawn_blocking(move || Lines::open(file, format, today));
-    let lines = opening.await.map_err(BusError::Lost)?.map_err(|error| match error {
+    let lines = opening.await.map_err(BusError::TaskFailed)?.map_err(|error| match error {
         FileError::Header(errors) => ApiError::Invalid(fields(errors)),
         FileError::Read(error) => spool_error(&error),
     })?;

@@ -42,8 +42,8 @@ impl Auth {
         purpose: Purpose,
         metadata: Metadata,
     ) -> Result<Principal, AuthError> {
-        let obeys_cookie = self.binding != CookieBinding::Off;
-        match self.sessions.check(&claims, cookie.as_deref(), obeys_cookie, purpose).await? {
+        let enforces_binding = self.binding != CookieBinding::Off;
+        match self.sessions.check(&claims, cookie.as_deref(), enforces_binding, purpose).await? {
             SessionCheck::Open { role, bound_now } => {
                 let Claims { sub: username, sid, jti, .. } = claims;
                 let principal = Principal { username, role, sid, jti };

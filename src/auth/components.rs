@@ -58,12 +58,14 @@ impl Auth {
         redis_url: &str,
         accounts: Accounts,
         clock: Clock,
+        tasks: &Tasks,
     ) -> Result<Self, AuthError> {
-        let client = RedisClient::new(redis_url, &config.redis_prefix)?;
+        let client = RedisClient::new(redis_url, &config.redis_prefix, tasks)?;
         let limits = SessionLimits { live: config.session_limit, requests: config.account_limit };
         let sessions = Sessions::new(client.clone(), limits);
         let epochs = RedisEpochs::new(client.clone());
-        let reconciler = Arc::new(Reconciler::new(sessions, epochs, accounts.clone()));
+        let reconciler =
+            Arc::new(Reconciler::new(sessions, epochs, accounts.clone(), tasks.clone()));
         Ok(Self(Arc::new(Components {
             accounts,
             passwords: Passwords::new(),
@@ -96,7 +98,7 @@ impl Auth {
     /// Both run until shutdown.
     pub fn follow(&self, tasks: &Tasks) {
         tasks.spawn_until_shutdown(Arc::clone(&self.reconciler).follow());
-        tasks.spawn_until_shutdown(self.clone().read_keys());
+        tasks.spawn_until_shutdown(self.clone().reload_keys());
     }
 
     /// Waits until the work that requests have started is done.
@@ -127,11 +129,11 @@ impl Auth {
         self.sessions.ready().await
     }
 
-    async fn read_keys(self) {
+    async fn reload_keys(self) {
         loop {
-            tokio::time::sleep(keys::READ_EVERY).await;
+            tokio::time::sleep(keys::RELOAD_INTERVAL).await;
             let auth = self.clone();
-            let read = tokio::task::spawn_blocking(move || auth.tokens.keys().read_again()).await;
+            let read = tokio::task::spawn_blocking(move || auth.tokens.keys().reload()).await;
             if let Ok(Err(error)) = read {
                 tracing::error!(%error, "signing keys: read failed, retrying");
             }

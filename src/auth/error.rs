@@ -31,12 +31,12 @@ pub enum AuthError {
     /// Redis is in an epoch that does not have the effects of the log yet.
     #[error("Redis is in a new epoch and is catching up with the log")]
     CatchingUp,
-    #[error("PostgreSQL: {0}")]
+    #[error("cannot query PostgreSQL: {0}")]
     Database(#[from] sqlx::Error),
     #[error("signing keys: {0}")]
     Keys(#[from] KeyError),
     #[error("task failed: {0}")]
-    Lost(#[from] tokio::task::JoinError),
+    TaskFailed(#[from] tokio::task::JoinError),
     #[error("password hash: {0}")]
     Password(PasswordError),
 }
@@ -45,7 +45,7 @@ impl From<PasswordError> for AuthError {
     fn from(error: PasswordError) -> Self {
         match error {
             PasswordError::Overloaded => Self::Overloaded,
-            PasswordError::Hash(_) | PasswordError::Lost => Self::Password(error),
+            PasswordError::Hash(_) | PasswordError::TaskFailed => Self::Password(error),
         }
     }
 }

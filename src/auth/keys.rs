@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::{clock, files};
 
 /// How often a process re-reads the folder.
-pub const READ_EVERY: Duration = Duration::from_secs(5);
+pub const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The folder, and the keys at its last read.
 pub struct Keys {
@@ -80,7 +80,7 @@ impl Keys {
     }
 
     /// Reads the folder again. A key whose files cannot be read stays as it was, and is logged.
-    pub fn read_again(&self) -> Result<(), KeyError> {
+    pub fn reload(&self) -> Result<(), KeyError> {
         let (before, mut ring) = (self.ring(), Ring::new());
         for kid in kids(&self.folder)? {
             match (read_files(&self.folder, kid), before.get(&kid)) {
@@ -106,7 +106,7 @@ impl Keys {
 
     /// The id of the key that signs.
     #[must_use]
-    pub fn signs(&self) -> Option<Uuid> {
+    pub fn signing_key_id(&self) -> Option<Uuid> {
         newest(&self.ring())
     }
 
@@ -118,7 +118,7 @@ impl Keys {
         if ring.contains_key(&kid) || !self.folder.join(format!("{kid}.pem")).exists() {
             return ring;
         }
-        if let Err(error) = self.read_again() {
+        if let Err(error) = self.reload() {
             tracing::error!(%error, "signing keys: read failed, keeping the known keys");
         }
         self.ring()
@@ -139,11 +139,11 @@ impl Keys {
         json!({ "keys": keys })
     }
 
-    /// Creates a key. It signs here at once, and in all processes within [`READ_EVERY`]. An error names
+    /// Creates a key. It signs here at once, and in all processes within [`RELOAD_INTERVAL`]. An error names
     /// the file.
     pub fn add(&self) -> Result<Uuid, KeyError> {
         let kid = make_key(&self.folder)?;
-        self.read_again()?;
+        self.reload()?;
         Ok(kid)
     }
 
@@ -158,7 +158,7 @@ impl Keys {
         }
         let path = self.folder.join(format!("{kid}.retired"));
         write_whole(&path, &format!("{}\n", clock::rfc3339(end)))?;
-        self.read_again()?;
+        self.reload()?;
         Ok(end)
     }
 }

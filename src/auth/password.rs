@@ -66,7 +66,7 @@ pub enum PasswordError {
     #[error("{0}")]
     Hash(argon2::password_hash::Error),
     #[error("the computation was cancelled")]
-    Lost,
+    TaskFailed,
 }
 
 impl Passwords {
@@ -86,7 +86,7 @@ impl Passwords {
         let slot = tokio::time::timeout(QUEUE_TIME, Arc::clone(&self.slots).acquire_owned())
             .await
             .map_err(|_| PasswordError::Overloaded)?
-            .map_err(|_| PasswordError::Lost)?;
+            .map_err(|_| PasswordError::TaskFailed)?;
         Ok(Slot { _slot: slot, _queue: queue })
     }
 
@@ -106,7 +106,7 @@ impl Passwords {
             let known = stored.is_some();
             let hash = match stored {
                 Some(hash) => hash,
-                None => PasswordHash::new(&dummy).map_err(|_| PasswordError::Lost)?,
+                None => PasswordHash::new(&dummy).map_err(|_| PasswordError::TaskFailed)?,
             };
             let right = is_right(password.as_bytes(), &hash).unwrap_or(false);
             let matched = match (known && right, is_current(&hash)) {
@@ -117,7 +117,7 @@ impl Passwords {
             Ok((matched, slot))
         })
         .await
-        .map_err(|_| PasswordError::Lost)?
+        .map_err(|_| PasswordError::TaskFailed)?
     }
 
     /// Hashes a password, in the PHC string format.
@@ -132,7 +132,7 @@ impl Passwords {
                 .map_err(PasswordError::Hash)
         })
         .await
-        .map_err(|_| PasswordError::Lost)?
+        .map_err(|_| PasswordError::TaskFailed)?
     }
 }
 

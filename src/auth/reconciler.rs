@@ -24,6 +24,7 @@ use crate::events::account::{AccountEvent, CloseCause};
 use crate::events::log::{StoredEvent, read};
 use crate::events::metadata::Metadata;
 use crate::events::values::Username;
+use crate::tasks::Tasks;
 
 /// How often the log is read. The process that ends a session also applies that to Redis itself; the
 /// reconciler does it again in case that failed.
@@ -51,6 +52,7 @@ pub(super) struct Reconciler {
     sessions: Sessions,
     epochs: RedisEpochs,
     accounts: Accounts,
+    tasks: Tasks,
     /// The epochs that have the effects of the log, separated by commas: one, or those of the masters of
     /// a cluster. An earlier epoch that comes back has missed events and is caught up again.
     trusted: RwLock<Arc<str>>,
@@ -72,11 +74,17 @@ struct Progress {
 }
 
 impl Reconciler {
-    pub(super) fn new(sessions: Sessions, epochs: RedisEpochs, accounts: Accounts) -> Self {
+    pub(super) fn new(
+        sessions: Sessions,
+        epochs: RedisEpochs,
+        accounts: Accounts,
+        tasks: Tasks,
+    ) -> Self {
         Self {
             sessions,
             epochs,
             accounts,
+            tasks,
             trusted: RwLock::default(),
             progress: Mutex::default(),
             catching_up: Arc::default(),
@@ -127,7 +135,7 @@ impl Reconciler {
             let _guard = guard;
             reconciler.catch_up(epoch).await
         };
-        tokio::spawn(catching_up).await?
+        self.tasks.spawn_until_shutdown(catching_up).await?.unwrap_or(Err(AuthError::CatchingUp))
     }
 
     /// Fails unless Redis is in a trusted epoch and accepts writes.

@@ -13,6 +13,7 @@ use redis::{FromRedisValue, RedisError, ScriptInvocation};
 
 use super::circuit_breaker::CircuitBreaker;
 use crate::clock;
+use crate::tasks::Tasks;
 
 /// The time limit of one call: two of them fit into the 500 ms after which a request that needs Redis
 /// is answered 503.
@@ -30,6 +31,7 @@ pub struct RedisClient {
     server: Server,
     connection: Arc<RwLock<Connection>>,
     breaker: Arc<CircuitBreaker>,
+    tasks: Tasks,
     prefix: String,
 }
 
@@ -64,7 +66,8 @@ pub enum RedisClientError {
 
 impl RedisClient {
     /// Parses the URL; does not connect. Several URLs, separated by commas, are nodes of one cluster.
-    pub fn new(urls: &str, prefix: &str) -> Result<Self, RedisClientError> {
+    /// Reconnects run in `tasks`.
+    pub fn new(urls: &str, prefix: &str, tasks: &Tasks) -> Result<Self, RedisClientError> {
         let server = match urls.replace(",redis://", "\nredis://") {
             nodes if nodes.contains('\n') => Server::Cluster(Box::new(cluster(nodes.lines())?)),
             url => Server::One(redis::Client::open(url)?),
@@ -80,6 +83,7 @@ impl RedisClient {
             server,
             connection: Arc::new(RwLock::new(connection)),
             breaker: Arc::new(CircuitBreaker::new()),
+            tasks: tasks.clone(),
             prefix: prefix.to_owned(),
         })
     }
@@ -165,7 +169,7 @@ impl RedisClient {
                 manager(&client).map(Connection::One).map_or_else(failed, replace);
             }
             Server::Cluster(client) => {
-                tokio::spawn(async move {
+                self.tasks.spawn_until_shutdown(async move {
                     let new = client.get_async_connection().await;
                     new.map(Connection::Cluster).map_or_else(failed, replace);
                 });

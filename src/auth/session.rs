@@ -140,12 +140,12 @@ impl Sessions {
         Ok(pairs(ended.into_iter()))
     }
 
-    /// Checks the token's session, and the cookie if `obeys_cookie`.
+    /// Checks the token's session, and the cookie if `enforces_binding`.
     pub(super) async fn check(
         &self,
         claims: &Claims,
         cookie: Option<&str>,
-        obeys_cookie: bool,
+        enforces_binding: bool,
         purpose: Purpose,
         epochs: &str,
     ) -> Result<SessionCheck, RedisClientError> {
@@ -167,7 +167,7 @@ impl Sessions {
                     .arg(&claims.sid)
                     .arg(&claims.jti)
                     .arg(cookie.map(fingerprint).unwrap_or_default())
-                    .arg(u8::from(obeys_cookie))
+                    .arg(u8::from(enforces_binding))
                     .arg(u8::from(purpose == Purpose::CookieProof))
                     .arg(limit)
                     .arg(epochs),

@@ -106,7 +106,7 @@ impl Tokens {
 
     /// Signs the claims with the newest key that is not retired.
     pub fn sign(&self, claims: &Claims) -> Result<String, KeyError> {
-        let (kid, ring) = (self.keys.signs(), self.keys.ring());
+        let (kid, ring) = (self.keys.signing_key_id(), self.keys.ring());
         let key = kid.and_then(|kid| ring.get(&kid));
         let (Some(kid), Some(key)) = (kid, key) else { return Err(KeyError::None) };
         let mut header = Header::new(Algorithm::EdDSA);

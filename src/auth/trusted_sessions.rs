@@ -1,4 +1,4 @@
-//! Sessions in trusted epochs of Redis only. Only this module passes the trusted epochs to a call. A call
+//! Sessions in trusted epochs of Redis only. Only this module passes the trusted epochs to their calls. A call
 //! that finds another epoch waits until the reconciler trusts it, and is repeated once.
 
 use std::sync::Arc;
@@ -11,6 +11,16 @@ use super::revocation::Ended;
 use super::session::{NewSession, OpenSession, SessionCheck};
 use super::token::Claims;
 use crate::events::values::{Role, Username};
+
+/// Makes a call of `Sessions`, with the trusted epochs as its last argument.
+macro_rules! in_trusted_epochs {
+    ($self:ident, $method:ident($($argument:expr),*)) => {{
+        let sessions = $self.0.sessions();
+        let call =
+            |epochs: Arc<str>| async move { sessions.$method($($argument,)* &epochs).await };
+        $self.0.with_trust(call).await
+    }};
+}
 
 /// The sessions of all accounts.
 #[derive(Clone)]
@@ -42,21 +52,15 @@ impl TrustedSessions {
         &self,
         claims: &Claims,
         cookie: Option<&str>,
-        obeys_cookie: bool,
+        enforces_binding: bool,
         purpose: Purpose,
     ) -> Result<SessionCheck, AuthError> {
-        let sessions = self.0.sessions();
-        let call = |epochs: Arc<str>| async move {
-            sessions.check(claims, cookie, obeys_cookie, purpose, &epochs).await
-        };
-        self.0.with_trust(call).await
+        in_trusted_epochs!(self, check(claims, cookie, enforces_binding, purpose))
     }
 
     /// See [`Sessions::role`](super::session::Sessions::role).
     pub(super) async fn role(&self, principal: &Principal) -> Result<Option<Role>, AuthError> {
-        let sessions = self.0.sessions();
-        let call = |epochs: Arc<str>| async move { sessions.role(principal, &epochs).await };
-        self.0.with_trust(call).await
+        in_trusted_epochs!(self, role(principal))
     }
 
     /// See [`Sessions::list`](super::session::Sessions::list).
@@ -65,16 +69,12 @@ impl TrustedSessions {
         username: &Username,
         now: i64,
     ) -> Result<Vec<OpenSession>, AuthError> {
-        let sessions = self.0.sessions();
-        let call = |epochs: Arc<str>| async move { sessions.list(username, now, &epochs).await };
-        self.0.with_trust(call).await
+        in_trusted_epochs!(self, list(username, now))
     }
 
     /// See [`Sessions::bind`](super::session::Sessions::bind).
     pub(super) async fn bind(&self, username: &Username, sid: &str) -> Result<(), AuthError> {
-        let sessions = self.0.sessions();
-        let call = |epochs: Arc<str>| async move { sessions.bind(username, sid, &epochs).await };
-        self.0.with_trust(call).await
+        in_trusted_epochs!(self, bind(username, sid))
     }
 
     /// See [`Sessions::close`](super::session::Sessions::close).
@@ -84,10 +84,7 @@ impl TrustedSessions {
         sid: &str,
         jti: &str,
     ) -> Result<(), AuthError> {
-        let sessions = self.0.sessions();
-        let call =
-            |epochs: Arc<str>| async move { sessions.close(username, sid, jti, &epochs).await };
-        self.0.with_trust(call).await
+        in_trusted_epochs!(self, close(username, sid, jti))
     }
 
     /// See [`Sessions::close_all`](super::session::Sessions::close_all).
@@ -97,11 +94,7 @@ impl TrustedSessions {
         except: Option<(&str, i64)>,
         position: i64,
     ) -> Result<Vec<Ended>, AuthError> {
-        let sessions = self.0.sessions();
-        let call = |epochs: Arc<str>| async move {
-            sessions.close_all(username, except, position, &epochs).await
-        };
-        self.0.with_trust(call).await
+        in_trusted_epochs!(self, close_all(username, except, position))
     }
 
     /// Fails unless Redis is in a trusted epoch and accepts writes.

@@ -18,6 +18,7 @@ use crate::config::{Config, ConfigError};
 use crate::events::account::CloseCause;
 use crate::events::metadata::Metadata;
 use crate::events::values::{Role, Username};
+use crate::tasks::Tasks;
 
 #[derive(clap::Subcommand)]
 pub enum Command {
@@ -103,8 +104,12 @@ pub async fn run(config: &Config, command: Command) -> anyhow::Result<()> {
     };
     let revoked = match &config.redis_url {
         Some(redis_url) => {
-            let client = RedisClient::new(redis_url.expose_secret(), &config.redis_prefix)
-                .map_err(|error| ConfigError::new("REDIS_URL", error.to_string()))?;
+            let client = RedisClient::new(
+                redis_url.expose_secret(),
+                &config.redis_prefix,
+                &Tasks::default(),
+            )
+            .map_err(|error| ConfigError::new("REDIS_URL", error.to_string()))?;
             let revocation = Revocation { cause, position, epochs: ANY_EPOCH };
             revoke(
                 &Sessions::new(client, SessionLimits::default()),

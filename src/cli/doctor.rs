@@ -13,6 +13,7 @@ use crate::auth::redis_client::RedisClient;
 use crate::auth::redis_epoch::RedisEpochs;
 use crate::config::Config;
 use crate::schema::guards;
+use crate::tasks::Tasks;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -27,7 +28,8 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitC
     let mut checks: Vec<_> =
         checks.into_iter().map(|(guard, holds)| (guard.name, guard.advice, holds)).collect();
     if let Some(redis_url) = &config.redis_url {
-        let client = RedisClient::new(redis_url.expose_secret(), &config.redis_prefix)?;
+        let client =
+            RedisClient::new(redis_url.expose_secret(), &config.redis_prefix, &Tasks::default())?;
         let noeviction = RedisEpochs::new(client).is_noeviction().await;
         let advice = "set maxmemory-policy to noeviction";
         let noeviction = noeviction.context("cannot read maxmemory-policy from Redis")?;

@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::auth::keys::{Keys, READ_EVERY};
+use crate::auth::keys::{Keys, RELOAD_INTERVAL};
 use crate::auth::token::{LEEWAY_SECONDS, LIFETIME_MAX_SECONDS};
 use crate::clock::{Clock, rfc3339};
 use crate::config::Config;
@@ -33,7 +33,7 @@ pub enum Command {
 
 /// How long a retired key may still sign: until every process has read the folder again, with some time
 /// to spare.
-const SIGNS_AT_MOST: Duration = READ_EVERY.saturating_mul(2);
+const SIGNS_AT_MOST: Duration = RELOAD_INTERVAL.saturating_mul(2);
 
 pub fn run(config: &Config, command: &Command) -> anyhow::Result<()> {
     let keys = Keys::open(&config.keys_dir)?;
@@ -41,7 +41,7 @@ pub fn run(config: &Config, command: &Command) -> anyhow::Result<()> {
     match command {
         Command::New => say!("{}", keys.add()?),
         Command::List { json } => {
-            let signs = keys.signs();
+            let signs = keys.signing_key_id();
             for (kid, key) in keys.ring().iter() {
                 let state = match key.retired {
                     None if signs == Some(*kid) => "signs",

@@ -120,7 +120,7 @@ pub enum BusError {
     #[error(transparent)]
     Append(#[from] AppendError),
     #[error("the command's task ended early")]
-    Lost(#[from] tokio::task::JoinError),
+    TaskFailed(#[from] tokio::task::JoinError),
 }
 
 impl From<sqlx::Error> for BusError {

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use strum::VariantNames as _;
 
+use super::upcast;
 use super::values::{Role, Username};
 
 /// The `aggregate_type` of accounts in the log.
@@ -109,22 +110,6 @@ impl AccountEvent {
             | Self::LoginThrottled { .. } => self.ends_all_sessions(),
         }
     }
-
-    /// The version of the event's format that this program writes.
-    #[must_use]
-    pub fn event_version(&self) -> &'static str {
-        match self {
-            Self::AccountAdded { .. }
-            | Self::AccountDisabled {}
-            | Self::RoleChanged { .. }
-            | Self::PasswordChanged {}
-            | Self::SessionOpened { .. }
-            | Self::SessionBound { .. }
-            | Self::SessionClosed { .. }
-            | Self::TokenReplayDetected { .. }
-            | Self::LoginThrottled { .. } => "1",
-        }
-    }
 }
 
 impl cqrs_es::DomainEvent for AccountEvent {
@@ -133,6 +118,6 @@ impl cqrs_es::DomainEvent for AccountEvent {
     }
 
     fn event_version(&self) -> String {
-        self.event_version().to_owned()
+        upcast::current_version(self.event_type()).to_owned()
     }
 }

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use strum::VariantNames as _;
 
+use super::upcast;
 use super::values::{DateOfBirth, Name};
 
 /// The `aggregate_type` of customers in the log.
@@ -29,16 +30,6 @@ impl CustomerEvent {
     pub fn event_type(&self) -> &'static str {
         self.into()
     }
-
-    /// The version of the event's format that this program writes.
-    #[must_use]
-    pub fn event_version(&self) -> &'static str {
-        match self {
-            Self::CustomerCreated { .. }
-            | Self::CustomerUpdated { .. }
-            | Self::CustomerDeleted {} => "1",
-        }
-    }
 }
 
 impl cqrs_es::DomainEvent for CustomerEvent {
@@ -47,6 +38,6 @@ impl cqrs_es::DomainEvent for CustomerEvent {
     }
 
     fn event_version(&self) -> String {
-        self.event_version().to_owned()
+        upcast::current_version(self.event_type()).to_owned()
     }
 }

@@ -2,8 +2,8 @@
 //! rewritten: an event keeps the version in which it was written, and when it is read, each step here
 //! converts one event type from one version to the next.
 //!
-//! **A new version of an event:** change the struct, raise its `event_version`, add a step here and
-//! its golden file under `tests/golden`. No other code depends on versions.
+//! **A new version of an event:** change the struct, add a step here and its golden file under
+//! `tests/golden`. The step raises the version that this program writes; no other code depends on versions.
 
 use cqrs_es::persist::{EventUpcaster, SerializedEvent};
 use serde_json::{Map, Value};

@@ -8,8 +8,9 @@ use sqlx::PgConnection;
 
 use crate::events::account::{ACCOUNT, AccountEvent};
 use crate::events::customer::{CUSTOMER, CustomerEvent};
+use crate::events::log::StoredEvent;
 use crate::events::log::payload::decode;
-use crate::events::log::restore::{self, RestoreError, RestoredEvent};
+use crate::events::log::restore::{self, RestoreError};
 use crate::events::metadata::Metadata;
 use crate::events::values::{CustomerId, Username};
 
@@ -53,7 +54,7 @@ struct Reader<L> {
 }
 
 impl<L: Iterator<Item = std::io::Result<String>>> Iterator for Reader<L> {
-    type Item = Result<RestoredEvent, LogCopyError>;
+    type Item = Result<StoredEvent, LogCopyError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
@@ -91,7 +92,7 @@ struct Exported<'a> {
 
 impl<L> Reader<L> {
     /// The event of a line; `None` for the summary. The error is a text for the operator.
-    fn read(&mut self, text: &str) -> Result<Option<RestoredEvent>, String> {
+    fn read(&mut self, text: &str) -> Result<Option<StoredEvent>, String> {
         if self.summary.is_some() {
             return Err("follows the summary".to_owned());
         }
@@ -127,14 +128,14 @@ impl<L> Reader<L> {
 }
 
 /// Converts an exported event, and checks it like the values of a command.
-fn restored(event: Exported<'_>) -> Result<RestoredEvent, String> {
+fn restored(event: Exported<'_>) -> Result<StoredEvent, String> {
     let members = event.data.get().trim_start_matches('{').trim_start();
     let between = if members == "}" { "" } else { "," };
     let payload = format!("{{\"type\":\"{}\"{between}{members}", event.r#type);
     check(&event, &payload)?;
     let _: Metadata =
         serde_json::from_str(event.metadata.get()).map_err(|error| error.to_string())?;
-    Ok(RestoredEvent {
+    Ok(StoredEvent {
         position: event.position,
         sequence: event.sequence,
         event_type: event.r#type,

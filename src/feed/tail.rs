@@ -178,18 +178,16 @@ fn encode_chunks(
 async fn run(tail: Tail, mut appends: Subscription) {
     loop {
         appends.mark_seen();
-        let pause = match read_page(&tail).await {
-            Ok(true) => continue,
-            Ok(false) => POLL,
+        match read_page(&tail).await {
+            Ok(true) => {}
+            Ok(false) => tokio::select! {
+                () = appends.wait(POLL) => {}
+                () = tail.0.joined.notified() => {}
+            },
             Err(error) => {
                 tracing::error!(%error, "log tail: read failed, retrying");
                 tokio::time::sleep(FAILURE_PAUSE).await;
-                continue;
             }
-        };
-        tokio::select! {
-            () = appends.wait(pause) => {}
-            () = tail.0.joined.notified() => {}
         }
     }
 }

@@ -45,6 +45,23 @@ struct Progress {
     has_parked: bool,
 }
 
+/// A checked query for the progress of a projection; `$lock` is the locking clause.
+macro_rules! progress {
+    ($lock:tt, $projection:expr) => {
+        sqlx::query_as!(
+            Progress,
+            r#"select checkpoint,
+                      exists (select from parked_customers
+                              where projection = $1 and version = $2 and place = 'public')
+                          as "has_parked!"
+               from projections where name = $1 and version = $2 "#
+                + $lock,
+            $projection.name(),
+            $projection.version()
+        )
+    };
+}
+
 impl Projector {
     /// Starts to follow the log, until shutdown.
     #[must_use]
@@ -90,7 +107,7 @@ async fn follow(
     let mut mode = PageMode::Whole;
     loop {
         appends.mark_seen();
-        let pause = match apply_next_page(projection, pool, mode).await {
+        match apply_next_page(projection, pool, mode).await {
             Ok(applied) => {
                 mode = PageMode::Whole;
                 // The value of the database counts even if it is lower than before, because the database
@@ -99,9 +116,9 @@ async fn follow(
                 metrics::gauge!("customers_projection_checkpoint", "projection" => projection.name())
                     .set(as_f64(applied.progress.checkpoint));
                 match applied.next {
-                    Next::More => continue,
-                    Next::Busy => BUSY_PAUSE,
-                    Next::CaughtUp => POLL,
+                    Next::More => {}
+                    Next::Busy => tokio::time::sleep(BUSY_PAUSE).await,
+                    Next::CaughtUp => appends.wait(POLL).await,
                 }
             }
             Err(error) if error.is_event_error() && mode == PageMode::Whole => {
@@ -110,7 +127,6 @@ async fn follow(
                     "projector: page failed, isolating its customers"
                 );
                 mode = PageMode::Isolate;
-                continue;
             }
             Err(error) => {
                 tracing::error!(
@@ -120,13 +136,7 @@ async fn follow(
                 // The position is unknown until the database answers: a crash may have lost commits.
                 progress.send_replace(Progress::default());
                 tokio::time::sleep(FAILURE_PAUSE).await;
-                continue;
             }
-        };
-        if pause == BUSY_PAUSE {
-            tokio::time::sleep(BUSY_PAUSE).await;
-        } else {
-            appends.wait(pause).await;
         }
     }
 }
@@ -152,19 +162,8 @@ async fn apply_next_page(
     mode: PageMode,
 ) -> Result<Applied, ProjectionError> {
     let mut transaction = transaction::begin(pool).await?;
-    let locked = sqlx::query_as!(
-        Progress,
-        r#"select checkpoint,
-                  exists (select from parked_customers
-                          where projection = $1 and version = $2 and place = 'public')
-                      as "has_parked!"
-           from projections where name = $1 and version = $2
-           for update skip locked"#,
-        projection.name(),
-        projection.version()
-    )
-    .fetch_optional(&mut *transaction)
-    .await?;
+    let locked =
+        progress!("for update skip locked", projection).fetch_optional(&mut *transaction).await?;
     let Some(progress) = locked else {
         // On the same connection: with as many projectors as connections, none would get a second one.
         let progress = read_progress(projection, &mut transaction).await?;
@@ -187,17 +186,8 @@ async fn read_progress(
     projection: &dyn Projection,
     db: &mut PgConnection,
 ) -> Result<Progress, ProjectionError> {
-    sqlx::query_as!(
-        Progress,
-        r#"select checkpoint,
-                  exists (select from parked_customers
-                          where projection = $1 and version = $2 and place = 'public')
-                      as "has_parked!"
-           from projections where name = $1 and version = $2"#,
-        projection.name(),
-        projection.version()
-    )
-    .fetch_optional(db)
-    .await?
-    .ok_or(ProjectionError::NotRegistered(projection.name()))
+    progress!("", projection)
+        .fetch_optional(db)
+        .await?
+        .ok_or(ProjectionError::NotRegistered(projection.name()))
 }

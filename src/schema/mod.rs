@@ -45,9 +45,9 @@ const GRANTS: &str = "
 pub enum SchemaError {
     #[error("the database schema is not that of this program: run `customers migrate`")]
     NotMigrated,
-    #[error("PostgreSQL")]
+    #[error("cannot query PostgreSQL")]
     Database(#[from] sqlx::Error),
-    #[error("PostgreSQL")]
+    #[error("cannot migrate the schema")]
     Migrate(#[from] MigrateError),
 }
 

@@ -60,15 +60,7 @@ fn start_servers() -> Urls {
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let secret = clock::random_bytes();
-            let options = Options {
-                folder,
-                postgres: true,
-                redis: true,
-                secret,
-                settings: vec![],
-                throw_away: true,
-            };
+            let options = Options { redis: true, ..postgres_alone(&folder, clock::random_bytes()) };
             let servers = Servers::start(options).await.unwrap();
             let url = |url: Option<&str>| url.unwrap().to_owned();
             let urls =
@@ -78,6 +70,12 @@ fn start_servers() -> Urls {
         });
     });
     receiver.recv().unwrap()
+}
+
+/// The options of a throw-away PostgreSQL, without Redis, in this folder.
+pub fn postgres_alone(folder: &Path, secret: [u8; 32]) -> Options {
+    let folder = folder.to_path_buf();
+    Options { folder, postgres: true, redis: false, secret, settings: vec![], throw_away: true }
 }
 
 /// Removes the folders of earlier runs whose process has ended.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use customers::commands::{Bus, CustomerCommand, IfMatch, Origin};
 use customers::demo;
-use customers::dev::{Options, Servers, StartError};
+use customers::dev::{Servers, StartError};
 use customers::events::log::{AppendError, Appender, read};
 use customers::events::metadata::Metadata;
 use customers::events::values::Role;
@@ -20,7 +20,9 @@ use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, PgConnection};
 
-use crate::harness::{PATIENCE, Service, With as _, config_on, folder, send, until};
+use crate::harness::{
+    PATIENCE, Service, With as _, config_on, folder, postgres_alone, send, until,
+};
 use crate::proxy::{Cut, Proxy};
 
 /// The address of the server of a database URL.
@@ -117,16 +119,7 @@ fn postmaster(folder: &Path) -> Pid {
 async fn start(folder: &Path, secret: [u8; 32]) -> Servers {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
-        let folder = folder.to_path_buf();
-        let options = Options {
-            folder,
-            postgres: true,
-            redis: false,
-            secret,
-            settings: vec![],
-            throw_away: true,
-        };
-        match Servers::start(options).await {
+        match Servers::start(postgres_alone(folder, secret)).await {
             Err(StartError::InUse { .. }) if tokio::time::Instant::now() < deadline => {
                 tokio::task::yield_now().await;
             }

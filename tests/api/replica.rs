@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use customers::dev::{Options, Servers};
+use customers::dev::Servers;
 use customers::events::values::Role;
 use customers::projections::ALL;
 use customers::projections::rebuild::rebuild;
@@ -14,7 +14,7 @@ use serde_json::json;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::process::Command;
 
-use crate::harness::{Login, Service, With as _, config_on, folder, send, until};
+use crate::harness::{Login, Service, With as _, config_on, folder, postgres_alone, send, until};
 use crate::sessions::verdict;
 
 /// The path of a program of PostgreSQL.
@@ -30,16 +30,7 @@ fn program(name: &str) -> PathBuf {
 }
 
 async fn start(folder: &Path) -> Servers {
-    let (folder, secret) = (folder.to_path_buf(), [9; 32]);
-    let options = Options {
-        folder,
-        postgres: true,
-        redis: false,
-        secret,
-        settings: vec![],
-        throw_away: true,
-    };
-    Servers::start(options).await.unwrap()
+    Servers::start(postgres_alone(folder, [9; 32])).await.unwrap()
 }
 
 /// A primary, its streaming replica, and a service that uses both.

@@ -140,14 +140,14 @@ impl Imports {
         Ok(())
     }
 
-    /// Appends all lines to the log. `refused` receives each rejected line in the order of the file,
+    /// Appends all lines to the log. `rejected` receives each rejected line in the order of the file,
     /// including those of an earlier run of the same import. Its receiver may be dropped.
     pub async fn run(
         &self,
         mut lines: Lines,
         request: &ImportRequest,
         stop: &CancellationToken,
-        refused: mpsc::Sender<RejectedLine>,
+        rejected: mpsc::Sender<RejectedLine>,
     ) -> Result<Summary, ImportError> {
         let key = request.key();
         let mut run = Run {
@@ -182,15 +182,15 @@ impl Imports {
                     }
                     Err(errors) => {
                         summary.refused += 1;
-                        let _ = refused.send(RejectedLine { line: number, errors }).await;
+                        let _ = rejected.send(RejectedLine { line: number, errors }).await;
                     }
                 }
             }
             run.append(&good).await?;
         }
         if request.id.is_none() {
-            let forgotten = import::forget(&self.pool, &run.key).await;
-            if let Err(error) = forgotten {
+            let deleted = import::delete_progress(&self.pool, &run.key).await;
+            if let Err(error) = deleted {
                 tracing::warn!(%error, "import: progress not deleted, the purge retries");
             }
         }

@@ -123,7 +123,7 @@ pub async fn append_chunk(
 }
 
 /// Deletes the progress of an import.
-pub async fn forget(pool: &PgPool, key: &ImportKey) -> Result<(), sqlx::Error> {
+pub async fn delete_progress(pool: &PgPool, key: &ImportKey) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "delete from imports where account = $1 and import_id = $2 and fingerprint = $3",
         key.account,

@@ -7,7 +7,7 @@ use cqrs_es::DomainEvent;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::events::account::AccountEvent;
-use crate::events::customer::{CUSTOMER, CustomerEvent};
+use crate::events::customer::CustomerEvent;
 use crate::events::metadata::Metadata;
 use crate::events::upcast;
 
@@ -95,21 +95,6 @@ pub fn current<'a>(
         encode(&decode::<AccountEvent>(event_type, event_version, payload)?)
     };
     Ok(Cow::Owned(text))
-}
-
-/// Checks that an event of another installation can be decoded as an event of that aggregate type.
-pub fn check(
-    aggregate_type: &str,
-    event_type: &str,
-    event_version: &str,
-    payload: &str,
-) -> Result<(), DecodeError> {
-    if aggregate_type == CUSTOMER {
-        decode::<CustomerEvent>(event_type, event_version, payload)?;
-    } else {
-        decode::<AccountEvent>(event_type, event_version, payload)?;
-    }
-    Ok(())
 }
 
 /// A stored event that this program cannot decode.

@@ -9,14 +9,34 @@ use crate::events::customer::CUSTOMER;
 use crate::events::metadata::Metadata;
 use crate::events::values::CustomerId;
 
-/// A checked query for whole events, with the column list in one place; `$rest` follows `from events`.
-macro_rules! stored_events {
-    ($rest:tt, $($parameter:expr),* $(,)?) => {
+/// Fetches whole events by a checked query, with the column list in one place; `$rest` follows
+/// `from events`.
+macro_rules! fetch_events {
+    ($executor:expr, $rest:tt, $($parameter:expr),* $(,)?) => {
         sqlx::query_as!(
             StoredEvent,
             r#"select position, aggregate_type, aggregate_id, sequence, event_type, event_version,
                       payload::text as "payload!", metadata::text as "metadata!", recorded_at
                from events "# + $rest,
+            $($parameter),*
+        )
+        .fetch_all($executor)
+        .await
+    };
+}
+
+/// A checked query for the last event of a stream, and the time of its first; `$rest` follows
+/// `from events e`.
+macro_rules! last_event {
+    ($rest:tt, $($parameter:expr),* $(,)?) => {
+        sqlx::query_as!(
+            LastRow,
+            r#"select e.aggregate_id, e.position, e.sequence, e.recorded_at, e.event_type,
+                      e.event_version, e.payload::text as "payload!",
+                      (select f.recorded_at from events f
+                       where f.aggregate_type = e.aggregate_type
+                         and f.aggregate_id = e.aggregate_id and f.sequence = 1) as "created_at!"
+               from events e "# + $rest,
             $($parameter),*
         )
     };
@@ -84,37 +104,46 @@ pub async fn has_customers(executor: impl PgExecutor<'_>) -> Result<bool, sqlx::
     .await
 }
 
+/// A row of [`last_event!`].
+struct LastRow {
+    aggregate_id: String,
+    position: i64,
+    sequence: i64,
+    recorded_at: DateTime<Utc>,
+    event_type: String,
+    event_version: String,
+    payload: String,
+    created_at: DateTime<Utc>,
+}
+
+impl LastRow {
+    fn decode<E: DeserializeOwned>(&self) -> Result<LastEvent<E>, ReadError> {
+        Ok(LastEvent {
+            event: decode(&self.event_type, &self.event_version, &self.payload)?,
+            position: self.position,
+            sequence: self.sequence,
+            recorded_at: self.recorded_at,
+            created_at: self.created_at,
+        })
+    }
+}
+
 /// The last event of a stream; `None` if the stream is empty.
 pub async fn last_event<E: DeserializeOwned>(
     executor: impl PgExecutor<'_>,
     aggregate_type: &str,
     aggregate_id: &str,
 ) -> Result<Option<LastEvent<E>>, ReadError> {
-    let row = sqlx::query!(
-        r#"select e.position, e.sequence, e.recorded_at, e.event_type, e.event_version,
-                  e.payload::text as "payload!",
-                  (select f.recorded_at from events f
-                   where f.aggregate_type = e.aggregate_type and f.aggregate_id = e.aggregate_id
-                     and f.sequence = 1) as "created_at!"
-           from events e
-           where e.aggregate_type = $1 and e.aggregate_id = $2
+    let row = last_event!(
+        "where e.aggregate_type = $1 and e.aggregate_id = $2
            order by e.sequence desc
-           limit 1"#,
+           limit 1",
         aggregate_type,
         aggregate_id
     )
     .fetch_optional(executor)
     .await?;
-    row.map(|row| {
-        Ok(LastEvent {
-            event: decode(&row.event_type, &row.event_version, &row.payload)?,
-            position: row.position,
-            sequence: row.sequence,
-            recorded_at: row.recorded_at,
-            created_at: row.created_at,
-        })
-    })
-    .transpose()
+    row.map(|row| row.decode()).transpose()
 }
 
 /// The event at `position` and its aggregate's id; `RowNotFound` if that type has no event there.
@@ -123,26 +152,11 @@ pub async fn event_at<E: DeserializeOwned>(
     aggregate_type: &str,
     position: i64,
 ) -> Result<(String, LastEvent<E>), ReadError> {
-    let row = sqlx::query!(
-        r#"select e.aggregate_id, e.sequence, e.recorded_at, e.event_type, e.event_version,
-                  e.payload::text as "payload!",
-                  (select f.recorded_at from events f
-                   where f.aggregate_type = e.aggregate_type and f.aggregate_id = e.aggregate_id
-                     and f.sequence = 1) as "created_at!"
-           from events e
-           where e.position = $1 and e.aggregate_type = $2"#,
-        position,
-        aggregate_type
-    )
-    .fetch_one(executor)
-    .await?;
-    let last = LastEvent {
-        event: decode(&row.event_type, &row.event_version, &row.payload)?,
-        position,
-        sequence: row.sequence,
-        recorded_at: row.recorded_at,
-        created_at: row.created_at,
-    };
+    let row =
+        last_event!("where e.position = $1 and e.aggregate_type = $2", position, aggregate_type)
+            .fetch_one(executor)
+            .await?;
+    let last = row.decode()?;
     Ok((row.aggregate_id, last))
 }
 
@@ -152,15 +166,14 @@ pub async fn page(
     after: i64,
     limit: i64,
 ) -> Result<Vec<StoredEvent>, sqlx::Error> {
-    stored_events!(
+    fetch_events!(
+        executor,
         "where position > $1
            order by position
            limit $2",
         after,
         limit
     )
-    .fetch_all(executor)
-    .await
 }
 
 /// Up to `limit` events after the position `after` that change sessions
@@ -172,7 +185,8 @@ pub async fn of_sessions(
     limit: i64,
 ) -> Result<Vec<StoredEvent>, sqlx::Error> {
     // The condition of the index events_of_sessions, word for word, so that PostgreSQL uses the index.
-    stored_events!(
+    fetch_events!(
+        executor,
         "where aggregate_type = 'account' and event_type in (
                'SessionBound', 'SessionClosed', 'TokenReplayDetected',
                'PasswordChanged', 'RoleChanged', 'AccountDisabled'
@@ -182,8 +196,6 @@ pub async fn of_sessions(
         after,
         limit
     )
-    .fetch_all(executor)
-    .await
 }
 
 /// The last position of the log `seconds` ago; 0 if the log was empty then.
@@ -209,7 +221,8 @@ pub async fn streams(
     position: i64,
     limit: i64,
 ) -> Result<Vec<StoredEvent>, sqlx::Error> {
-    stored_events!(
+    fetch_events!(
+        executor,
         "where aggregate_type = $1 and (aggregate_id, sequence) > ($2, $3) and aggregate_id < $4
              and position <= $5
            order by aggregate_id, sequence
@@ -221,8 +234,6 @@ pub async fn streams(
         position,
         limit
     )
-    .fetch_all(executor)
-    .await
 }
 
 /// The events of a customer from position `from` to position `to`, both included, oldest first.
@@ -231,7 +242,8 @@ pub async fn stream(
     id: CustomerId,
     (from, to): (i64, i64),
 ) -> Result<Vec<StoredEvent>, sqlx::Error> {
-    stored_events!(
+    fetch_events!(
+        executor,
         "where aggregate_type = $1 and aggregate_id = $2 and position between $3 and $4
            order by sequence",
         CUSTOMER,
@@ -239,8 +251,6 @@ pub async fn stream(
         from,
         to
     )
-    .fetch_all(executor)
-    .await
 }
 
 /// The position of the last event recorded up to `moment` (migration 0007); `None` when the moment is
@@ -278,7 +288,8 @@ pub async fn matching(
     event_type: Option<&str>,
     actor: Option<&str>,
 ) -> Result<Vec<StoredEvent>, sqlx::Error> {
-    stored_events!(
+    fetch_events!(
+        executor,
         "where position > $1 and position <= $2
            and ($3::text is null or event_type = $3)
            and ($4::text is null or metadata ->> 'actor' = $4)
@@ -290,8 +301,6 @@ pub async fn matching(
         actor,
         limit
     )
-    .fetch_all(executor)
-    .await
 }
 
 /// As [`matching`], for one customer: reads the customer's stream, in which the order of sequences is the
@@ -304,7 +313,8 @@ pub async fn matching_of_customer(
     event_type: Option<&str>,
     actor: Option<&str>,
 ) -> Result<Vec<StoredEvent>, sqlx::Error> {
-    stored_events!(
+    fetch_events!(
+        executor,
         "where aggregate_type = $1 and aggregate_id = $2 and position > $3 and position <= $4
            and ($5::text is null or event_type = $5)
            and ($6::text is null or metadata ->> 'actor' = $6)
@@ -318,8 +328,6 @@ pub async fn matching_of_customer(
         actor,
         limit
     )
-    .fetch_all(executor)
-    .await
 }
 
 /// Up to `limit` events of an aggregate after the sequence `after`, in the order of their sequences.
@@ -330,7 +338,8 @@ pub(super) async fn stream_page(
     after: i64,
     limit: i64,
 ) -> Result<Vec<StoredEvent>, sqlx::Error> {
-    stored_events!(
+    fetch_events!(
+        executor,
         "where aggregate_type = $1 and aggregate_id = $2 and sequence > $3
          order by sequence
          limit $4",
@@ -339,8 +348,6 @@ pub(super) async fn stream_page(
         after,
         limit
     )
-    .fetch_all(executor)
-    .await
 }
 
 /// Up to `limit` events of one aggregate type after the position `after`, in the order of the log.
@@ -350,7 +357,8 @@ pub(super) async fn type_page(
     after: i64,
     limit: i64,
 ) -> Result<Vec<StoredEvent>, sqlx::Error> {
-    stored_events!(
+    fetch_events!(
+        executor,
         "where aggregate_type = $1 and position > $2
          order by position
          limit $3",
@@ -358,8 +366,6 @@ pub(super) async fn type_page(
         after,
         limit
     )
-    .fetch_all(executor)
-    .await
 }
 
 /// Why the log could not be read.

@@ -1,28 +1,14 @@
 //! Restores a whole log into an empty installation, with the same positions, times and bytes.
 
-use chrono::{DateTime, Utc};
 use sqlx::{Connection as _, PgConnection};
 
+use super::read::StoredEvent;
 use crate::clock;
 use crate::events::customer::CUSTOMER;
 use crate::postgres::copy::CopyEncoder;
 
 /// How many bytes go to PostgreSQL at a time.
 const PIECE: usize = 64 * 1024;
-
-/// An event of another installation's log.
-#[derive(Debug, Clone)]
-pub struct RestoredEvent {
-    pub position: i64,
-    pub aggregate_type: String,
-    pub aggregate_id: String,
-    pub sequence: i64,
-    pub event_type: String,
-    pub event_version: String,
-    pub payload: String,
-    pub metadata: String,
-    pub recorded_at: DateTime<Utc>,
-}
 
 /// Why a log was not restored. No event was written.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +25,7 @@ pub enum RestoreError {
 /// on; the first error among them ends the restore. Command ids are new: only append recovery uses them.
 pub async fn restore<E: From<RestoreError>>(
     connection: &mut PgConnection,
-    events: impl Iterator<Item = Result<RestoredEvent, E>>,
+    events: impl Iterator<Item = Result<StoredEvent, E>>,
 ) -> Result<(), E> {
     let database = |error: sqlx::Error| E::from(error.into());
     let mut transaction = connection.begin().await.map_err(database)?;
@@ -81,7 +67,7 @@ pub async fn restore<E: From<RestoreError>>(
     transaction.commit().await.map_err(database)
 }
 
-fn encode(rows: &mut CopyEncoder, event: &RestoredEvent) -> Result<(), sqlx::Error> {
+fn encode(rows: &mut CopyEncoder, event: &StoredEvent) -> Result<(), sqlx::Error> {
     rows.row(10);
     rows.field(event.position)?;
     rows.field(event.aggregate_type.as_str())?;

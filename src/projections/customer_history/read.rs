@@ -12,6 +12,19 @@ use crate::projections::customers::Row;
 use crate::projections::parked;
 use crate::projections::projection::ProjectionError;
 
+/// A checked query for versions, with the column list in one place; `$rest` follows the table's name.
+macro_rules! select_versions {
+    ($rest:tt, $($parameter:expr),* $(,)?) => {
+        sqlx::query_as!(
+            Version,
+            "select customer_id, version, position, until_position, event_type, name, dob, created_at,
+                    valid_from, valid_to, actor, role, request_id, ip, user_agent, reason
+             from customer_history " + $rest,
+            $($parameter),*
+        )
+    };
+}
+
 /// The states of a customer from version `from` to version `to`, both included, oldest first. Those
 /// of a parked customer are folded from the log.
 pub async fn versions(
@@ -28,12 +41,8 @@ pub async fn versions(
             .map(|(at, _)| of_stream(&stream, at))
             .collect();
     }
-    let versions = sqlx::query_as!(
-        Version,
-        "select customer_id, version, position, until_position, event_type, name, dob, created_at,
-                valid_from, valid_to, actor, role, request_id, ip, user_agent, reason
-         from customer_history
-         where customer_id = $1 and version between $2 and $3
+    let versions = select_versions!(
+        "where customer_id = $1 and version between $2 and $3
          order by version",
         id.get(),
         from,
@@ -56,12 +65,8 @@ pub async fn at(
         let last = stream.partition_point(|event| event.position <= position).checked_sub(1);
         return last.map(|last| of_stream(&stream, last)).transpose();
     }
-    let version = sqlx::query_as!(
-        Version,
-        "select customer_id, version, position, until_position, event_type, name, dob, created_at,
-                valid_from, valid_to, actor, role, request_id, ip, user_agent, reason
-         from customer_history
-         where customer_id = $1 and position <= $2
+    let version = select_versions!(
+        "where customer_id = $1 and position <= $2
          order by version desc limit 1",
         id.get(),
         position
