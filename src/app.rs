@@ -13,8 +13,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::account_slots::AccountSlots;
 use crate::api::limits::RateLimit;
 use crate::api::pool_choice::Replica;
+use crate::api::spool::SpoolSpace;
 use crate::api::{self, Api, ApiState};
 use crate::auth::account::Accounts;
 use crate::auth::{Auth, AuthError};
@@ -150,9 +152,12 @@ impl App {
             feed_url: format!("{}/events", config.public_url()),
             tail,
             cursor_key: api::cursor_key(&schema::cursor_key(&pools.short).await?),
-            spool_dir: config.spool_dir(),
+            spool: SpoolSpace::new(config.spool_dir(), config.spool_limit),
             stream_slots: Arc::new(Semaphore::new(api::stream::STREAMS_MAX)),
             import_slots: Arc::new(Semaphore::new(api::import::IMPORTS_MAX)),
+            account_streams: AccountSlots::new("event streams", api::stream::PER_ACCOUNT),
+            account_imports: AccountSlots::new("imports", api::import::PER_ACCOUNT),
+            account_lists: AccountSlots::new("long lists", api::list::PER_ACCOUNT),
             tasks: tasks.clone(),
             stopping: stopping.clone(),
         });

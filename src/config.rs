@@ -46,15 +46,21 @@ pub struct Config {
     /// the folder for spool files of imports and long lists; default the system's temporary folder (TMPDIR)
     #[arg(long, env = "CUSTOMERS_SPOOL_DIR", value_parser = folder)]
     pub spool_dir: Option<PathBuf>,
+    /// how many bytes the spool files of this process may have: 512MiB, 4GiB
+    #[arg(long, env = "CUSTOMERS_SPOOL_LIMIT", default_value = "4GiB", value_parser = bytes)]
+    pub spool_limit: u64,
     /// how long a log-in lasts: 90s, 15m, 1h; 24h at most
     #[arg(long, env = "CUSTOMERS_TOKEN_TTL", default_value = "1h", value_parser = token_ttl)]
     pub token_ttl: Duration,
     /// first-use, strict, always or off
     #[arg(long, env = "CUSTOMERS_COOKIE_BINDING", default_value = "first-use", value_parser = cookie_binding)]
     pub cookie_binding: CookieBinding,
-    /// live sessions per account; 0 = no limit
-    #[arg(long, env = "CUSTOMERS_SESSION_LIMIT", default_value = "0", value_parser = number)]
+    /// live sessions per account, 1 to 1000; the oldest ends
+    #[arg(long, env = "CUSTOMERS_SESSION_LIMIT", default_value = "100", value_parser = sessions)]
     pub session_limit: u32,
+    /// log-ins/min that open a session, per account, over all processes; 0 = off, as in dev
+    #[arg(long, env = "CUSTOMERS_SESSION_RATE", default_value = "30", value_parser = per_second)]
+    pub session_rate: u32,
     /// requests/s per account, over all processes; 0 = off, as in dev
     #[arg(long, env = "CUSTOMERS_ACCOUNT_LIMIT", default_value = "1000", value_parser = per_second)]
     pub account_limit: u32,
@@ -124,6 +130,9 @@ pub fn variables() -> Vec<Variable> {
     };
     Config::command().get_arguments().filter_map(variable).collect()
 }
+
+/// The most live sessions of an account: what one account may hold in Redis is bounded.
+const SESSIONS_MAX: u32 = 1000;
 
 /// The longest lifetime of a token, and so the time for which a log-out must be kept.
 const TOKEN_TTL_MAX: Duration = Duration::from_hours(24);
@@ -228,6 +237,24 @@ fn address(text: &str) -> Result<SocketAddr, &'static str> {
 
 fn number(text: &str) -> Result<u32, &'static str> {
     text.parse().map_err(|_| "must be a whole number, 0 or more")
+}
+
+/// A number of bytes, with a unit.
+fn bytes(text: &str) -> Result<u64, &'static str> {
+    let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1_u64 << 40)];
+    let number = |(suffix, unit): (&str, u64)| {
+        text.strip_suffix(suffix)?.trim_end().parse::<u64>().ok()?.checked_mul(unit)
+    };
+    units.into_iter().find_map(number).ok_or("must be a size like 512MiB or 4GiB")
+}
+
+/// A number of sessions; 0 means the most.
+fn sessions(text: &str) -> Result<u32, &'static str> {
+    match number(text)? {
+        0 => Ok(SESSIONS_MAX),
+        limit @ 1..=SESSIONS_MAX => Ok(limit),
+        _ => Err("must be at most 1000"),
+    }
 }
 
 fn per_second(text: &str) -> Result<u32, &'static str> {

@@ -5,6 +5,7 @@ use chrono::{Days, NaiveDate};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::auth::account::{AccountError, Accounts};
+use crate::auth::fair_queue::Network;
 use crate::auth::password::Passwords;
 use crate::commands::{Bus, BusError, Written};
 use crate::events::metadata::Metadata;
@@ -13,6 +14,9 @@ use crate::events::values::{DateOfBirth, Name, Role, Username};
 /// The account's name and password.
 pub const USERNAME: &str = "demo";
 pub const PASSWORD: &str = "demo-password";
+
+/// The actor of the events of demo data.
+pub const ACTOR: &str = "customers demo";
 
 /// How many commands are at work at once when there are many; up to `IN_ORDER` customers are made one
 /// by one, so that a small demo has the same ids everywhere.
@@ -75,7 +79,7 @@ pub async fn create(bus: &Bus, number: u64, done: impl Fn()) -> Result<(), BusEr
     stream::iter(0..number)
         .map(|i| async move {
             let (name, dob) = person(i);
-            bus.create(name, dob, Metadata::of_program("customers demo")).await
+            bus.create(name, dob, Metadata::of_program(ACTOR)).await
         })
         .buffered(in_flight)
         .try_for_each(|_: Written| {
@@ -91,8 +95,9 @@ pub async fn account(accounts: &Accounts, passwords: &Passwords) -> anyhow::Resu
     if accounts.find(&username).await?.is_some() {
         return Ok(());
     }
-    let hash = passwords.hash(PASSWORD.to_owned()).await?;
-    let metadata = Metadata::of_program("customers demo");
+    let slot = passwords.slot(Network::LOCAL).await?;
+    let hash = passwords.hash(slot, PASSWORD.to_owned()).await?;
+    let metadata = Metadata::of_program(ACTOR);
     match accounts.add(&username, &hash, Role::Admin, metadata).await {
         // Another process has added the account meanwhile.
         Ok(()) | Err(AccountError::Exists(_)) => Ok(()),

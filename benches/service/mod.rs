@@ -31,6 +31,7 @@ pub fn customers(arguments: &[&str]) -> Command {
         .env("CUSTOMERS_RATE_LIMIT", "1000000")
         .env("CUSTOMERS_ACCOUNT_LIMIT", "1000000")
         .env("CUSTOMERS_LOGIN_LIMIT", "0")
+        .env("CUSTOMERS_SESSION_RATE", "0")
         .env("CUSTOMERS_KEYS_DIR", std::env::temp_dir().join("bench-keys"))
         .env("CUSTOMERS_LOG", "error")
         .kill_on_drop(true);

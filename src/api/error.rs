@@ -55,8 +55,13 @@ pub enum ApiError {
     IdempotencyMismatch,
     #[error("too many requests")]
     RateLimited { retry_after: Duration },
+    /// The account has as many of these at work as it may have.
+    #[error("at most {limit} {what} of an account are answered at the same time")]
+    TooManyAtOnce { what: &'static str, limit: usize },
     #[error("the service is overloaded; retry later")]
     Overloaded,
+    #[error("the spool space is used up; retry later")]
+    SpoolFull,
     /// PostgreSQL, Redis or the disk is unavailable. The cause is logged and not sent.
     #[error("a dependency is unavailable; retry later")]
     Unavailable(String),
@@ -120,10 +125,12 @@ impl ApiError {
             Self::IdempotencyMismatch => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "idempotency-mismatch", "Idempotency key reused")
             }
-            Self::RateLimited { .. } => {
+            Self::RateLimited { .. } | Self::TooManyAtOnce { .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, "rate-limited", "Too many requests")
             }
-            Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded"),
+            Self::Overloaded | Self::SpoolFull => {
+                (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded")
+            }
             Self::Unavailable(_) | Self::PositionNotShown => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Service unavailable")
             }
@@ -150,9 +157,11 @@ impl ApiError {
             Self::RateLimited { retry_after } => {
                 Some((header::RETRY_AFTER, HeaderValue::from(seconds(*retry_after))))
             }
-            Self::Overloaded | Self::Unavailable(_) | Self::PositionNotShown => {
-                Some((header::RETRY_AFTER, HeaderValue::from(1)))
-            }
+            Self::TooManyAtOnce { .. }
+            | Self::Overloaded
+            | Self::SpoolFull
+            | Self::Unavailable(_)
+            | Self::PositionNotShown => Some((header::RETRY_AFTER, HeaderValue::from(1))),
             Self::Forbidden(_)
             | Self::NoRoute
             | Self::NoCustomer
@@ -297,9 +306,9 @@ impl From<AuthError> for ApiError {
         match error {
             AuthError::Unauthenticated => Self::Unauthenticated,
             AuthError::TokenReplay => Self::TokenReplay,
-            AuthError::Throttled { retry_after } | AuthError::Limited { retry_after } => {
-                Self::RateLimited { retry_after }
-            }
+            AuthError::Throttled { retry_after }
+            | AuthError::Limited { retry_after }
+            | AuthError::TooManyLogins { retry_after } => Self::RateLimited { retry_after },
             AuthError::Overloaded => Self::Overloaded,
             AuthError::Append(error) => error.into(),
             AuthError::Redis(_) | AuthError::CatchingUp => Self::Unavailable(error.to_string()),

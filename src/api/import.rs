@@ -1,7 +1,6 @@
 //! `POST /customers/import`: many customers from one body. The body is received whole, into a spool
 //! file, before anything is imported: a client that disconnects half-way has imported nothing.
 
-use std::io::SeekFrom;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,18 +10,18 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
-use tokio::fs::File;
-use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::body::media_type;
 use super::error::{ApiError, FieldError};
-use super::guard::{Authorized, Editor};
+use super::guard::{Authorized, Editor, Requirement as _};
 use super::headers::{visible_ascii, with_reason};
 use super::limits::Limits;
 use super::query::Params;
 use super::read_your_writes;
-use super::spool::{spool_error, spool_file};
+use super::session_watch::SessionWatch;
+use super::spool::{CHUNK_LIMIT, SpoolFile, in_time, unavailable};
 use super::state::Api;
 use crate::commands::BusError;
 use crate::commands::import::lines::{FileError, Format, LineError, Lines};
@@ -34,8 +33,14 @@ pub const LIMITS: Limits = Limits { body: 1024 * 1024 * 1024, answer: Duration::
 /// How many imports one process runs at the same time.
 pub const IMPORTS_MAX: usize = 4;
 
-/// How long the next chunk of the body may take to arrive.
-const CHUNK_LIMIT: Duration = Duration::from_secs(30);
+/// How many imports one account may have, from the first byte of the body to the end of the answer.
+pub const PER_ACCOUNT: usize = 2;
+
+/// How long an import whose body is there waits until it may begin.
+const BEGIN_LIMIT: Duration = Duration::from_secs(30);
+
+/// How often an import checks that its session is still open.
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The approximate size of a chunk of the response, in bytes.
 const CHUNK: usize = 16 * 1024;
@@ -55,29 +60,35 @@ pub(super) async fn import(
     params.none()?;
     let metadata = with_reason(authorized.metadata, &headers)?;
     let id = visible_ascii(&headers, &IMPORT_ID)?;
-    let slot =
-        Arc::clone(&api.import_slots).try_acquire_owned().map_err(|_| ApiError::Overloaded)?;
+    let account = &authorized.principal.username;
+    let account_slot = api.account_imports.take(account, Duration::ZERO).await?;
 
     let mut fingerprint = Fingerprint::new(format);
-    let file = receive(&api, request.into_body().into_data_stream(), &mut fingerprint).await?;
+    let body = request.into_body().into_data_stream();
+    let (file, share) = receive(&api, body, &mut fingerprint).await?.into_reader().await?;
+    // Only after the body, so that a client that sends it slowly takes no slot from the others.
+    let slot = Arc::clone(&api.import_slots).acquire_owned();
+    let slot = tokio::time::timeout(BEGIN_LIMIT, slot).await.map_err(|_| ApiError::Overloaded)?;
+    let slot = slot.map_err(|_| ApiError::Overloaded)?;
     let file = file.into_std().await;
     let today = api.clock.today();
     let opening = tokio::task::spawn_blocking(move || Lines::open(file, format, today));
     let lines = opening.await.map_err(BusError::TaskFailed)?.map_err(|error| match error {
         FileError::Header(errors) => ApiError::Invalid(fields(errors)),
-        FileError::Read(error) => spool_error(&error),
+        FileError::Read(error) => unavailable(&error),
     })?;
     let account = authorized.principal.username.to_string();
     let request = ImportRequest { account, id, fingerprint: fingerprint.finish(), metadata };
     api.imports.check(&request).await?;
 
     let (sender, answer) = mpsc::channel(4);
-    let answering = Answer { sender, pending: vec![] };
+    let answering = Answer { sender: Some(sender), pending: vec![] };
+    let watch = SessionWatch::start(&api, authorized.principal, Editor::ROLE, CHECK_INTERVAL);
     let tasks = api.tasks.clone();
     tasks.spawn(async move {
-        let _slot = slot;
-        // Runs to its end, even if the client disconnects.
-        run(api, lines, request, answering, &authorized.caller.request_id).await;
+        // Runs to its end, even if the client disconnects, while the session is open.
+        run(api, lines, request, answering, &watch, &authorized.caller.request_id).await;
+        drop((slot, account_slot, share));
     });
     let body = stream::unfold(answer, async |mut answer: mpsc::Receiver<Bytes>| {
         answer.recv().await.map(|chunk| (Ok::<_, std::convert::Infallible>(chunk), answer))
@@ -102,28 +113,32 @@ async fn receive(
     api: &Api,
     mut body: BodyDataStream,
     hash: &mut Fingerprint,
-) -> Result<File, ApiError> {
-    let mut file = spool_file(&api.spool_dir).map_err(|error| spool_error(&error))?;
-    let mut length = 0;
+) -> Result<SpoolFile, ApiError> {
+    let mut file = api.spool.file()?;
+    let (began, mut length) = (Instant::now(), 0);
     loop {
-        let late = |_| ApiError::malformed("body", "did not arrive in time");
-        let chunk = tokio::time::timeout(CHUNK_LIMIT, body.next()).await.map_err(late)?;
-        let Some(chunk) = chunk else { break };
+        let chunk = in_time(began, length, body.next()).await;
+        let chunk = chunk.ok_or_else(|| ApiError::malformed("body", "arrived too slowly"))?;
+        let Some(chunk) = chunk else { return Ok(file) };
         let chunk = chunk.map_err(|_| ApiError::malformed("body", "ended too early"))?;
-        length += chunk.len();
-        if length > LIMITS.body {
+        length += chunk.len() as u64;
+        if length > LIMITS.body as u64 {
             return Err(ApiError::TooLarge(LIMITS.body));
         }
         hash.update(&chunk);
-        file.write_all(&chunk).await.map_err(|error| spool_error(&error))?;
+        file.write(&chunk).await?;
     }
-    file.flush().await.map_err(|error| spool_error(&error))?;
-    file.seek(SeekFrom::Start(0)).await.map_err(|error| spool_error(&error))?;
-    Ok(file)
 }
 
 /// Runs the import and streams its results.
-async fn run(api: Api, lines: Lines, request: ImportRequest, mut answer: Answer, request_id: &str) {
+async fn run(
+    api: Api,
+    lines: Lines,
+    request: ImportRequest,
+    mut answer: Answer,
+    watch: &SessionWatch,
+    request_id: &str,
+) {
     #[derive(Serialize)]
     struct Last {
         summary: Summary,
@@ -134,7 +149,7 @@ async fn run(api: Api, lines: Lines, request: ImportRequest, mut answer: Answer,
             answer.line(&line).await;
         }
     };
-    let importing = api.imports.run(lines, &request, &api.stopping, sender);
+    let importing = api.imports.run(lines, &request, watch.ended(), sender);
     let (outcome, ()) = tokio::join!(importing, reporting);
     match outcome {
         Ok(summary) => {
@@ -144,16 +159,21 @@ async fn run(api: Api, lines: Lines, request: ImportRequest, mut answer: Answer,
         }
         Err(error) => {
             tracing::error!(request_id, %error, "import: stopped");
-            let problem = ApiError::from(error).problem().body(request_id);
+            let problem = match error {
+                // The session has ended.
+                ImportError::Stopped if !api.stopping.is_cancelled() => ApiError::Unauthenticated,
+                error => error.into(),
+            };
+            let problem = problem.problem().body(request_id);
             answer.pending.extend_from_slice(format!("{{\"error\":{problem}}}\n").as_bytes());
         }
     }
     answer.send().await;
 }
 
-/// The response, sent in chunks.
+/// The response, sent in chunks; none any more once the client has gone or is too slow.
 struct Answer {
-    sender: mpsc::Sender<Bytes>,
+    sender: Option<mpsc::Sender<Bytes>>,
     pending: Vec<u8>,
 }
 
@@ -168,8 +188,11 @@ impl Answer {
     }
 
     async fn send(&mut self) {
-        // The client may have disconnected.
-        let _ = self.sender.send(Bytes::from(std::mem::take(&mut self.pending))).await;
+        let chunk = Bytes::from(std::mem::take(&mut self.pending));
+        let Some(sender) = &self.sender else { return };
+        if !matches!(tokio::time::timeout(CHUNK_LIMIT, sender.send(chunk)).await, Ok(Ok(()))) {
+            self.sender = None;
+        }
     }
 }
 
@@ -181,6 +204,9 @@ impl From<ImportError> for ApiError {
     fn from(error: ImportError) -> Self {
         match error {
             ImportError::ImportIdReused => Self::IdempotencyMismatch,
+            ImportError::TooManyRefused => {
+                Self::Invalid(vec![FieldError::new("body", error.to_string())])
+            }
             ImportError::Unavailable(_) | ImportError::Stopped | ImportError::Read(_) => {
                 Self::Unavailable(error.to_string())
             }

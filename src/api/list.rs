@@ -3,6 +3,7 @@
 //! holds no snapshot, and memory stays flat.
 
 use std::pin::pin;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -12,22 +13,36 @@ use chrono::{DateTime, Utc};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 
+use super::account_slots::AccountSlot;
 use super::as_of;
 use super::cursor::Cursor;
 use super::customers::Customer;
 use super::error::ApiError;
-use super::guard::{Authorized, Viewer};
+use super::guard::{Authorized, Requirement as _, Viewer};
+use super::long_answer::{Holds, LongAnswer};
 use super::pool_choice::{PoolKind, Source};
 use super::query::{Params, page_limit, plain_number};
 use super::read_your_writes;
-use super::spool::{Spool, spool_error};
+use super::session_watch::SessionWatch;
+
 use super::state::Api;
+use crate::auth::Principal;
 use crate::projections::Projection;
 use crate::projections::customer_history::{self, CustomerHistory};
 use crate::projections::customers::{self, Customers, Row};
 
 /// The largest list, in customers, that uses the pool for short queries.
 const SHORT_MAX: i64 = 1000;
+
+/// How many long lists one account may have at work, from the query to the end of the answer: half of the
+/// connections for long queries.
+pub const PER_ACCOUNT: usize = 2;
+
+/// How long a long list waits for one of them.
+const SLOT_LIMIT: Duration = Duration::from_secs(5);
+
+/// How often a long list checks that its session is still open.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The query of a list, parsed.
 struct ListQuery {
@@ -122,6 +137,12 @@ pub(super) async fn list(
     let number = query.selection.rows();
     let is_short = position.is_none() && number.is_some_and(|number| number <= SHORT_MAX);
     let kind = if is_short { PoolKind::Short } else { PoolKind::Long };
+    let slot = match kind {
+        PoolKind::Short => None,
+        PoolKind::Long => {
+            Some(api.account_lists.take(&authorized.principal.username, SLOT_LIMIT).await?)
+        }
+    };
     let projection: &dyn Projection =
         if position.is_some() { &CustomerHistory } else { &Customers };
     let mut db = read_your_writes::reader(&api, source, kind, projection, shown).await?;
@@ -131,7 +152,9 @@ pub(super) async fn list(
         }
         None => customers::youngest(&mut *db, after, number).right_stream(),
     };
-    let Selection::Page(limit) = query.selection else { return whole(&api, rows).await };
+    let Selection::Page(limit) = query.selection else {
+        return whole(&api, rows, slot, authorized.principal).await;
+    };
     let rows: Vec<Row> = rows.try_collect().await?;
     page(&api, rows, limit, position, query.as_of.as_ref())
 }
@@ -140,22 +163,25 @@ pub(super) async fn list(
 async fn whole(
     api: &Api,
     rows: impl Stream<Item = Result<Row, sqlx::Error>>,
+    slot: Option<AccountSlot>,
+    principal: Principal,
 ) -> Result<Response, ApiError> {
     let mut rows = pin!(rows);
-    let mut spool = Spool::new(api.spool_dir.clone());
+    let mut answer = LongAnswer::new(api);
     let mut count: u64 = 0;
     while let Some(row) = rows.try_next().await? {
         if count > 0 {
-            spool.pending.push(b',');
+            answer.pending.push(b',');
         }
-        serde_json::to_writer(&mut spool.pending, &Customer::from(&row))
+        serde_json::to_writer(&mut answer.pending, &Customer::from(&row))
             .map_err(|error| ApiError::Internal(error.to_string()))?;
         count += 1;
-        spool.spill().await.map_err(|error| spool_error(&error))?;
+        answer.spill().await?;
     }
-    spool.pending.extend_from_slice(b"]}");
+    answer.pending.extend_from_slice(b"]}");
     let head = format!("{{\"number\":{count},\"customers\":[");
-    spool.answer(head).await.map_err(|error| spool_error(&error))
+    let watch = SessionWatch::start(api, principal, Viewer::ROLE, CHECK_INTERVAL);
+    answer.into_response(head, Holds { slot, watch }).await
 }
 
 /// A page, and a link to the next one (RFC 8288, section 3).

@@ -46,10 +46,19 @@ mod as_of;
 mod cursor;
 
 /// Spool files: imports and long lists on disk.
-mod spool;
+pub mod spool;
+
+/// Long answers, on disk while the client reads them.
+mod long_answer;
+
+/// How many long answers one account may have at work.
+pub mod account_slots;
+
+/// Ends work whose session has ended.
+mod session_watch;
 
 /// All customers, the N youngest, a page.
-mod list;
+pub mod list;
 
 /// Import: many customers from one body.
 pub mod import;

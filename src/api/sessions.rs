@@ -17,6 +17,7 @@ use super::request::Caller;
 use super::state::Api;
 use crate::auth::AuthError;
 use crate::auth::account::check_password;
+use crate::auth::fair_queue::Network;
 use crate::clock;
 use crate::events::values::ValueError;
 
@@ -45,9 +46,10 @@ pub(super) async fn login(
     });
     let (username, password) = body.finish((username, password))?;
     let address = limits::network(caller.ip).to_string();
+    let network = Network::of(caller.ip);
     let logged_in = api
         .auth
-        .login(&username, password, bind_now.is_some(), &address, caller.metadata())
+        .login(&username, password, bind_now.is_some(), (&address, network), caller.metadata())
         .await
         .map_err(|error| match error {
             AuthError::Unauthenticated => ApiError::LoginFailed,
@@ -173,9 +175,9 @@ pub(super) async fn change_password(
     let new = body.text("new", |text| check_password(text).map(|()| text.to_owned()));
     let (old, new) = body.finish((old, new))?;
     let metadata = with_reason(authorized.metadata, &headers)?;
-    let address = limits::network(authorized.caller.ip).to_string();
+    let network = Network::of(authorized.caller.ip);
     let changed =
-        api.auth.change_password(&authorized.principal, old, new, &address, metadata).await?;
+        api.auth.change_password(&authorized.principal, old, new, network, metadata).await?;
     if !changed {
         return Err(ApiError::invalid("old", ValueError("is not the account's password")));
     }

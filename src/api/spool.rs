@@ -1,84 +1,130 @@
-//! Spool files: unlinked files for lists that are sent to slow clients, and for the bodies of imports.
+//! Spool files: unlinked files for lists that are sent to slow clients, and for the bodies of imports. They
+//! share a budget, so that no client can fill the disk, and a client that is too slow loses its file.
 
 use std::io::SeekFrom;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use axum::body::{Body, Bytes};
-use axum::http::{HeaderValue, header};
-use axum::response::{IntoResponse as _, Response};
-use futures_util::{StreamExt as _, stream};
 use tokio::fs::File;
 use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
-use tokio_util::io::ReaderStream;
+use tokio::time::Instant;
 
 use super::error::ApiError;
+use crate::telemetry::as_f64;
 
-/// How many bytes are kept in memory before they spill to a file.
-const MEMORY_MAX: usize = 256 * 1024;
+/// How long the next chunk may take to be read by the client, or to arrive from it.
+pub(super) const CHUNK_LIMIT: Duration = Duration::from_secs(30);
 
-/// How many bytes are read from the file at a time.
-const CHUNK: usize = 64 * 1024;
+/// The least rate at which a client must read a long answer or send a long body, in bytes per second on
+/// average after the first [`CHUNK_LIMIT`].
+const LEAST_RATE: u64 = 8 * 1024;
+
+/// When `bytes` must have passed that began at `began`.
+fn deadline(began: Instant, bytes: u64) -> Instant {
+    let average = began + CHUNK_LIMIT + Duration::from_millis(bytes * 1000 / LEAST_RATE);
+    average.min(Instant::now() + CHUNK_LIMIT)
+}
+
+/// Waits until the next chunk has passed; `None` if the client is slower than it may be. `bytes` have
+/// passed since `began`.
+pub(super) async fn in_time<T>(
+    began: Instant,
+    bytes: u64,
+    chunk: impl Future<Output = T>,
+) -> Option<T> {
+    let passed = tokio::time::timeout_at(deadline(began, bytes), chunk).await.ok();
+    if passed.is_none() {
+        metrics::counter!("customers_slow_clients_total").increment(1);
+    }
+    passed
+}
+
+/// The folder of the spool files and their budget.
+pub struct SpoolSpace {
+    folder: PathBuf,
+    /// How many bytes all files of the process may have.
+    limit: u64,
+    used: Arc<AtomicU64>,
+}
+
+impl SpoolSpace {
+    #[must_use]
+    pub fn new(folder: PathBuf, limit: u64) -> Self {
+        Self { folder, limit, used: Arc::default() }
+    }
+
+    /// An unlinked file.
+    pub(super) fn file(&self) -> Result<SpoolFile, ApiError> {
+        let file = tempfile::tempfile_in(&self.folder).map_err(|error| unavailable(&error))?;
+        let share = SpoolShare { bytes: 0, limit: self.limit, used: Arc::clone(&self.used) };
+        Ok(SpoolFile { file: File::from_std(file), share })
+    }
+}
 
 /// 503: the spool folder is full or not writable.
-pub(super) fn spool_error(error: &std::io::Error) -> ApiError {
+pub(super) fn unavailable(error: &std::io::Error) -> ApiError {
     ApiError::Unavailable(format!("spool file: {error}"))
 }
 
-/// An unlinked file in the spool folder.
-pub(super) fn spool_file(folder: &Path) -> std::io::Result<File> {
-    tempfile::tempfile_in(folder).map(File::from_std)
+/// The bytes of one file, returned to the budget on drop.
+pub(super) struct SpoolShare {
+    bytes: u64,
+    limit: u64,
+    used: Arc<AtomicU64>,
 }
 
-/// A response that is streamed from PostgreSQL to the client.
-pub(super) struct Spool {
-    folder: PathBuf,
-    pub(super) pending: Vec<u8>,
-    file: Option<File>,
-    /// How many bytes are in the file.
-    spilled: u64,
-}
-
-impl Spool {
-    pub(super) fn new(folder: PathBuf) -> Self {
-        Self { folder, pending: vec![], file: None, spilled: 0 }
+impl SpoolShare {
+    /// The size of the file.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
-    /// Spills the pending bytes to the file if they are at least [`MEMORY_MAX`].
-    pub(super) async fn spill(&mut self) -> std::io::Result<()> {
-        if self.pending.len() < MEMORY_MAX {
-            return Ok(());
+    fn grow(&mut self, bytes: u64) -> Result<(), ApiError> {
+        let used = self.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if used > self.limit {
+            self.used.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(ApiError::SpoolFull);
         }
-        let file = match &mut self.file {
-            Some(file) => file,
-            None => self.file.insert(spool_file(&self.folder)?),
-        };
-        file.write_all(&self.pending).await?;
-        self.spilled += self.pending.len() as u64;
-        self.pending.clear();
+        self.bytes += bytes;
+        self.report();
         Ok(())
     }
 
-    /// A JSON response: the head, the spilled bytes, the pending bytes.
-    pub(super) async fn answer(self, head: String) -> std::io::Result<Response> {
-        let length = head.len() as u64 + self.spilled + self.pending.len() as u64;
-        let body = match self.file {
-            None => {
-                let mut bytes = head.into_bytes();
-                bytes.extend_from_slice(&self.pending);
-                Body::from(bytes)
-            }
-            Some(mut file) => {
-                file.flush().await?;
-                file.seek(SeekFrom::Start(0)).await?;
-                let head = stream::iter([Ok(Bytes::from(head))]);
-                let tail = stream::iter([Ok(Bytes::from(self.pending))]);
-                Body::from_stream(head.chain(ReaderStream::with_capacity(file, CHUNK)).chain(tail))
-            }
+    fn report(&self) {
+        let used = i64::try_from(self.used.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+        metrics::gauge!("customers_spool_bytes").set(as_f64(used));
+    }
+}
+
+impl Drop for SpoolShare {
+    fn drop(&mut self) {
+        self.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.report();
+    }
+}
+
+/// A file and its share of the budget.
+pub(super) struct SpoolFile {
+    file: File,
+    share: SpoolShare,
+}
+
+impl SpoolFile {
+    /// Appends; 503 if the budget is used up.
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), ApiError> {
+        self.share.grow(bytes.len() as u64)?;
+        self.file.write_all(bytes).await.map_err(|error| unavailable(&error))
+    }
+
+    /// The file from its beginning. The share must be held for as long as the file.
+    pub(super) async fn into_reader(mut self) -> Result<(File, SpoolShare), ApiError> {
+        let rewound = async {
+            self.file.flush().await?;
+            self.file.seek(SeekFrom::Start(0)).await
         };
-        let mut response = body.into_response();
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-        Ok(response)
+        rewound.await.map_err(|error| unavailable(&error))?;
+        Ok((self.file, self.share))
     }
 }

@@ -1,7 +1,6 @@
 //! The state of the API, which all handlers share.
 
 use std::ops::Deref;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use aws_lc_rs::hmac;
@@ -11,7 +10,9 @@ use sqlx::PgPool;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::account_slots::AccountSlots;
 use super::pool_choice::{PoolKind, Replica, Source};
+use super::spool::SpoolSpace;
 use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::commands::Bus;
@@ -58,12 +59,16 @@ pub struct ApiState {
     pub tail: Tail,
     /// Signs the cursors of lists.
     pub cursor_key: hmac::Key,
-    /// The folder of the spool files of imports and lists.
-    pub spool_dir: PathBuf,
+    /// The spool files of imports and lists.
+    pub spool: SpoolSpace,
     /// Permits for streams.
     pub stream_slots: Arc<Semaphore>,
     /// Permits for imports.
     pub import_slots: Arc<Semaphore>,
+    /// The streams, imports and long lists of each account.
+    pub account_streams: AccountSlots,
+    pub account_imports: AccountSlots,
+    pub account_lists: AccountSlots,
     pub tasks: Tasks,
     /// Cancelled when long-lived responses have to end.
     pub stopping: CancellationToken,

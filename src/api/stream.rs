@@ -12,12 +12,13 @@ use futures_util::stream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use super::account_slots::AccountSlot;
 use super::error::ApiError;
 use super::guard::{Auditor, Authorized, Requirement as _};
 use super::headers::header_text;
 use super::query::{Params, plain_number};
+use super::session_watch::SessionWatch;
 use super::state::Api;
-use crate::auth::Principal;
 use crate::events::log::{DecodeError, StoredEvent, read};
 use crate::feed::event_format;
 use crate::feed::tail::Follower;
@@ -25,14 +26,14 @@ use crate::feed::tail::Follower;
 /// How many streams one process serves.
 pub const STREAMS_MAX: usize = 1000;
 
+/// How many of them one account may have.
+pub const PER_ACCOUNT: usize = 100;
+
 /// The time without an event after which a comment is sent, so that both sides notice a dead connection.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// How often a stream checks that its session is still open.
-const CHECK_EVERY: Duration = Duration::from_secs(5);
-
-/// How long a stream continues while Redis does not answer.
-const UNCHECKED_MAX: Duration = Duration::from_secs(15);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The time after which a client reconnects, in milliseconds.
 const RETRY: u32 = 2000;
@@ -61,16 +62,17 @@ pub(super) async fn stream(
     if from > head {
         return Err(ApiError::malformed(name, "is beyond the end of the log"));
     }
+    let account_slot =
+        api.account_streams.take(&authorized.principal.username, Duration::ZERO).await?;
     let slot =
         Arc::clone(&api.stream_slots).try_acquire_owned().map_err(|_| ApiError::Overloaded)?;
+    let principal = authorized.principal;
     let stream = Stream {
         follower: api.tail.follow(from, head),
-        principal: authorized.principal,
-        checked_at: Instant::now(),
-        check_at: Instant::now() + CHECK_EVERY,
+        watch: SessionWatch::start(&api, principal, Auditor::ROLE, CHECK_INTERVAL),
         sent_at: Instant::now(),
-        api,
         _slot: StreamSlot::new(slot),
+        _account_slot: account_slot,
     };
     // A client that is disconnected before its first event can resume from this position.
     let opening = Bytes::from(format!("retry: {RETRY}\nid: {from}\n\n"));
@@ -99,58 +101,30 @@ pub fn frame(event: &StoredEvent) -> Result<String, DecodeError> {
 
 /// The state of one stream.
 struct Stream {
-    api: Api,
     follower: Follower,
-    principal: Principal,
-    /// When Redis last confirmed that the session is open.
-    checked_at: Instant,
-    check_at: Instant,
+    watch: SessionWatch,
     sent_at: Instant,
     _slot: StreamSlot,
+    _account_slot: AccountSlot,
 }
 
 impl Stream {
     /// The next bytes to send; `None` at the end of the stream.
     async fn next(&mut self) -> Option<Bytes> {
-        let stopping = self.api.stopping.clone();
-        loop {
-            tokio::select! {
-                // In this order, so that nothing is sent after the stream must end.
-                biased;
-                () = stopping.cancelled() => return None,
-                () = tokio::time::sleep_until(self.check_at) => {
-                    if !self.is_authorized().await {
-                        return None;
-                    }
-                    self.check_at = Instant::now() + CHECK_EVERY;
-                }
-                frames = self.follower.next() => {
-                    self.sent_at = Instant::now();
-                    return frames.unwrap_or_else(|error| {
-                        tracing::warn!(%error, "event stream: log read failed, stream ended");
-                        None
-                    });
-                }
-                () = tokio::time::sleep_until(self.sent_at + HEARTBEAT) => {
-                    self.sent_at = Instant::now();
-                    return Some(Bytes::from_static(b": nothing new\n\n"));
-                }
+        let next = tokio::select! {
+            // In this order, so that nothing is sent after the stream must end.
+            biased;
+            () = self.watch.ended().cancelled() => None,
+            frames = self.follower.next() => frames.unwrap_or_else(|error| {
+                tracing::warn!(%error, "event stream: log read failed, stream ended");
+                None
+            }),
+            () = tokio::time::sleep_until(self.sent_at + HEARTBEAT) => {
+                Some(Bytes::from_static(b": nothing new\n\n"))
             }
-        }
-    }
-
-    /// Whether the session is open with a sufficient role, or was within [`UNCHECKED_MAX`].
-    async fn is_authorized(&mut self) -> bool {
-        match self.api.auth.role_of(&self.principal).await {
-            Ok(role) => {
-                self.checked_at = Instant::now();
-                role.is_some_and(|role| role.covers(Auditor::ROLE))
-            }
-            Err(error) => {
-                tracing::warn!(%error, "event stream: session check failed, retrying");
-                self.checked_at.elapsed() < UNCHECKED_MAX
-            }
-        }
+        };
+        self.sent_at = Instant::now();
+        next
     }
 }
 

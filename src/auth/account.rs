@@ -1,15 +1,16 @@
 //! Accounts. The password hash is in the table `accounts` only; each change of an account is an event in
-//! the log, appended in the transaction that changes the row.
+//! the log, appended by the function that changes the row (migration 10).
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgPool;
+use uuid::Uuid;
 
 use crate::clock;
 use crate::events::account::{ACCOUNT, AccountEvent};
-use crate::events::log::{Append, AppendError, Appender, NewEvent, Outcome, append};
+use crate::events::log::payload::EncodedMetadata;
+use crate::events::log::{Append, AppendError, Appender, NewEvent};
 use crate::events::metadata::Metadata;
 use crate::events::values::{Role, Username, ValueError};
-use crate::postgres::transaction;
 
 /// The shortest and the longest password, in bytes.
 pub const PASSWORD_BYTES: std::ops::RangeInclusive<usize> = 8..=1024;
@@ -69,6 +70,18 @@ pub enum AccountError {
 pub struct Change {
     pub position: i64,
     pub previous: i64,
+}
+
+/// A checked query that calls a function of migration 10, which changes an account and appends the event
+/// in one transaction. It has no row if there is nothing to change.
+macro_rules! change {
+    ($call:tt, $($argument:expr),+) => {
+        sqlx::query_as!(
+            Change,
+            r#"select position as "position!", previous as "previous!" from "# + $call,
+            $($argument),+
+        )
+    };
 }
 
 impl Accounts {
@@ -138,24 +151,19 @@ impl Accounts {
         role: Role,
         metadata: Metadata,
     ) -> Result<(), AccountError> {
-        let mut transaction = transaction::begin(&self.pool).await?;
-        let added = sqlx::query!(
-            "insert into accounts (username, password_hash, role, created_at)
-             values ($1, $2, $3, clock_timestamp())
-             on conflict on constraint accounts_pkey do nothing",
+        let event = AccountEvent::AccountAdded { username: username.clone(), role };
+        let event = NewChange::new(&event, metadata);
+        let added = change!(
+            "add_account($1, $2, $3, $4, $5, $6)",
             username.as_str(),
             password_hash,
-            role.as_str()
-        )
-        .execute(&mut *transaction)
-        .await?
-        .rows_affected();
-        if added == 0 {
-            return Err(AccountError::Exists(username.clone()));
-        }
-        let event = AccountEvent::AccountAdded { username: username.clone(), role };
-        append_event(&mut transaction, username, event, metadata).await?;
-        Ok(transaction.commit().await?)
+            role.as_str(),
+            event.command_id,
+            event.payload,
+            event.metadata.as_str()
+        );
+        let added = added.fetch_optional(&self.pool).await?;
+        added.map(drop).ok_or_else(|| AccountError::Exists(username.clone()))
     }
 
     /// Replaces the password hash; with `old`, only if that is still the hash and the account is enabled.
@@ -167,18 +175,17 @@ impl Accounts {
         password_hash: &str,
         metadata: Metadata,
     ) -> Result<Change, AccountError> {
-        let mut transaction = transaction::begin(&self.pool).await?;
-        let changed = sqlx::query!(
-            "update accounts set password_hash = $2
-             where username = $1 and ($3::text is null or (password_hash = $3 and not disabled))",
+        let event = NewChange::new(&AccountEvent::PasswordChanged {}, metadata);
+        let changed = change!(
+            "change_password($1, $2, $3, $4, $5, $6)",
             username.as_str(),
+            old,
             password_hash,
-            old
-        )
-        .execute(&mut *transaction)
-        .await?
-        .rows_affected();
-        finish(transaction, changed, username, AccountEvent::PasswordChanged {}, metadata).await
+            event.command_id,
+            event.payload,
+            event.metadata.as_str()
+        );
+        known(username, changed.fetch_optional(&self.pool).await?)
     }
 
     /// Changes the role; [`AccountError::Unknown`] if there is no such account.
@@ -188,16 +195,16 @@ impl Accounts {
         role: Role,
         metadata: Metadata,
     ) -> Result<Change, AccountError> {
-        let mut transaction = transaction::begin(&self.pool).await?;
-        let changed = sqlx::query!(
-            "update accounts set role = $2 where username = $1",
+        let event = NewChange::new(&AccountEvent::RoleChanged { role }, metadata);
+        let changed = change!(
+            "change_role($1, $2, $3, $4, $5)",
             username.as_str(),
-            role.as_str()
-        )
-        .execute(&mut *transaction)
-        .await?
-        .rows_affected();
-        finish(transaction, changed, username, AccountEvent::RoleChanged { role }, metadata).await
+            role.as_str(),
+            event.command_id,
+            event.payload,
+            event.metadata.as_str()
+        );
+        known(username, changed.fetch_optional(&self.pool).await?)
     }
 
     /// Disables the account for log-ins; its name is never reused. [`AccountError::Unknown`] if there is no
@@ -207,15 +214,15 @@ impl Accounts {
         username: &Username,
         metadata: Metadata,
     ) -> Result<Change, AccountError> {
-        let mut transaction = transaction::begin(&self.pool).await?;
-        let changed = sqlx::query!(
-            "update accounts set disabled = true where username = $1",
-            username.as_str()
-        )
-        .execute(&mut *transaction)
-        .await?
-        .rows_affected();
-        finish(transaction, changed, username, AccountEvent::AccountDisabled {}, metadata).await
+        let event = NewChange::new(&AccountEvent::AccountDisabled {}, metadata);
+        let changed = change!(
+            "disable_account($1, $2, $3, $4)",
+            username.as_str(),
+            event.command_id,
+            event.payload,
+            event.metadata.as_str()
+        );
+        known(username, changed.fetch_optional(&self.pool).await?)
     }
 
     /// Replaces `old` by a hash with the current parameters; `false` if the hash has changed meanwhile.
@@ -224,16 +231,19 @@ impl Accounts {
         username: &Username,
         old: &str,
         new: &str,
+        metadata: Metadata,
     ) -> Result<bool, sqlx::Error> {
-        sqlx::query!(
-            "update accounts set password_hash = $3 where username = $1 and password_hash = $2",
+        let event = NewChange::new(&AccountEvent::PasswordRehashed {}, metadata);
+        let changed = change!(
+            "rehash_password($1, $2, $3, $4, $5, $6)",
             username.as_str(),
             old,
-            new
-        )
-        .execute(&self.pool)
-        .await
-        .map(|done| done.rows_affected() == 1)
+            new,
+            event.command_id,
+            event.payload,
+            event.metadata.as_str()
+        );
+        Ok(changed.fetch_optional(&self.pool).await?.is_some())
     }
 
     /// Appends events of the account's sessions.
@@ -251,44 +261,22 @@ impl Accounts {
     }
 }
 
-/// Appends the event of a change that ends sessions, and commits both.
-async fn finish(
-    mut transaction: sqlx::Transaction<'_, sqlx::Postgres>,
-    changed: u64,
-    username: &Username,
-    event: AccountEvent,
-    metadata: Metadata,
-) -> Result<Change, AccountError> {
-    if changed == 0 {
-        return Err(AccountError::Unknown(username.clone()));
-    }
-    // The row is locked, so the account does not change meanwhile.
-    let previous = sqlx::query_scalar!(
-        r#"select coalesce(max(position), 0) as "previous!" from events
-           where aggregate_type = 'account' and aggregate_id = $1
-             and event_type in ('PasswordChanged', 'RoleChanged', 'AccountDisabled')"#,
-        username.as_str()
-    )
-    .fetch_one(&mut *transaction)
-    .await?;
-    let position = append_event(&mut transaction, username, event, metadata).await?;
-    transaction.commit().await?;
-    Ok(Change { position, previous })
+/// The event of a change, as the functions of migration 10 take it.
+struct NewChange {
+    command_id: Uuid,
+    payload: String,
+    metadata: EncodedMetadata,
 }
 
-/// Appends one event in the transaction; returns its position.
-async fn append_event(
-    db: &mut PgConnection,
-    username: &Username,
-    event: AccountEvent,
-    metadata: Metadata,
-) -> Result<i64, sqlx::Error> {
-    let outcomes = append(db, &[appended(username, &[event], metadata)]).await?;
-    let Some(Outcome::Appended(appended)) = outcomes.first() else {
-        // Without an expected sequence and a key there is no other outcome.
-        return Err(sqlx::Error::RowNotFound);
-    };
-    Ok(appended.position)
+impl NewChange {
+    fn new(event: &AccountEvent, metadata: Metadata) -> Self {
+        let payload = NewEvent::from(event).payload;
+        Self { command_id: clock::new_id(), payload, metadata: metadata.into() }
+    }
+}
+
+fn known(username: &Username, change: Option<Change>) -> Result<Change, AccountError> {
+    change.ok_or_else(|| AccountError::Unknown(username.clone()))
 }
 
 /// Account events do not depend on earlier ones, so no sequence is expected.

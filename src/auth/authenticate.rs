@@ -1,5 +1,7 @@
 //! Authentication of a request: token, session, cookie and rate, and the events that result.
 
+use uuid::Uuid;
+
 use super::components::Auth;
 use super::error::AuthError;
 use super::principal::{Cookie, Principal, Purpose};
@@ -20,7 +22,7 @@ impl Auth {
         purpose: Purpose,
         metadata: &Metadata,
     ) -> Result<Principal, AuthError> {
-        let claims =
+        let (kid, claims) =
             self.tokens.verify(token, self.clock.now()).ok_or(AuthError::Unauthenticated)?;
         let cookie = match cookie {
             Cookie::Absent => None,
@@ -30,14 +32,14 @@ impl Auth {
         };
         let metadata = metadata.clone();
         self.run_to_completion(|auth| async move {
-            auth.check_session(claims, cookie, purpose, metadata).await
+            auth.check_session((kid, claims), cookie, purpose, metadata).await
         })
         .await
     }
 
     async fn check_session(
         &self,
-        claims: Claims,
+        (kid, claims): (Uuid, Claims),
         cookie: Option<String>,
         purpose: Purpose,
         metadata: Metadata,
@@ -46,7 +48,7 @@ impl Auth {
         match self.sessions.check(&claims, cookie.as_deref(), enforces_binding, purpose).await? {
             SessionCheck::Open { role, bound_now } => {
                 let Claims { sub: username, sid, jti, .. } = claims;
-                let principal = Principal { username, role, sid, jti };
+                let principal = Principal { username, role, sid, jti, kid };
                 if bound_now {
                     self.record_binding(&principal, metadata).await?;
                 }

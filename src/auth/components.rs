@@ -61,7 +61,11 @@ impl Auth {
         tasks: &Tasks,
     ) -> Result<Self, AuthError> {
         let client = RedisClient::new(redis_url, &config.redis_prefix, tasks)?;
-        let limits = SessionLimits { live: config.session_limit, requests: config.account_limit };
+        let limits = SessionLimits {
+            live: config.session_limit,
+            log_ins: config.session_rate,
+            requests: config.account_limit,
+        };
         let sessions = Sessions::new(client.clone(), limits);
         let epochs = RedisEpochs::new(client.clone());
         let reconciler =
@@ -71,7 +75,7 @@ impl Auth {
             passwords: Passwords::new(),
             tokens: Tokens::new(Keys::open(&config.keys_dir)?, config.public_url()),
             sessions: TrustedSessions::new(Arc::clone(&reconciler)),
-            throttle: Throttle::new(client, config.login_limit),
+            throttle: Throttle::new(client, config.login_limit, config.session_rate),
             reconciler,
             clock,
             ttl: config.token_ttl,
@@ -80,9 +84,12 @@ impl Auth {
         })))
     }
 
-    /// The role of a session that was authenticated before; `None` if the session has ended. For
-    /// long-lived responses.
+    /// The role of a session that was authenticated before; `None` if the session has ended, or the key
+    /// of its token is retired. For work that goes on after the request was admitted.
     pub async fn role_of(&self, principal: &Principal) -> Result<Option<Role>, AuthError> {
+        if !self.tokens.keys().verifies(principal.kid, self.clock.now()) {
+            return Ok(None);
+        }
         self.sessions.role(principal).await
     }
 
@@ -116,6 +123,11 @@ impl Auth {
         F: Future<Output = Result<T, AuthError>> + Send + 'static,
     {
         self.running.spawn(work(self.clone())).await?
+    }
+
+    /// Runs work after the response; shutdown waits for it.
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.running.spawn(work);
     }
 
     /// The public keys, as a JWK set (RFC 7517, section 5).

@@ -20,6 +20,8 @@ pub enum AuthError {
     Throttled { retry_after: Duration },
     #[error("too many requests of the account; retry in {retry_after:?}")]
     Limited { retry_after: Duration },
+    #[error("too many log-ins of the account; retry in {retry_after:?}")]
+    TooManyLogins { retry_after: Duration },
     #[error("too many log-ins at once")]
     Overloaded,
     #[error("Redis: {0}")]

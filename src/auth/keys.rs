@@ -1,6 +1,7 @@
 //! The keys that sign tokens: one folder, which all processes share and re-read every few seconds, with
 //! a file `KID.pem` (PKCS #8) for each key. The newest key signs, all keys verify. A retired key has a
-//! second file `KID.retired` with a time; from that time on the key verifies nothing.
+//! second file `KID.retired` with a time; from that time on the key verifies nothing. Folder and files must
+//! be private: who can write them can make tokens.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -70,6 +71,7 @@ impl Keys {
             .recursive(true)
             .mode(0o700)
             .create(folder)
+            .and_then(|()| files::check_private(&fs::metadata(folder)?, files::READ_OR_WRITE))
             .map_err(|error| file_error(folder, error))?;
         let mut ring = read_folder(folder)?;
         if newest(&ring).is_none() {
@@ -102,6 +104,12 @@ impl Keys {
     #[must_use]
     pub fn ring(&self) -> Arc<Ring> {
         Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether there is such a key, and it verifies at `now`.
+    #[must_use]
+    pub fn verifies(&self, kid: Uuid, now: DateTime<Utc>) -> bool {
+        self.ring().get(&kid).is_some_and(|key| key.verifies(now))
     }
 
     /// The id of the key that signs.
@@ -189,13 +197,14 @@ fn kids(folder: &Path) -> Result<Vec<Uuid>, KeyError> {
 
 fn read_files(folder: &Path, kid: Uuid) -> Result<Key, KeyError> {
     let path = folder.join(format!("{kid}.pem"));
-    let pem = fs::read_to_string(&path).map_err(|error| file_error(&path, error))?;
+    let pem = files::read_private(&path, files::READ_OR_WRITE)
+        .map_err(|error| file_error(&path, error))?;
     let retired = read_retired(&folder.join(format!("{kid}.retired")))?;
     read_key(&pem, retired).ok_or_else(|| file_error(&path, "is not an Ed25519 key"))
 }
 
 fn read_retired(path: &Path) -> Result<Option<DateTime<Utc>>, KeyError> {
-    match fs::read_to_string(path) {
+    match files::read_private(path, files::WRITE) {
         Ok(text) => text.trim().parse().map(Some).map_err(|_| file_error(path, "is not a time")),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(file_error(path, error)),

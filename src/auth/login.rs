@@ -9,12 +9,13 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use super::account::Account;
 use super::components::Auth;
 use super::error::AuthError;
+use super::fair_queue::Network;
 use super::revocation::closed;
-use super::session::NewSession;
-use super::throttle::Verdict;
+use super::session::{NewSession, Opening};
+use super::throttle::{Subject, Verdict};
 use crate::clock;
 use crate::config::CookieBinding;
-use crate::events::account::{AccountEvent, CloseCause};
+use crate::events::account::{AccountEvent, CloseCause, ThrottledBy};
 use crate::events::metadata::Metadata;
 use crate::events::values::{Role, Username};
 
@@ -28,21 +29,21 @@ pub struct LoggedIn {
 
 impl Auth {
     /// Checks a user name and its password and opens a session; `bind_now` binds it to its cookie at
-    /// once. [`AuthError::Unauthenticated`] for an unknown name, a wrong password and a disabled account
+    /// once. Failures are counted for the address, and the networks take turns in the queue for a check. [`AuthError::Unauthenticated`] for an unknown name, a wrong password and a disabled account
     /// alike, after the same work.
     pub async fn login(
         &self,
         username: &str,
         password: String,
         bind_now: bool,
-        address: &str,
+        (address, network): (&str, Network),
         mut metadata: Metadata,
     ) -> Result<LoggedIn, AuthError> {
         let username = Username::parse(username).ok();
         let address = address.to_owned();
         self.run_to_completion(|auth| async move {
-            let account =
-                auth.verify_password(username.as_ref(), password, &address, &metadata).await?;
+            let subject = Subject::LogIn { username: username.as_ref(), address: &address };
+            let account = auth.verify_password(subject, password, network, &metadata).await?;
             metadata.actor = Some(account.username.to_string());
             metadata.role = Some(account.role.to_string());
             auth.open_session(&account, bind_now, metadata).await
@@ -50,65 +51,86 @@ impl Auth {
         .await
     }
 
-    /// The account of that name, if this is its password. Calls Redis before any other work.
+    /// The account of the subject, if this is its password. Calls Redis before any other work.
     pub(super) async fn verify_password(
         &self,
-        username: Option<&Username>,
+        subject: Subject<'_>,
         password: String,
-        address: &str,
+        network: Network,
         metadata: &Metadata,
     ) -> Result<Account, AuthError> {
-        self.check_throttle(username, address).await?;
-        let account = match username {
+        self.check_throttle(subject).await?;
+        let account = match subject.username() {
             Some(username) => self.accounts.find(username).await?,
             None => None,
         };
         let hash = account.as_ref().map(|account| account.password_hash.clone());
-        let slot = self.passwords.slot().await?;
+        let slot = self.passwords.slot(network).await?;
         // Checked again after the wait for a slot, because earlier log-ins may have failed meanwhile.
-        self.check_throttle(username, address).await?;
+        self.check_throttle(subject).await?;
         let (matched, slot) = self.passwords.verify(slot, password.clone(), hash).await?;
+        let known = account.as_ref().map(|account| account.username.clone());
         let Some(account) = account.filter(|account| matched.is_right() && !account.disabled)
         else {
-            let reached = self.throttle.count(username, address).await?;
-            if let (Some(by), Some(username)) = (reached, username)
-                && self.accounts.find(username).await?.is_some()
-            {
-                let event = AccountEvent::LoginThrottled { by };
-                self.accounts.record(username, &[event], metadata.clone()).await?;
+            let reached = self.throttle.count(subject).await?;
+            if let (Some(by), Some(username)) = (reached, known) {
+                self.record_throttled(username, by, metadata.clone());
             }
             return Err(AuthError::Unauthenticated);
         };
         // A new hash acquires a slot itself.
         drop(slot);
-        if matched.is_outdated() { self.rehash(account, password).await } else { Ok(account) }
+        if matched.is_outdated() {
+            self.rehash(account, password, network, metadata).await
+        } else {
+            Ok(account)
+        }
+    }
+
+    /// Appends the event after the response: an append before it would take longer for a name that exists.
+    fn record_throttled(&self, username: Username, by: ThrottledBy, metadata: Metadata) {
+        let auth = self.clone();
+        self.spawn(async move {
+            let event = AccountEvent::LoginThrottled { by };
+            if let Err(error) = auth.accounts.record(&username, &[event], metadata).await {
+                tracing::error!(%username, %error, "log-in throttled: event not appended");
+            }
+        });
     }
 
     /// Replaces the account's hash by one with the current parameters.
-    async fn rehash(&self, mut account: Account, password: String) -> Result<Account, AuthError> {
-        let hash = self.passwords.hash(password.clone()).await?;
-        if self.accounts.rehash(&account.username, &account.password_hash, &hash).await? {
+    async fn rehash(
+        &self,
+        mut account: Account,
+        password: String,
+        network: Network,
+        metadata: &Metadata,
+    ) -> Result<Account, AuthError> {
+        let slot = self.passwords.slot(network).await?;
+        let hash = self.passwords.hash(slot, password.clone()).await?;
+        if self
+            .accounts
+            .rehash(&account.username, &account.password_hash, &hash, metadata.clone())
+            .await?
+        {
             account.password_hash = hash;
             return Ok(account);
         }
         // Another log-in has replaced it, or the password was changed.
         let account = self.accounts.find(&account.username).await?;
         let account = account.ok_or(AuthError::Unauthenticated)?;
-        let slot = self.passwords.slot().await?;
+        let slot = self.passwords.slot(network).await?;
         let hash = Some(account.password_hash.clone());
         let (matched, _) = self.passwords.verify(slot, password, hash).await?;
         let is_admitted = matched.is_right() && !account.disabled;
         if is_admitted { Ok(account) } else { Err(AuthError::Unauthenticated) }
     }
 
-    async fn check_throttle(
-        &self,
-        username: Option<&Username>,
-        address: &str,
-    ) -> Result<(), AuthError> {
-        match self.throttle.check(username, address).await? {
+    async fn check_throttle(&self, subject: Subject<'_>) -> Result<(), AuthError> {
+        match self.throttle.check(subject).await? {
             Verdict::Allowed => Ok(()),
             Verdict::Throttled(retry_after) => Err(AuthError::Throttled { retry_after }),
+            Verdict::Limited(retry_after) => Err(AuthError::TooManyLogins { retry_after }),
         }
     }
 
@@ -132,7 +154,7 @@ impl Auth {
         };
         let claims = self.tokens.claims(&account.username, &sid, &jti, now, self.ttl);
         let token = self.tokens.sign(&claims)?;
-        let ended = self
+        let opening = self
             .sessions
             .open(NewSession {
                 claims: &claims,
@@ -145,7 +167,12 @@ impl Auth {
                 ttl: self.ttl,
             })
             .await?;
-        let ended = closed(&ended, CloseCause::SessionLimit);
+        let ended = match opening {
+            Opening::Opened { ended } => closed(&ended, CloseCause::SessionLimit),
+            Opening::Limited { wait } => {
+                return Err(AuthError::TooManyLogins { retry_after: wait });
+            }
+        };
         metadata.session = Some(sid.clone());
         if let Err(error) = self.record_opened(account, &sid, ended, metadata).await {
             self.sessions.discard(&account.username, &sid, &jti).await?;

@@ -6,8 +6,10 @@
 use super::account::{AccountError, Change};
 use super::components::Auth;
 use super::error::AuthError;
+use super::fair_queue::Network;
 use super::principal::Principal;
 use super::revocation::{Ended, closed};
+use super::throttle::Subject;
 use crate::events::account::CloseCause;
 use crate::events::metadata::Metadata;
 
@@ -68,18 +70,20 @@ impl Auth {
         principal: &Principal,
         old: String,
         new: String,
-        address: &str,
+        network: Network,
         metadata: Metadata,
     ) -> Result<bool, AuthError> {
-        let (principal, address) = (principal.clone(), address.to_owned());
+        let principal = principal.clone();
         self.run_to_completion(|auth| async move {
             let Principal { username, sid, .. } = &principal;
-            let old = match auth.verify_password(Some(username), old, &address, &metadata).await {
+            let subject = Subject::Session { username, sid };
+            let old = match auth.verify_password(subject, old, network, &metadata).await {
                 Ok(account) => account.password_hash,
                 Err(AuthError::Unauthenticated) => return Ok(false),
                 Err(error) => return Err(error),
             };
-            let hash = auth.passwords.hash(new).await?;
+            let slot = auth.passwords.slot(network).await?;
+            let hash = auth.passwords.hash(slot, new).await?;
             // Another session may have changed the password meanwhile, to revoke this one.
             let changed =
                 auth.accounts.change_password(username, Some(&old), &hash, metadata.clone());

@@ -11,6 +11,9 @@ pub mod account;
 /// Argon2id, outside the async threads, with a limit on parallel hashes.
 pub mod password;
 
+/// The queue for password checks, fair between networks.
+pub mod fair_queue;
+
 /// The keys that sign tokens.
 pub mod keys;
 

@@ -1,21 +1,20 @@
 //! Argon2id (RFC 9106) with the parameters that OWASP recommends (19 MiB, 2 passes, 1 lane), outside the
 //! async threads, with a limit on parallel hashes and a bounded wait.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
 use argon2::{Algorithm, Argon2, Block, Params, Version, password_hash};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::fair_queue::{FairQueue, Full, Network, Place};
 use crate::clock;
 
 /// How many hashes are computed in parallel. Each needs a core and 19 MiB.
 const SLOTS: usize = 2;
 
-/// How many log-ins may wait for a slot, and how long. At about 40 ms per hash the last of them waits
-/// about 5 s; a slower or busier machine refuses after the time limit, because clients have given up by
-/// then.
+/// How many log-ins may wait for a slot, and how long: networks in turn. At about 40 ms per hash the last of
+/// them waits about 5 s; a slower or busier machine refuses after the time limit, because clients have given
+/// up by then.
 const QUEUE: usize = 256;
 const QUEUE_TIME: Duration = Duration::from_secs(10);
 
@@ -26,17 +25,13 @@ const LANES_MAX: u32 = 4;
 
 /// Computes hashes; one per process.
 pub struct Passwords {
-    slots: Arc<Semaphore>,
-    queue: Arc<Semaphore>,
+    slots: FairQueue,
     /// Verified for unknown names, so that they take the same time.
     dummy: String,
 }
 
 /// The permit to compute one hash.
-pub struct Slot {
-    _slot: OwnedSemaphorePermit,
-    _queue: OwnedSemaphorePermit,
-}
+pub struct Slot(#[expect(dead_code, reason = "held while a hash is computed")] Place);
 
 /// The result of a verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,22 +67,15 @@ pub enum PasswordError {
 impl Passwords {
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            slots: Arc::new(Semaphore::new(SLOTS)),
-            queue: Arc::new(Semaphore::new(SLOTS + QUEUE)),
-            dummy: dummy(),
-        }
+        Self { slots: FairQueue::new(SLOTS, QUEUE), dummy: dummy() }
     }
 
-    /// Waits for a slot. Fails at once if too many wait already, and after 10 s.
-    pub async fn slot(&self) -> Result<Slot, PasswordError> {
-        let queue =
-            Arc::clone(&self.queue).try_acquire_owned().map_err(|_| PasswordError::Overloaded)?;
-        let slot = tokio::time::timeout(QUEUE_TIME, Arc::clone(&self.slots).acquire_owned())
-            .await
-            .map_err(|_| PasswordError::Overloaded)?
-            .map_err(|_| PasswordError::TaskFailed)?;
-        Ok(Slot { _slot: slot, _queue: queue })
+    /// Waits for a slot. Fails at once if too many clients of the network wait already, and after 10 s.
+    pub async fn slot(&self, network: Network) -> Result<Slot, PasswordError> {
+        match tokio::time::timeout(QUEUE_TIME, self.slots.place(network)).await {
+            Ok(Ok(place)) => Ok(Slot(place)),
+            Ok(Err(Full)) | Err(_) => Err(PasswordError::Overloaded),
+        }
     }
 
     /// Computes one hash and compares. `None` as the stored hash takes the same time and is wrong.
@@ -121,8 +109,7 @@ impl Passwords {
     }
 
     /// Hashes a password, in the PHC string format.
-    pub async fn hash(&self, password: String) -> Result<String, PasswordError> {
-        let slot = self.slot().await?;
+    pub async fn hash(&self, slot: Slot, password: String) -> Result<String, PasswordError> {
         metrics::counter!("customers_password_hashes_total").increment(1);
         tokio::task::spawn_blocking(move || {
             let _slot = slot;

@@ -1,5 +1,7 @@
 //! The principal of a request, and the purpose for which it is admitted.
 
+use uuid::Uuid;
+
 use crate::events::values::{Role, Username};
 
 /// The account and session of an authenticated request.
@@ -9,6 +11,8 @@ pub struct Principal {
     pub role: Role,
     pub sid: String,
     pub jti: String,
+    /// The key that signed the token.
+    pub kid: Uuid,
 }
 
 /// The session cookie of a request.

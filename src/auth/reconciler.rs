@@ -313,6 +313,7 @@ impl Reconciler {
             AccountEvent::RoleChanged { .. } => CloseCause::RoleChanged,
             AccountEvent::AccountDisabled {} => CloseCause::AccountDisabled,
             AccountEvent::AccountAdded { .. }
+            | AccountEvent::PasswordRehashed {}
             | AccountEvent::SessionOpened { .. }
             | AccountEvent::LoginThrottled { .. } => return Ok(()),
         };

@@ -3,7 +3,7 @@
 //! [`FENCE`], takes the trusted epochs as its last argument and returns the epoch as its first value.
 
 /// Runs before every fenced script, and returns unless the epoch is trusted.
-pub(super) const FENCE: &str = include_str!("scripts/fence.lua");
+pub(super) const FENCE: &str = include_str!("scripts/epoch_fence.lua");
 
 /// Whether the epoch is trusted. Fenced.
 pub(super) const IS_TRUSTED_EPOCH: &str = include_str!("scripts/is_trusted_epoch.lua");
@@ -30,8 +30,11 @@ pub(super) const CHECK_SESSION_AND_COOKIE: &str =
 /// The role of an open session. Fenced.
 pub(super) const READ_SESSION_ROLE: &str = include_str!("scripts/read_session_role.lua");
 
-/// The open sessions of an account. Fenced.
+/// The ids of the sessions of an account. Fenced.
 pub(super) const LIST_SESSIONS: &str = include_str!("scripts/list_sessions.lua");
+
+/// The open ones of some sessions of an account. Fenced.
+pub(super) const READ_SESSIONS: &str = include_str!("scripts/read_sessions.lua");
 
 /// Binds a session to its cookie. Fenced.
 pub(super) const BIND_SESSION: &str = include_str!("scripts/bind_session.lua");
@@ -39,7 +42,7 @@ pub(super) const BIND_SESSION: &str = include_str!("scripts/bind_session.lua");
 /// Ends a session. Fenced.
 pub(super) const CLOSE_SESSION: &str = include_str!("scripts/close_session.lua");
 
-/// Ends the sessions that a change of the account ends. Fenced.
+/// Ends some of the sessions that a change of the account ends. Fenced.
 pub(super) const CLOSE_ACCOUNT_SESSIONS: &str = include_str!("scripts/close_account_sessions.lua");
 
 /// The number of failed log-ins in the window.

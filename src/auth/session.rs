@@ -5,8 +5,10 @@
 //! changed, ip, user_agent, created_at, expires_at), `sessions` a sorted set of the session ids by the
 //! time they expire, `denied:JTI` a revoked token, kept as long as its signature may be valid, `changed`
 //! the position of the account's last change that ended its sessions (a session that was opened at an
-//! older state of the account has ended), `rate` the rate limit of the account's requests, and `rate:SID`
-//! that of one session's requests that manage sessions.
+//! older state of the account has ended), `opened` the rate limit of its log-ins, `rate` that of its
+//! requests, and `rate:SID` that of one session's requests that manage sessions.
+//!
+//! The work of every script is bounded: what grows with the number of sessions is done in steps.
 
 use std::time::Duration;
 
@@ -22,11 +24,19 @@ use super::scripts;
 use super::token::{Claims, LEEWAY_SECONDS};
 use crate::events::values::{Role, Username};
 
-/// The limits of one account; 0 = no limit.
+/// The most sessions that are listed: no account has more (`CUSTOMERS_SESSION_LIMIT`).
+const SESSIONS_MAX: u32 = 1000;
+
+/// How many sessions one script reads or ends.
+const STEP: usize = 100;
+
+/// The limits of one account; 0 = no limit, except for `live`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SessionLimits {
-    /// Live sessions per account.
+    /// Live sessions per account, at least 1.
     pub live: u32,
+    /// Log-ins per minute that open a session, over all processes.
+    pub log_ins: u32,
     /// Requests per second, over all its sessions and all processes.
     pub requests: u32,
 }
@@ -39,6 +49,7 @@ pub struct Sessions {
     check: Script,
     role: Script,
     list: Script,
+    read: Script,
     bind: Script,
     close: Script,
     close_all: Script,
@@ -67,6 +78,15 @@ pub struct OpenSession {
     pub expires_at: i64,
     pub ip: String,
     pub user_agent: String,
+}
+
+/// The result of a log-in's attempt to open a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Opening {
+    /// `ended` are the sessions over the limit.
+    Opened { ended: Vec<Ended> },
+    /// The account has opened too many sessions in the last minute.
+    Limited { wait: Duration },
 }
 
 /// The result of a check.
@@ -100,44 +120,55 @@ impl Sessions {
             check: fenced_script(scripts::CHECK_SESSION_AND_COOKIE),
             role: fenced_script(scripts::READ_SESSION_ROLE),
             list: fenced_script(scripts::LIST_SESSIONS),
+            read: fenced_script(scripts::READ_SESSIONS),
             bind: fenced_script(scripts::BIND_SESSION),
             close: fenced_script(scripts::CLOSE_SESSION),
             close_all: fenced_script(scripts::CLOSE_ACCOUNT_SESSIONS),
         }
     }
 
-    /// Opens a session; returns the sessions that the limit ended.
-    pub(super) async fn open(&self, new: NewSession<'_>) -> Result<Vec<Ended>, RedisClientError> {
+    /// Opens a session, and ends the oldest ones over the limit.
+    pub(super) async fn open(&self, new: NewSession<'_>) -> Result<Opening, RedisClientError> {
         let claims = new.claims;
         let keep = new.ttl.as_secs() + LEEWAY_SECONDS.unsigned_abs();
         let tag = claims.sub.as_str();
-        let ended: Vec<String> = self
-            .client
-            .run(
-                self.open
-                    .key(self.session_key(&claims.sub, &claims.sid))
-                    .key(self.client.key(tag, "sessions"))
-                    .key(self.session_key(&claims.sub, ""))
-                    .arg(&claims.sid)
-                    .arg(claims.iat - LEEWAY_SECONDS)
-                    .arg(claims.exp)
-                    .arg(keep)
-                    .arg(self.limits.live)
-                    .arg(&["jti", &claims.jti])
-                    .arg(&["role", new.role.as_str()])
-                    .arg(&["cookie", &fingerprint(new.cookie)])
-                    .arg(&["bound", if new.bound { "1" } else { "0" }])
-                    .arg(&["ip", new.ip])
-                    .arg(&["user_agent", new.user_agent])
-                    .arg("changed")
-                    .arg(new.changed)
-                    .arg("created_at")
-                    .arg(claims.iat)
-                    .arg("expires_at")
-                    .arg(claims.exp),
-            )
-            .await?;
-        Ok(pairs(ended.into_iter()))
+        let mut invocation = self.open.key(self.session_key(&claims.sub, &claims.sid));
+        invocation
+            .key(self.client.key(tag, "sessions"))
+            .key(self.session_key(&claims.sub, ""))
+            .key(self.client.key(tag, OPENED))
+            .arg(&claims.sid)
+            .arg(claims.iat - LEEWAY_SECONDS)
+            .arg(claims.exp)
+            .arg(keep)
+            .arg(self.limits.live)
+            .arg(STEP)
+            .arg(self.limits.log_ins)
+            .arg(&["jti", &claims.jti])
+            .arg(&["role", new.role.as_str()])
+            .arg(&["cookie", &fingerprint(new.cookie)])
+            .arg(&["bound", if new.bound { "1" } else { "0" }])
+            .arg(&["ip", new.ip])
+            .arg(&["user_agent", new.user_agent])
+            .arg("changed")
+            .arg(new.changed)
+            .arg("created_at")
+            .arg(claims.iat)
+            .arg("expires_at")
+            .arg(claims.exp);
+        let mut all_ended = vec![];
+        loop {
+            let reply: Vec<String> = self.client.run(&invocation).await?;
+            let mut reply = reply.into_iter();
+            let (outcome, detail) = (reply.next(), reply.next().unwrap_or_default());
+            if outcome.as_deref() == Some("limited") {
+                return Ok(Opening::Limited { wait: micros(&detail) });
+            }
+            all_ended.extend(pairs(reply));
+            if detail != "more" {
+                return Ok(Opening::Opened { ended: all_ended });
+            }
+        }
     }
 
     /// Checks the token's session, and the cookie if `enforces_binding`.
@@ -181,10 +212,7 @@ impl Sessions {
                 Err(_) => SessionCheck::Closed,
             },
             "refused" => SessionCheck::Refused,
-            "limited" => {
-                let wait = Duration::from_micros(next().parse().unwrap_or_default());
-                SessionCheck::Limited { wait }
-            }
+            "limited" => SessionCheck::Limited { wait: micros(&next()) },
             "replayed" => SessionCheck::Replayed { opened_ip: next(), opened_user_agent: next() },
             _ => SessionCheck::Closed,
         })
@@ -211,39 +239,40 @@ impl Sessions {
         Ok(rest.next().and_then(|role| Role::parse(&role).ok()))
     }
 
-    /// The account's sessions that are open at `now` (seconds since 1970), oldest first.
+    /// The account's sessions that are open at `now` (seconds since 1970), oldest first; at most
+    /// [`SESSIONS_MAX`].
     pub(super) async fn list(
         &self,
         username: &Username,
         now: i64,
         epochs: &str,
     ) -> Result<Vec<OpenSession>, RedisClientError> {
+        let tag = username.as_str();
         let reply = self
             .client
             .run(
                 self.list
-                    .key(self.client.key(username.as_str(), "sessions"))
-                    .key(self.session_key(username, ""))
-                    .key(self.client.key(username.as_str(), "changed"))
+                    .key(self.client.key(tag, "sessions"))
                     .arg(now - LEEWAY_SECONDS)
+                    .arg(SESSIONS_MAX)
                     .arg(epochs),
             )
             .await?;
-        let (_, mut rest) = parse_reply(reply)?;
-        let mut found = Vec::new();
-        while let Some(sid) = rest.next() {
-            let mut next = || rest.next().unwrap_or_default();
-            let jti = next();
-            let (created_at, expires_at) = (next().parse(), next().parse());
-            let (created_at, expires_at) = (created_at.unwrap_or(0), expires_at.unwrap_or(0));
-            found.push(OpenSession {
-                sid,
-                jti,
-                created_at,
-                expires_at,
-                ip: next(),
-                user_agent: next(),
-            });
+        let (_, ids) = parse_reply(reply)?;
+        let ids: Vec<String> = ids.collect();
+        let mut found = Vec::with_capacity(ids.len());
+        for step in ids.chunks(STEP) {
+            let mut invocation = self.read.key(self.session_key(username, ""));
+            invocation.key(self.client.key(tag, "changed")).arg(step).arg(epochs);
+            let (_, mut rest) = parse_reply(self.client.run(&invocation).await?)?;
+            while let Some(sid) = rest.next() {
+                let mut next = || rest.next().unwrap_or_default();
+                let jti = next();
+                let (created_at, expires_at) = (next().parse(), next().parse());
+                let (created_at, expires_at) = (created_at.unwrap_or(0), expires_at.unwrap_or(0));
+                let (ip, user_agent) = (next(), next());
+                found.push(OpenSession { sid, jti, created_at, expires_at, ip, user_agent });
+            }
         }
         // Session ids sort by time.
         found.sort_by(|a, b| a.sid.cmp(&b.sid));
@@ -296,22 +325,31 @@ impl Sessions {
         epochs: &str,
     ) -> Result<Vec<Ended>, RedisClientError> {
         let (except, previous) = except.unwrap_or_default();
-        let reply = self
-            .client
-            .run(
-                self.close_all
-                    .key(self.client.key(username.as_str(), "sessions"))
-                    .key(self.session_key(username, ""))
-                    .key(self.client.key(username.as_str(), "changed"))
-                    .arg(except)
-                    .arg(previous)
-                    .arg(position)
-                    .arg(DENY_SECONDS)
-                    .arg(epochs),
-            )
-            .await?;
-        let (_, ended) = parse_reply(reply)?;
-        Ok(pairs(ended))
+        let (mut rank, mut all_ended) = ("0".to_owned(), vec![]);
+        loop {
+            let reply = self
+                .client
+                .run(
+                    self.close_all
+                        .key(self.client.key(username.as_str(), "sessions"))
+                        .key(self.session_key(username, ""))
+                        .key(self.client.key(username.as_str(), "changed"))
+                        .arg(except)
+                        .arg(previous)
+                        .arg(position)
+                        .arg(DENY_SECONDS)
+                        .arg(&rank)
+                        .arg(STEP)
+                        .arg(epochs),
+                )
+                .await?;
+            let (_, mut ended) = parse_reply(reply)?;
+            rank = ended.next().unwrap_or_default();
+            all_ended.extend(pairs(ended));
+            if rank.is_empty() {
+                return Ok(all_ended);
+            }
+        }
     }
 
     fn session_key(&self, username: &Username, sid: &str) -> String {
@@ -330,6 +368,14 @@ const DENY_SECONDS: i64 = super::token::LIFETIME_MAX_SECONDS + 2 * LEEWAY_SECOND
 /// of two fingerprints takes reveals nothing of the secrets.
 fn fingerprint(cookie: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, cookie.as_bytes()))
+}
+
+/// The key of the rate limit of log-ins, after the hash tag of the account.
+pub(super) const OPENED: &str = "opened";
+
+/// A time span in microseconds, as a script returns it.
+pub(super) fn micros(text: &str) -> Duration {
+    Duration::from_micros(text.parse().unwrap_or_default())
 }
 
 fn pairs(mut flat: impl Iterator<Item = String>) -> Vec<Ended> {

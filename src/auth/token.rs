@@ -115,10 +115,10 @@ impl Tokens {
         Ok(jsonwebtoken::encode(&header, claims, &key.signing)?)
     }
 
-    /// The claims of a token, if one of our keys signed it, still verifies, and the token is valid at
-    /// `now`; otherwise `None`.
+    /// The key id and the claims of a token, if one of our keys signed it, still verifies, and the token
+    /// is valid at `now`; otherwise `None`.
     #[must_use]
-    pub fn verify(&self, token: &str, now: DateTime<Utc>) -> Option<Claims> {
+    pub fn verify(&self, token: &str, now: DateTime<Utc>) -> Option<(Uuid, Claims)> {
         if token.len() > TOKEN_MAX_BYTES {
             return None;
         }
@@ -131,8 +131,7 @@ impl Tokens {
         if known.is_none() {
             self.verified.insert(hash, (kid, claims.clone()));
         }
-        let is_key_valid = self.keys.ring().get(&kid).is_some_and(|key| key.verifies(now));
-        (is_key_valid && claims.is_in_time(now)).then_some(claims)
+        (self.keys.verifies(kid, now) && claims.is_in_time(now)).then_some((kid, claims))
     }
 
     /// The key id and the claims of a token with a valid signature. Does not check times.

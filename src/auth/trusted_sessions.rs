@@ -8,7 +8,7 @@ use super::principal::{Principal, Purpose};
 use super::reconciler::Reconciler;
 use super::redis_epoch::ANY_EPOCH;
 use super::revocation::Ended;
-use super::session::{NewSession, OpenSession, SessionCheck};
+use super::session::{NewSession, OpenSession, Opening, SessionCheck};
 use super::token::Claims;
 use crate::events::values::{Role, Username};
 
@@ -33,7 +33,7 @@ impl TrustedSessions {
 
     /// See [`Sessions::open`](super::session::Sessions::open). Works in any epoch: if Redis loses the
     /// session, the session is closed, which is safe.
-    pub(super) async fn open(&self, new: NewSession<'_>) -> Result<Vec<Ended>, AuthError> {
+    pub(super) async fn open(&self, new: NewSession<'_>) -> Result<Opening, AuthError> {
         Ok(self.0.sessions().open(new).await?)
     }
 

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::database::pools;
 use crate::auth::account::{Account, Accounts, PASSWORD_BYTES, check_password};
+use crate::auth::fair_queue::Network;
 use crate::auth::password::Passwords;
 use crate::auth::redis_client::RedisClient;
 use crate::auth::redis_epoch::ANY_EPOCH;
@@ -156,5 +157,7 @@ async fn hash(password: &Password) -> anyhow::Result<String> {
         .strip_suffix('\n')
         .map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
     check_password(text).map_err(|error| anyhow::anyhow!("the password {error}"))?;
-    Ok(Passwords::new().hash(text.to_owned()).await?)
+    let passwords = Passwords::new();
+    let slot = passwords.slot(Network::LOCAL).await?;
+    Ok(passwords.hash(slot, text.to_owned()).await?)
 }

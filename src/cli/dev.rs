@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use secrecy::{ExposeSecret as _, SecretString};
+use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
 
 use super::database::DEV_FOLDER;
@@ -23,10 +24,11 @@ use crate::config::{Config, ConfigError, check_environment};
 use crate::demo;
 use crate::dev::{Options, Servers};
 use crate::events::log::read;
-use crate::{files, telemetry};
+use crate::{files, schema, telemetry};
 
 /// The limits that `dev` turns off unless the environment sets them.
-const LIMITS_OFF: [&str; 2] = ["CUSTOMERS_RATE_LIMIT", "CUSTOMERS_ACCOUNT_LIMIT"];
+const LIMITS_OFF: [&str; 3] =
+    ["CUSTOMERS_RATE_LIMIT", "CUSTOMERS_ACCOUNT_LIMIT", "CUSTOMERS_SESSION_RATE"];
 
 /// How long requests in progress may take after a stop signal; the servers need time to stop too.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -45,6 +47,10 @@ pub struct Arguments {
     /// A setting for the private PostgreSQL, for example shared_buffers=4GB; may be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = setting)]
     postgres: Vec<String>,
+    /// Migrate the database of DATABASE_URL and add the account `demo` and 100 customers to it; only if it
+    /// is empty, or `dev` made what it has
+    #[arg(long, conflicts_with = "run")]
+    seed: bool,
     #[arg(last = true, requires = "run", value_name = "COMMAND")]
     command: Vec<String>,
 }
@@ -79,6 +85,15 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     check_environment()?;
     let mut config = Config::from_lookup(lookup)?;
     telemetry::start_logging(&config);
+    if !config.listen.ip().is_loopback() {
+        let problem = "must be a loopback address in dev, whose password is public: use serve";
+        return Err(ConfigError::new("CUSTOMERS_LISTEN", problem).into());
+    }
+    let seeding = match (config.database_url.is_some(), arguments.seed) {
+        (false, _) => Seeding::Always,
+        (true, true) => Seeding::Checked,
+        (true, false) => Seeding::Never,
+    };
     let options = Options {
         folder: PathBuf::from(DEV_FOLDER),
         postgres: config.database_url.is_none(),
@@ -93,45 +108,91 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         servers = Servers::start(options) => servers?,
         () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
     };
+    if config.database_url.is_some() != config.redis_url.is_some() {
+        // The record of another log's position must not stand where this Redis has its own.
+        config.redis_prefix.push_str(":dev");
+    }
     if let Some(url) = servers.database_url() {
         config.database_url = Some(SecretString::from(url));
+        // These name another database.
+        config.owner_database_url = None;
+        config.read_database_url = None;
     }
     if let Some(url) = servers.redis_url() {
         config.redis_url = Some(SecretString::from(url));
     }
     let env = folder.join("env");
-    let served = serve_with_demo(config, &env, stop).await;
+    let served = serve_seeded(config, seeding, &env, stop).await;
     // Its addresses are valid only while the servers run.
     let _ = fs::remove_file(&env);
     servers.stop().await;
     served.map(|()| ExitCode::SUCCESS)
 }
 
-async fn serve_with_demo(
+/// Whether the schema is migrated and the demo data is added.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seeding {
+    /// The private database.
+    Always,
+    /// A configured database, if it has nothing but demo data.
+    Checked,
+    Never,
+}
+
+async fn serve_seeded(
     config: Config,
+    seeding: Seeding,
     env: &Path,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    serve::migrate(&config).await?;
+    if seeding == Seeding::Checked {
+        check_seedable(&config).await?;
+    }
+    if seeding != Seeding::Never {
+        serve::migrate(&config).await?;
+    }
     let urls = urls(&config);
     write_env(env, &urls)?;
     let app = App::build(config, Clock::system()).await?;
+    if seeding != Seeding::Never {
+        seed(&app).await?;
+    }
+    say!("address http://{}", app.address());
+    if seeding != Seeding::Never {
+        say!("login {} {}", demo::USERNAME, demo::PASSWORD);
+    }
+    write!(std::io::stdout(), "{urls}")?;
+    std::io::stdout().flush()?;
+    Ok(app.run(stop, DRAIN).await?)
+}
+
+/// Adds the account, and the customers to a log that has none.
+async fn seed(app: &App) -> anyhow::Result<()> {
     let pools = app.pools();
-    demo::account(
-        &Accounts::new(pools.accounts.clone(), pools.appender.clone()),
-        &Passwords::new(),
-    )
-    .await?;
+    let accounts = Accounts::new(pools.accounts.clone(), pools.appender.clone());
+    demo::account(&accounts, &Passwords::new()).await?;
     if !read::has_customers(&pools.short).await? {
         demo::create(app.bus(), CUSTOMERS, || ()).await?;
         // The first client sees them.
         app.projector().wait_for_position(read::head(&pools.short).await?, SHOWN_WITHIN).await;
     }
-    say!("address http://{}", app.address());
-    say!("login {} {}", demo::USERNAME, demo::PASSWORD);
-    write!(std::io::stdout(), "{urls}")?;
-    std::io::stdout().flush()?;
-    Ok(app.run(stop, DRAIN).await?)
+    Ok(())
+}
+
+/// Fails unless the configured database is empty, or its log begins with the demo account.
+async fn check_seedable(config: &Config) -> anyhow::Result<()> {
+    let url = config.owner_database_url.as_ref().or(config.database_url.as_ref());
+    let Some(url) = url else { return Ok(()) };
+    let mut connection = PgConnection::connect(url.expose_secret()).await?;
+    if schema::is_empty(&mut connection).await? {
+        return Ok(());
+    }
+    schema::check(url).await?;
+    let actor = read::first_actor(&mut connection).await?;
+    if actor.as_deref().is_some_and(|actor| actor != demo::ACTOR) {
+        bail!("--seed: the database of DATABASE_URL has events that demo data does not begin with");
+    }
+    Ok(())
 }
 
 fn urls(config: &Config) -> String {

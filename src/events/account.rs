@@ -25,6 +25,8 @@ pub enum AccountEvent {
         role: Role,
     },
     PasswordChanged {},
+    /// The same password, hashed with the current parameters. No session ends.
+    PasswordRehashed {},
     SessionOpened {
         session: String,
     },
@@ -68,6 +70,8 @@ pub enum CloseCause {
 pub enum ThrottledBy {
     Account,
     Address,
+    /// Failed password changes of one session.
+    Session,
 }
 
 impl AccountEvent {
@@ -86,6 +90,7 @@ impl AccountEvent {
         match self {
             Self::PasswordChanged {} | Self::RoleChanged { .. } | Self::AccountDisabled {} => true,
             Self::AccountAdded { .. }
+            | Self::PasswordRehashed {}
             | Self::SessionOpened { .. }
             | Self::SessionBound { .. }
             | Self::SessionClosed { .. }
@@ -106,6 +111,7 @@ impl AccountEvent {
             | Self::AccountDisabled {}
             | Self::RoleChanged { .. }
             | Self::PasswordChanged {}
+            | Self::PasswordRehashed {}
             | Self::SessionOpened { .. }
             | Self::LoginThrottled { .. } => self.ends_all_sessions(),
         }

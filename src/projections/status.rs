@@ -73,16 +73,17 @@ pub async fn of(projection: &dyn Projection, pool: &PgPool) -> Result<Status, Pr
                           where (s.projection, s.version, s.place) = (p.name, p.version, 'shadow')
                             and s.checkpoint is not null) as "is_filled!",
                   case when r.target is not null then exists (
-                      select from pg_locks l join pg_database d on d.oid = l.database
-                      where l.locktype = 'advisory' and d.datname = current_database()
-                        and l.classid::bigint = $3 and l.objid::bigint = $4 and l.objsubid = 2
+                      select from pg_locks l
+                      join pg_database d on d.oid = l.database and d.datname = current_database()
+                      join pg_class c on c.oid = l.relation and c.relname = $3
+                      join pg_namespace n on n.oid = c.relnamespace and n.nspname = 'locks'
+                      where l.locktype = 'relation' and l.granted
                   ) end as is_running
            from projections p left join rebuilds r on (r.projection, r.version) = (p.name, p.version)
            where p.name = $1 and p.version = $2"#,
         projection.name(),
         projection.version(),
-        i64::from(lock::CLASS),
-        i64::from(lock::object_of(projection))
+        lock::table_of(projection)
     )
     .fetch_optional(pool)
     .await?

@@ -19,7 +19,7 @@ const fn guard(name: &'static str, holds: &'static str, advice: &'static str) ->
 }
 
 /// All guards, in the order in which they are printed. They need a migrated schema.
-const GUARDS: [Guard; 11] = [
+const GUARDS: [Guard; 13] = [
     guard(
         "PostgreSQL is 15 or newer",
         "current_setting('server_version_num')::int >= 150000",
@@ -43,6 +43,12 @@ const GUARDS: [Guard; 11] = [
         "alter role ... nocreatedb nocreaterole noreplication nobypassrls",
     ),
     guard(
+        "the owner of the log is not a superuser",
+        "not (select rolsuper from pg_roles r join pg_class c on c.relowner = r.oid
+              where c.oid = 'public.events'::regclass)",
+        "let a plain role own the tables: the functions run with the rights of their owner",
+    ),
+    guard(
         "the role owns no table",
         "not exists (select from pg_class where relnamespace = 'public'::regnamespace
                      and pg_has_role(current_user, relowner, 'member'))",
@@ -54,6 +60,12 @@ const GUARDS: [Guard; 11] = [
         "revoke insert, update, delete, truncate, trigger on events from the role",
     ),
     guard(
+        "the role changes accounts through functions only",
+        "not has_table_privilege('public.accounts', 'insert, update, delete, truncate, trigger')
+         and not has_any_column_privilege('public.accounts', 'insert, update')",
+        "revoke insert, update, delete, truncate, trigger on accounts from the role",
+    ),
+    guard(
         "the role cannot create objects in the schema",
         "not has_schema_privilege('public', 'create')",
         "revoke create on schema public from the role (and from public)",
@@ -62,7 +74,7 @@ const GUARDS: [Guard; 11] = [
         "the role has the privileges that it needs",
         "has_table_privilege('public.events', 'select')
          and (select bool_and(has_function_privilege(oid, 'execute')) from {functions})
-         and has_table_privilege('public.accounts', 'insert')
+         and has_column_privilege('public.spare_tables', 'checkpoint', 'update')
          and has_table_privilege('public.projections', 'update')
          and has_table_privilege('public.idempotency_keys', 'delete')
          and has_table_privilege('public.imports', 'delete')
@@ -71,14 +83,32 @@ const GUARDS: [Guard; 11] = [
         "run customers migrate as the owner, with DATABASE_URL naming the role",
     ),
     guard(
-        "PUBLIC cannot execute the append and rebuild functions",
-        "not exists (select from {functions}, pg_proc p,
-                            aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) acl
-                     where p.oid = function.oid and acl.grantee = 0)",
-        "revoke execute on the functions of migrations/ from public: customers migrate does it",
+        "PUBLIC has no right on schemas, tables, columns and functions",
+        "not exists (
+             select from pg_namespace n, aclexplode(n.nspacl) acl
+             where n.nspname in ('public', 'shadow', 'previous', 'locks') and acl.grantee = 0
+             union all
+             select from pg_class c join pg_namespace n on n.oid = c.relnamespace,
+                         aclexplode(c.relacl) acl
+             where n.nspname in ('public', 'shadow', 'previous', 'locks') and acl.grantee = 0
+               and c.relowner = (select relowner from pg_class where oid = 'public.events'::regclass)
+             union all
+             select from pg_attribute a, pg_class c, pg_namespace n, aclexplode(a.attacl) acl
+             where c.oid = a.attrelid and n.oid = c.relnamespace
+               and n.nspname in ('public', 'shadow', 'previous', 'locks') and acl.grantee = 0
+               and c.relowner = (select relowner from pg_class where oid = 'public.events'::regclass)
+             union all
+             select from pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) acl
+             where p.pronamespace = 'public'::regnamespace and acl.grantee = 0
+               and p.proowner = (select relowner from pg_class where oid = 'public.events'::regclass)
+               and not exists (select from pg_depend d
+                               where d.classid = 'pg_proc'::regclass and d.objid = p.oid
+                                 and d.deptype = 'e')
+         )",
+        "revoke it; on schema public as the owner of that schema",
     ),
     guard(
-        "the append and rebuild functions are security definer, search_path pinned",
+        "the functions of the service are security definer, search_path pinned",
         "(select bool_and(p.prosecdef and 'search_path=pg_catalog, pg_temp' = any(p.proconfig))
           from {functions} join pg_proc p on p.oid = function.oid)",
         "a function was replaced: restore it from migrations/",

@@ -4,38 +4,54 @@
 /// Checks that the log cannot be changed.
 pub mod guards;
 
+use std::sync::LazyLock;
+
 use secrecy::{ExposeSecret as _, SecretString};
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::{Migrate as _, MigrateError, Migrator};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection};
 
 use crate::projections;
 
-/// The migrations of this program.
-pub static MIGRATOR: Migrator = sqlx::migrate!();
+/// The migrations of this program. [`migrate`] has a lock of its own, because every role that may connect
+/// can hold the advisory lock of sqlx.
+static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
+    let mut migrator = sqlx::migrate!();
+    migrator.set_locking(false);
+    migrator
+});
 
 /// The functions that run as their owner (`security definer`), because the service's role may not
 /// change their tables itself. Each is documented in its migration.
-const FUNCTIONS: [&str; 7] = [
+const FUNCTIONS: [&str; 15] = [
     "append_events",
     "append_event",
     "import_customers",
+    "position_at",
+    "add_account",
+    "change_password",
+    "rehash_password",
+    "change_role",
+    "disable_account",
     "create_shadow_tables",
     "index_shadow_tables",
     "drop_shadow_tables",
     "serve_tables",
+    "create_rebuild_lock",
+    "try_rebuild_lock",
 ];
 
-/// The rights of the service's role; `{role}` is its quoted name. It appends through functions only.
+/// The rights of the service's role; `{role}` is its quoted name. It appends events and changes accounts
+/// through functions only. The first line takes back what earlier versions granted.
 const GRANTS: &str = "
-    revoke execute on function {functions} from public;
+    revoke insert, update, delete on accounts, spare_tables from {role};
     grant usage on schema public, shadow, previous to {role};
     grant select on all tables in schema public to {role};
     grant execute on function {functions} to {role};
     grant usage on sequence customer_ids to {role};
-    grant insert, update on accounts to {role};
     grant update on projections to {role};
-    grant insert, update on spare_tables, rebuilds, rebuild_parts to {role};
+    grant insert (projection, version, place), update (checkpoint) on spare_tables to {role};
+    grant insert, update on rebuilds, rebuild_parts to {role};
     grant insert, delete on parked_customers to {role};
     grant delete on idempotency_keys, imports to {role};
 ";
@@ -52,21 +68,36 @@ pub enum SchemaError {
 }
 
 /// Applies the missing migrations as `owner`, and grants the rights to the service's role if that is
-/// another one.
+/// another one: all in one transaction, so no other session sees an object before its rights are set.
 pub async fn migrate(
     owner: &SecretString,
     service: Option<&SecretString>,
 ) -> Result<(), SchemaError> {
     let owner: PgConnectOptions = owner.expose_secret().parse()?;
     let mut connection = owner.connect().await?;
-    MIGRATOR.run(&mut connection).await?;
+    create_migrations_table(&mut connection).await?;
+    let mut transaction = connection.begin().await?;
+    // A concurrent migration waits here.
+    transaction.execute("lock table _sqlx_migrations in share row exclusive mode").await?;
+    transaction.execute("revoke all on _sqlx_migrations from public").await?;
+    MIGRATOR.run(&mut *transaction).await?;
     if let Some(service) = service {
         let service: PgConnectOptions = service.expose_secret().parse()?;
         if service.get_username() != owner.get_username() {
-            grant(&mut connection, service.get_username()).await?;
+            grant(&mut transaction, service.get_username()).await?;
         }
     }
+    transaction.commit().await?;
     Ok(connection.close().await?)
+}
+
+/// Creates the table of applied migrations, if it is missing. Of concurrent statements that create it,
+/// all but one fail.
+async fn create_migrations_table(connection: &mut PgConnection) -> Result<(), MigrateError> {
+    match connection.ensure_migrations_table().await {
+        Err(_) => connection.ensure_migrations_table().await,
+        created => created,
+    }
 }
 
 async fn grant(connection: &mut PgConnection, role: &str) -> Result<(), sqlx::Error> {
@@ -102,6 +133,18 @@ pub async fn check(url: &SecretString) -> Result<(), SchemaError> {
         })
     });
     if all { Ok(()) } else { Err(SchemaError::NotMigrated) }
+}
+
+/// Whether the database has no table, view or sequence of anybody.
+pub async fn is_empty(db: impl sqlx::PgExecutor<'_>) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"select not exists (
+               select from pg_class c join pg_namespace n on n.oid = c.relnamespace
+               where n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+           ) as "is_empty!""#
+    )
+    .fetch_one(db)
+    .await
 }
 
 /// The secret that signs the cursors of lists. All processes of an installation share it.

@@ -111,6 +111,7 @@ fn nginx_and_the_production_file_agree() {
 
     let mut keys = after("ssl_certificate ");
     keys.extend(after("ssl_certificate_key "));
+    keys.extend(after("include "));
     let given = entries(&nginx["secrets"]);
     assert_eq!(keys, given.iter().map(|secret| format!("/run/secrets/{secret}")).collect());
 

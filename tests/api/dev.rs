@@ -5,14 +5,17 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Stdio;
 
+use customers::events::log::read;
+use customers::events::values::Role;
+use customers::schema;
 use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::json;
-use sqlx::Connection as _;
+use sqlx::{Connection as _, Executor as _};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
-use crate::harness::{With as _, send, until};
+use crate::harness::{Service, With as _, empty_database, send, until, variables};
 use crate::process::{BINARY, Process, command};
 
 /// A running `customers dev` and the addresses of its servers.
@@ -211,4 +214,75 @@ async fn a_missing_program_is_named_with_what_installs_it() {
     let line = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), line.lines().count()), (Some(1), 1), "{line}");
     assert!(line.contains("redis-server") && line.contains("script/bootstrap"), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dev_changes_nothing_on_a_server_that_it_did_not_start() {
+    let folder = private_folder();
+    let dev = |database_url: &str, arguments: &[&str]| {
+        let mut dev = command(&[&["dev"], arguments].concat(), folder.path());
+        dev.envs(variables(database_url)).env("CUSTOMERS_LISTEN", "127.0.0.1:0");
+        dev
+    };
+    // Nothing is migrated unless the flag says so.
+    let empty = empty_database().await;
+    let told = dev(&empty, &[]).output().await.unwrap();
+    let text = String::from_utf8(told.stderr).unwrap();
+    assert_eq!(told.status.code(), Some(1), "{text}");
+    assert!(text.contains("customers migrate"), "{text}");
+    let mut connection = sqlx::PgConnection::connect(&empty).await.unwrap();
+    assert!(schema::is_empty(&mut connection).await.unwrap());
+
+    // With the flag the database is seeded, once; a repeat finds its own demo data.
+    for _ in 0..2 {
+        let dev = Dev::start(dev(&empty, &["--seed"])).await;
+        assert_eq!(dev.customers().await, 100);
+        assert_eq!(dev.process.end(Signal::TERM).await, Some(0));
+    }
+
+    // The registry of somebody else is served, and gets no account.
+    let service = Service::start().await;
+    service.add_account("root", Role::Admin).await;
+    let url = service.database_url().to_owned();
+    let mut process = Process::start(dev(&url, &[])).await;
+    process.line("DATABASE_URL=").await;
+    assert_eq!(process.end(Signal::TERM).await, Some(0));
+    let told = dev(&url, &["--seed"]).output().await.unwrap();
+    let text = String::from_utf8(told.stderr).unwrap();
+    assert_eq!(told.status.code(), Some(1), "{text}");
+    assert!(text.contains("--seed"), "{text}");
+    assert_eq!(read::head(&service.pools.short).await.unwrap(), 1);
+    service.stop().await;
+
+    // A database with other tables is not empty.
+    let other = empty_database().await;
+    let mut connection = sqlx::PgConnection::connect(&other).await.unwrap();
+    connection.execute("create table theirs (id int)").await.unwrap();
+    let told = dev(&other, &["--seed"]).output().await.unwrap();
+    assert_eq!(told.status.code(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_private_database_of_dev_ignores_the_urls_of_another() {
+    let folder = private_folder();
+    let other = empty_database().await;
+    let mut dev = command(&["dev"], folder.path());
+    dev.env("CUSTOMERS_OWNER_DATABASE_URL", &other).env("DATABASE_READ_URL", &other);
+    let dev = Dev::start(dev).await;
+    assert_eq!(dev.customers().await, 100);
+    assert_eq!(dev.process.end(Signal::TERM).await, Some(0));
+    let mut connection = sqlx::PgConnection::connect(&other).await.unwrap();
+    assert!(schema::is_empty(&mut connection).await.unwrap(), "the other database was migrated");
+}
+
+#[tokio::test]
+async fn dev_listens_on_loopback_only() {
+    let folder = private_folder();
+    for listen in ["0.0.0.0:0", "[::]:0", "192.0.2.1:8080"] {
+        let mut dev = command(&["dev"], folder.path());
+        let told = dev.env("CUSTOMERS_LISTEN", listen).output().await.unwrap();
+        let text = String::from_utf8(told.stderr).unwrap();
+        assert_eq!(told.status.code(), Some(2), "{text}");
+        assert!(text.contains("CUSTOMERS_LISTEN: must be a loopback address"), "{text}");
+    }
 }

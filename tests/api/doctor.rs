@@ -6,7 +6,7 @@ use customers::schema::{self, guards};
 use secrecy::SecretString;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
-use crate::harness::{database, folder, unique_name, variables};
+use crate::harness::{database, empty_database, folder, unique_name, variables};
 use crate::own_redis::Redis;
 use crate::process::command;
 
@@ -18,14 +18,19 @@ async fn failing_checks(role: &SecretString) -> BTreeSet<&'static str> {
 
 #[tokio::test]
 async fn what_the_service_could_do_beyond_its_needs_is_named() {
-    let url = database().await;
-    let role = unique_name("role");
+    let url = empty_database().await;
     let mut owner = PgConnection::connect(&url).await.unwrap();
-    let create = format!("create role {role} login password 'secret'");
-    owner.execute(create.as_str()).await.unwrap();
+    let (plain_owner, role) = (unique_name("owner"), unique_name("role"));
+    for name in [&plain_owner, &role] {
+        let create = format!("create role {name} login password 'secret'");
+        owner.execute(create.as_str()).await.unwrap();
+    }
     let (_, host) = url.split_once('@').unwrap();
-    let service = SecretString::from(format!("postgres://{role}:secret@{host}"));
-    schema::migrate(&SecretString::from(url.clone()), Some(&service)).await.unwrap();
+    let name = host.split_once('/').unwrap().1.split('?').next().unwrap();
+    owner.execute(format!("alter database {name} owner to {plain_owner}").as_str()).await.unwrap();
+    let of = |role: &str| SecretString::from(format!("postgres://{role}:secret@{host}"));
+    let service = of(&role);
+    schema::migrate(&of(&plain_owner), Some(&service)).await.unwrap();
     assert_eq!(failing_checks(&service).await, BTreeSet::new());
 
     let log = "the role writes to the log through functions only";
@@ -38,6 +43,15 @@ async fn what_the_service_could_do_beyond_its_needs_is_named() {
             "the role has none of createdb, createrole, replication, bypassrls",
         ),
         (format!("alter role {role} superuser"), "the role is not a superuser"),
+        (format!("alter role {plain_owner} superuser"), "the owner of the log is not a superuser"),
+        (
+            format!("grant update (role) on accounts to {role}"),
+            "the role changes accounts through functions only",
+        ),
+        (
+            "grant usage on schema public to public".to_owned(),
+            "PUBLIC has no right on schemas, tables, columns and functions",
+        ),
         (
             format!("grant create on schema public to {role}"),
             "the role cannot create objects in the schema",
@@ -49,11 +63,11 @@ async fn what_the_service_could_do_beyond_its_needs_is_named() {
         ),
         (
             "grant execute on function append_events to public".to_owned(),
-            "PUBLIC cannot execute the append and rebuild functions",
+            "PUBLIC has no right on schemas, tables, columns and functions",
         ),
         (
             "alter function append_events security invoker".to_owned(),
-            "the append and rebuild functions are security definer, search_path pinned",
+            "the functions of the service are security definer, search_path pinned",
         ),
         (
             format!("alter role {role} set synchronous_commit = off"),
@@ -70,7 +84,7 @@ async fn what_the_service_could_do_beyond_its_needs_is_named() {
         let found = failing_checks(&service).await;
         assert!(found.contains(expected), "{statement}: {found:?}");
         if statement.contains("superuser") {
-            let undo = format!("alter role {role} nosuperuser");
+            let undo = statement.replace("superuser", "nosuperuser");
             owner.execute(undo.as_str()).await.unwrap();
         }
     }
@@ -89,14 +103,14 @@ async fn the_command_says_so_and_fails() {
     let text = String::from_utf8(told.stdout).unwrap();
     assert!(
         text.contains(
-            "\nok    the append and rebuild functions are security definer, search_path pinned\n"
+            "\nok    the functions of the service are security definer, search_path pinned\n"
         ),
         "{text}"
     );
     assert!(text.contains("\nFAIL  the role is not a superuser: use a "), "{text}");
     let told = doctor(&["doctor", "--json"]).await;
     let lines = String::from_utf8(told.stdout).unwrap();
-    assert_eq!(lines.lines().count(), 12);
+    assert_eq!(lines.lines().count(), 14);
     for line in lines.lines() {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         assert_eq!(line["ok"] == true, line["advice"].is_null());

@@ -9,6 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use customers::app::App;
 use customers::auth::account::Accounts;
+use customers::auth::fair_queue::Network;
 use customers::auth::password::Passwords;
 use customers::clock::{self, Clock};
 use customers::config::Config;
@@ -18,9 +19,9 @@ use customers::events::metadata::Metadata;
 use customers::events::values::{Role, Username};
 use customers::pools::Pools;
 use customers::projections::projector::Projector;
-use customers::schema::MIGRATOR;
+use customers::schema;
 use reqwest::{Client, Method, RequestBuilder, StatusCode, header};
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio_util::sync::CancellationToken;
@@ -140,9 +141,7 @@ pub async fn database() -> String {
     let template = TEMPLATE
         .get_or_init(|| async {
             let url = empty_database().await;
-            let mut connection = PgConnection::connect(&url).await.unwrap();
-            MIGRATOR.run(&mut connection).await.unwrap();
-            connection.close().await.unwrap();
+            schema::migrate(&SecretString::from(url.clone()), None).await.unwrap();
             url.rsplit_once('/').unwrap().1.split('?').next().unwrap().to_owned()
         })
         .await;
@@ -196,9 +195,10 @@ pub fn variables(database_url: &str) -> Vec<(&'static str, String)> {
         ("CUSTOMERS_REDIS_PREFIX", unique_name("redis")),
         ("CUSTOMERS_LISTEN", "127.0.0.1:0".to_owned()),
         ("CUSTOMERS_PUBLIC_URL", "http://customers.test".to_owned()),
-        ("CUSTOMERS_KEYS_DIR", folder("keys").display().to_string()),
+        ("CUSTOMERS_KEYS_DIR", folder("keys").join("keys").display().to_string()),
         ("CUSTOMERS_RATE_LIMIT", "0".to_owned()),
         ("CUSTOMERS_ACCOUNT_LIMIT", "0".to_owned()),
+        ("CUSTOMERS_SESSION_RATE", "0".to_owned()),
         ("CUSTOMERS_LOG", "warn".to_owned()),
     ]
 }
@@ -274,7 +274,11 @@ impl Service {
     pub async fn add_account(&self, name: &str, role: Role) {
         static HASH: tokio::sync::OnceCell<String> = tokio::sync::OnceCell::const_new();
         let hash = HASH
-            .get_or_init(async || Passwords::new().hash(PASSWORD.to_owned()).await.unwrap())
+            .get_or_init(async || {
+                let passwords = Passwords::new();
+                let slot = passwords.slot(Network::LOCAL).await.unwrap();
+                passwords.hash(slot, PASSWORD.to_owned()).await.unwrap()
+            })
             .await;
         let name = Username::parse(name).unwrap();
         self.accounts.add(&name, hash, role, Metadata::of_program("test")).await.unwrap();

@@ -4,16 +4,21 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use customers::api::import::PER_ACCOUNT;
+use customers::auth::account::Accounts;
 use customers::commands::Bus;
 use customers::config::Config;
 use customers::demo;
 use customers::events::customer::{CUSTOMER, CustomerEvent};
 use customers::events::log::{Append, NewEvent, append};
 use customers::events::metadata::Metadata;
-use customers::events::values::Role;
+use customers::events::values::{Role, Username};
+use futures_util::future::select_all;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _, PgConnection};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::harness::{
     Answer, Login, PATIENCE, Service, With as _, config, folder, send, until, variables,
@@ -382,5 +387,111 @@ async fn bodies_and_long_lists_wait_in_the_configured_folder() {
         assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{answer:?}");
     }
     assert_eq!(send(service.get("/customers?numbers=1").login(&admin)).await.status, 200);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_ends_when_its_account_is_disabled() {
+    let service = Service::start().await;
+    let editor = service.log_in_as(Role::Editor).await;
+    let number = 100_000;
+    let importing = import(&service, &editor, NDJSON).body(people(number));
+    let importing = tokio::spawn(send(importing));
+    let some = async || created(service.database_url()).await.0 > 500;
+    until("the import has begun", some).await;
+    let name = Username::parse("editor").unwrap();
+    let accounts = Accounts::new(service.pools.accounts.clone(), service.pools.appender.clone());
+    let disabled = accounts.disable(&name, Metadata::of_program("a test")).await.unwrap();
+    let answer = importing.await.unwrap();
+    let last = lines(&answer).pop().unwrap();
+    assert_eq!(last["error"]["type"], "/problems/unauthenticated", "{last}");
+    let after: i64 = sqlx::query_scalar(
+        "select max(position) - $1 from events where event_type = 'CustomerCreated'",
+    )
+    .bind(disabled.position)
+    .fetch_one(&service.pools.long)
+    .await
+    .unwrap();
+    let (total, _) = created(service.database_url()).await;
+    assert!(
+        total < i64::try_from(number).unwrap(),
+        "{total} in all, {after} after the account was disabled"
+    );
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_that_arrive_slowly_keep_no_import_out() {
+    let service = Service::start().await;
+    let mut slow = vec![];
+    for name in ["one", "two", "three"] {
+        service.add_account(name, Role::Editor).await;
+        let login = service.log_in(name).await;
+        let head = format!(
+            "POST /customers/import HTTP/1.1\r\nHost: customers.test\r\nAuthorization: Bearer {}\r\n\
+             Content-Type: text/csv\r\nContent-Length: 1000\r\n\r\nname,dob\n",
+            login.token
+        );
+        let mut answers = vec![];
+        // One more than the account may have, whichever of them comes last.
+        for _ in 0..=PER_ACCOUNT {
+            let mut stream = TcpStream::connect(service.address).await.unwrap();
+            stream.write_all(head.as_bytes()).await.unwrap();
+            answers.push(Box::pin(async move {
+                let mut answer = vec![0; 12];
+                stream.read_exact(&mut answer).await.unwrap();
+                answer
+            }));
+        }
+        let (answer, _, waiting) = select_all(answers).await;
+        assert_eq!(answer, b"HTTP/1.1 429");
+        slow.extend(waiting);
+    }
+    let editor = service.log_in_as(Role::Editor).await;
+    let answer = send(import(&service, &editor, NDJSON).body(people(10))).await;
+    assert_eq!(summary(&answer)["created"], 10, "{answer:?}");
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_of_bad_lines_ends_early_and_one_with_good_lines_does_not() {
+    let service = Service::start().await;
+    let editor = service.log_in_as(Role::Editor).await;
+    let answer = send(import(&service, &editor, NDJSON).body("{}\n".repeat(100_000))).await;
+    let mut all = lines(&answer);
+    let last = all.pop().unwrap();
+    assert_eq!(last["error"]["type"], "/problems/invalid", "{last}");
+    assert!((10_000..11_000).contains(&all.len()), "{} lines", all.len());
+    let mixed = "{}\n".repeat(10_500) + &people(11_000);
+    let answer = send(import(&service, &editor, NDJSON).body(mixed)).await;
+    assert_eq!(lines(&answer).pop().unwrap()["error"]["status"], 422, "bad lines come first");
+    let mixed = people(11_000) + &"{}\n".repeat(10_500);
+    let answer = send(import(&service, &editor, NDJSON).body(mixed)).await;
+    assert_eq!(
+        (&summary(&answer)["created"], &summary(&answer)["refused"]),
+        (&json!(11_000), &json!(10_500))
+    );
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn spool_files_have_a_budget() {
+    let limit = 512 * 1024;
+    let service = Service::with(Config { spool_limit: limit, ..config().await }).await;
+    let editor = service.log_in_as(Role::Editor).await;
+    for _ in 0..3 {
+        // Each import fits, and gives its bytes back.
+        let answer = send(import(&service, &editor, NDJSON).body(people(6000))).await;
+        assert_eq!(summary(&answer)["created"], 6000, "{answer:?}");
+    }
+    for refused in [
+        send(import(&service, &editor, NDJSON).body(people(20_000))).await,
+        send(service.get("/customers").login(&editor)).await,
+    ] {
+        assert_eq!(refused.status, 503, "{refused:?}");
+        assert_eq!(refused.body["type"], "/problems/overloaded");
+        assert_eq!(refused.body["detail"], "the spool space is used up; retry later");
+    }
+    assert_eq!(send(service.get("/customers?numbers=1000").login(&editor)).await.status, 200);
     service.stop().await;
 }

@@ -6,7 +6,7 @@ use customers::events::values::Role;
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::harness::{Login, Service, folder, send, until};
+use crate::harness::{Login, PATIENCE, Service, With as _, folder, send, until};
 use crate::process::command;
 use crate::sessions::token_alone;
 use crate::tokens::kid;
@@ -142,4 +142,49 @@ async fn the_only_key_stays_and_what_is_no_key_is_refused() {
     assert_eq!(keys(&service, &["retire", "../../etc/passwd"]).await.0, 2);
     assert_eq!(listed(&service).await, [(kid(&login), "signs".to_owned())]);
     assert_eq!(token_alone(&service, &login).await, "200");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_others_can_read_or_write_are_refused() {
+    use std::fs::{Permissions, rename, set_permissions};
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    let service = Service::start().await;
+    let folder = service.config.keys_dir.clone();
+    let [(kid, _)] = &listed(&service).await[..] else { panic!("there is one key") };
+    let key = folder.join(format!("{kid}.pem"));
+    let open = |path: &std::path::Path, mode| {
+        set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    };
+    for (path, private) in [(&folder, 0o700), (&key, 0o600)] {
+        for extra in [0o040, 0o020, 0o004, 0o002] {
+            open(path, private | extra);
+            let (code, _, said) = keys(&service, &["list"]).await;
+            assert_eq!((code, said.contains("is open to other users")), (1, true), "{said}");
+            assert!(said.contains(&path.display().to_string()), "{said}");
+        }
+        open(path, private);
+    }
+    let elsewhere = folder.with_extension("elsewhere");
+    rename(&key, &elsewhere).unwrap();
+    symlink(&elsewhere, &key).unwrap();
+    let (code, _, said) = keys(&service, &["list"]).await;
+    assert_eq!((code, said.contains("is a link")), (1, true), "{said}");
+    // A running process keeps the key that it knows.
+    let login = service.log_in_as(Role::Viewer).await;
+    assert_eq!(token_alone(&service, &login).await, "200");
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_leaked_ends_the_streams_of_its_tokens() {
+    let service = Service::start().await;
+    let auditor = service.log_in_as(Role::Auditor).await;
+    let mut stream = service.get("/events/stream").login(&auditor).send().await.unwrap();
+    assert_eq!(stream.status(), 200);
+    assert_eq!(keys(&service, &["new"]).await.0, 0);
+    assert_eq!(keys(&service, &["retire", "--now", &kid(&auditor)]).await.0, 0);
+    let ending = async { while let Ok(Some(_)) = stream.chunk().await {} };
+    tokio::time::timeout(PATIENCE, ending).await.expect("the stream ends");
+    service.stop().await;
 }

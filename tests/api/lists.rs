@@ -1,6 +1,7 @@
 //! Lists: youngest first, complete, and of one consistent state, however slowly the client reads.
 
 use chrono::NaiveDate;
+use customers::api::list::PER_ACCOUNT;
 use customers::demo;
 use customers::events::customer::{CUSTOMER, CustomerEvent};
 use customers::events::log::{Append, NewEvent, append};
@@ -8,7 +9,7 @@ use customers::events::metadata::Metadata;
 use customers::events::values::Role;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::harness::{Answer, Login, Service, With as _, send, until};
 
@@ -198,4 +199,73 @@ async fn a_client_that_reads_slowly_gets_one_state_and_holds_nothing_in_the_data
     assert_eq!(body["number"], MANY);
     assert_eq!(ids(&body), many_youngest_first());
     assert_eq!(list(&service, &editor, "").await.body["number"], MANY - 1);
+}
+
+/// Requests all customers with a small receive window, and reads the head of the answer only.
+async fn stalled_list(service: &Service, login: &Login) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(service.address).await.unwrap();
+    let head = format!(
+        "GET /customers HTTP/1.1\r\nHost: customers.test\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n",
+        login.token
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 15];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, b"HTTP/1.1 200 OK");
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_readers_of_one_account_leave_room_for_the_others() {
+    let service = Service::start().await;
+    let editor = service.log_in_as(Role::Editor).await;
+    append_many(&service, &editor).await;
+    let slow = service.log_in_as(Role::Viewer).await;
+    let mut stalled = vec![];
+    for _ in 0..PER_ACCOUNT {
+        stalled.push(stalled_list(&service, &slow).await);
+    }
+    let refused = list(&service, &slow, "").await;
+    assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")), "{refused:?}");
+    assert_eq!(
+        refused.body["detail"],
+        "at most 2 long lists of an account are answered at the same time"
+    );
+    assert_eq!(list(&service, &slow, "?numbers=10").await.status, 200);
+    assert_eq!(list(&service, &editor, "").await.status, 200);
+    // A list that is not read ends with its session, and its slot is free.
+    assert_eq!(send(service.delete("/logout").login(&slow)).await.status, 200);
+    let again = service.log_in("viewer").await;
+    until("a slot is free", async || list(&service, &again, "").await.status == 200).await;
+    for mut stream in stalled {
+        let mut rest = vec![];
+        let read = stream.read_to_end(&mut rest).await;
+        let (head, body) =
+            rest.split_at(rest.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4);
+        let head = String::from_utf8_lossy(head);
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+        assert!(body.len() < length.parse().unwrap(), "the list was sent whole: {read:?}");
+    }
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_that_is_not_read_gives_its_file_back() {
+    let service = Service::start().await;
+    let editor = service.log_in_as(Role::Editor).await;
+    append_many(&service, &editor).await;
+    let mut stalled = vec![];
+    for _ in 0..PER_ACCOUNT {
+        stalled.push(stalled_list(&service, &editor).await);
+    }
+    assert_eq!(list(&service, &editor, "").await.status, 429);
+    // Each request waits for a slot for a few seconds.
+    let mut tries = 0;
+    while list(&service, &editor, "").await.status != 200 {
+        tries += 1;
+        assert!(tries < 12, "the files are still held");
+    }
+    service.stop().await;
 }

@@ -241,13 +241,13 @@ async fn a_connection_that_is_cut_in_the_middle_of_an_append_loses_and_doubles_n
     for round in 1..=3 {
         // While the test holds the append lock, the append call waits in PostgreSQL.
         let mut holder = service.pools.long.begin().await.unwrap();
-        holder.execute("select pg_advisory_xact_lock(7166761325952853362)").await.unwrap();
+        holder.execute("lock table locks.append in exclusive mode").await.unwrap();
         let (name, bus) = (name.clone(), bus.clone());
         let create = tokio::spawn(async move { bus.create(name, dob, Metadata::default()).await });
         let pool = service.pools.short.clone();
         until("the call was cut", async || {
             let cut = "select pg_terminate_backend(pid) from pg_stat_activity
-                       where datname = current_database() and wait_event = 'advisory'";
+                       where datname = current_database() and wait_event = 'relation'";
             !pool.fetch_all(cut).await.unwrap().is_empty()
         })
         .await;

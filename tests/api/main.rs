@@ -20,6 +20,7 @@ mod doctor;
 mod evolution;
 mod feed;
 mod given_up;
+mod guards;
 mod harness;
 mod headers;
 mod history;

@@ -259,6 +259,7 @@ async fn for_plain_role(url: &str, admin: &mut PgConnection) -> String {
     let role = unique_name("role");
     admin.execute(format!("create role {role} login password '{role}'").as_str()).await.unwrap();
     let mut owner = PgConnection::connect(url).await.unwrap();
+    owner.execute(format!("grant usage on schema public to {role}").as_str()).await.unwrap();
     for what in ["tables", "sequences", "functions"] {
         let grant = format!("grant all on all {what} in schema public to {role}");
         owner.execute(grant.as_str()).await.unwrap();

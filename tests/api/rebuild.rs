@@ -344,7 +344,9 @@ async fn a_history_is_rebuilt_with_all_of_its_indexes() {
     assert_eq!(of("public").await, before);
     assert_eq!(of("previous").await, before);
     let same: bool = sqlx::query_scalar(
-        "select bool_and(a.relacl is not distinct from b.relacl) from pg_class a, pg_class b
+        "select bool_and(coalesce(a.relacl, acldefault('r', a.relowner))
+                         = coalesce(b.relacl, acldefault('r', b.relowner)))
+         from pg_class a, pg_class b
          where a.oid = 'public.customer_history'::regclass
            and b.oid = 'previous.customer_history'::regclass",
     )

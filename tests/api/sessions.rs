@@ -295,3 +295,56 @@ async fn sessions_are_recorded_in_order_with_who_and_from_where() {
                "request_id": "second"})
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_ins_of_an_account_have_a_rate() {
+    let service = Service::with(Config { session_rate: 5, ..config().await }).await;
+    service.add_account("ada", Role::Viewer).await;
+    service.add_account("bob", Role::Viewer).await;
+    for _ in 0..5 {
+        assert_eq!(verdict(try_to_log_in(&service, "ada", PASSWORD)).await, "200");
+    }
+    let refused = send(try_to_log_in(&service, "ada", PASSWORD)).await;
+    assert_eq!(refused.status, 429);
+    let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=12).contains(&seconds), "{seconds}");
+    assert_eq!(verdict(try_to_log_in(&service, "bob", PASSWORD)).await, "200");
+    assert_eq!(events_of_type(&service, "ada", "SessionOpened").await.len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_configuration_an_account_has_a_hundred_sessions() {
+    let service = Service::start().await;
+    let first = service.log_in_as(Role::Viewer).await;
+    let second = service.log_in("viewer").await;
+    for _ in 0..99 {
+        service.log_in("viewer").await;
+    }
+    assert_eq!(token_alone(&service, &first).await, "401 unauthenticated");
+    assert_eq!(token_alone(&service, &second).await, "200");
+    let open = send(service.get("/sessions").login(&second)).await;
+    assert_eq!(open.body["sessions"].as_array().unwrap().len(), 100);
+    // A change of the account ends them all, in several steps.
+    let body = json!({"old": PASSWORD, "new": "another password"});
+    assert_eq!(send(service.post("/password").json(&body).login(&second)).await.status, 200);
+    let open = send(service.get("/sessions").login(&second)).await;
+    assert_eq!(open.body["sessions"].as_array().unwrap().len(), 1);
+    assert_eq!(events_of_type(&service, "viewer", "SessionClosed").await.len(), 100);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lower_limit_ends_the_sessions_over_it_in_steps() {
+    let many = Service::with(Config { session_limit: 300, ..config().await }).await;
+    many.add_account("ada", Role::Viewer).await;
+    let mut logins = vec![];
+    for _ in 0..260 {
+        logins.push(many.log_in("ada").await);
+    }
+    let few = Service::with(Config { session_limit: 2, ..many.config.clone() }).await;
+    let last = few.log_in("ada").await;
+    let open = send(few.get("/sessions").login(&last)).await;
+    assert_eq!(open.body["sessions"].as_array().unwrap().len(), 2);
+    assert_eq!(token_alone(&few, &logins[0]).await, "401 unauthenticated");
+    assert_eq!(token_alone(&few, &logins[259]).await, "200");
+    assert_eq!(events_of_type(&few, "ada", "SessionClosed").await.len(), 259);
+}

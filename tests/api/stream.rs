@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use customers::api::stream::PER_ACCOUNT;
 use customers::commands::Bus;
 use customers::demo;
 use customers::events::log::notify::{CHANNEL, Subscription};
@@ -251,18 +252,23 @@ async fn stalled_client(address: &str, login: &Login, after: &str) -> TcpStream 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_hundred_who_read_nothing_cost_little_and_are_cut() {
     let service = Service::start().await;
-    service.add_account("auditor", Role::Auditor).await;
     let mut serve = command(&["serve"], &folder("slow"));
     serve.envs(variables(service.database_url()));
     let process = Process::start(serve).await;
-    let auditor = process.log_in("auditor").await;
+    // One account may have 100 streams.
+    let mut auditors = vec![];
+    for number in 0..6 {
+        let name = format!("auditor{number}");
+        service.add_account(&name, Role::Auditor).await;
+        auditors.push(process.log_in(&name).await);
+    }
     let address = process.url.strip_prefix("http://").unwrap().to_owned();
     append(&service.pools, 2000).await;
     let before = process.resident();
     let mut still = vec![];
     for number in 0..500 {
         let after = if number % 2 == 0 { "" } else { "?after=0" };
-        still.push(stalled_client(&address, &auditor, after).await);
+        still.push(stalled_client(&address, &auditors[number % 5], after).await);
     }
     let streams = async || {
         let metrics = send(process.request(reqwest::Method::GET, "/metrics")).await.text;
@@ -277,13 +283,13 @@ async fn five_hundred_who_read_nothing_cost_little_and_are_cut() {
             before == seen && seen > 0
         })
         .await;
-        for _ in seen..500 {
-            still.push(stalled_client(&address, &auditor, "").await);
+        for number in 0..500 - usize::try_from(seen).unwrap() {
+            still.push(stalled_client(&address, &auditors[number % 5], "").await);
         }
     }
 
     // Stalled clients do not delay a client that reads.
-    let reading = process.request(reqwest::Method::GET, "/events/stream").login(&auditor);
+    let reading = process.request(reqwest::Method::GET, "/events/stream").login(&auditors[5]);
     let mut reading = Listener::of(reading).await;
     append(&service.pools, 6_000).await;
     reading.up_to(head(&service).await).await;
@@ -306,5 +312,26 @@ async fn five_hundred_who_read_nothing_cost_little_and_are_cut() {
     append(&service.pools, 1).await;
     reading.up_to(head(&service).await).await;
     process.kill().await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_account_cannot_take_all_streams() {
+    let service = Service::start().await;
+    let crowd = service.log_in_as(Role::Auditor).await;
+    service.add_account("other", Role::Auditor).await;
+    let other = service.log_in("other").await;
+    let stream = |login: &Login| service.get("/events/stream").login(login).send();
+    let mut streams = vec![];
+    for _ in 0..PER_ACCOUNT {
+        let answer = stream(&crowd).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        streams.push(answer);
+    }
+    assert_eq!(verdict(service.get("/events/stream").login(&crowd)).await, "429 rate-limited");
+    assert_eq!(stream(&other).await.unwrap().status(), 200);
+    // A slot is free again when its stream ends.
+    drop(streams);
+    until("a stream is admitted", async || stream(&crowd).await.unwrap().status() == 200).await;
     service.stop().await;
 }

@@ -1,12 +1,5 @@
--- The open sessions of an account: for each its id, token id, times, address and user agent.
-local sessions, prefix, changed = KEYS[1], KEYS[2], KEYS[3]
-local since = tonumber(redis.call('GET', changed) or 0)
-local list = { epoch, 'list' }
-for _, sid in ipairs(redis.call('ZRANGEBYSCORE', sessions, ARGV[1], '+inf')) do
-    local s = redis.call('HMGET', prefix .. sid, 'jti', 'created_at', 'expires_at', 'ip', 'user_agent', 'changed')
-    if s[1] and tonumber(s[6] or 0) >= since then
-        table.insert(list, sid)
-        for i = 1, 5 do table.insert(list, s[i] or '') end
-    end
-end
+-- The ids of an account's sessions that expire after a time, at most `most`.
+local list = redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[1], '+inf', 'LIMIT', 0, ARGV[2])
+table.insert(list, 1, 'list')
+table.insert(list, 1, epoch)
 return list

@@ -29,6 +29,10 @@ const CHUNK: usize = 128;
 /// pauses for as long as the chunk took, which leaves half of the time to the other commands.
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 
+/// After this many refused lines an import stops, unless most of its lines are good: a refused line costs
+/// work and nothing comes of it.
+const REFUSED_MAX: i64 = 10_000;
+
 /// How long a chunk is retried while PostgreSQL is unreachable.
 const RETRY_LIMIT: Duration = Duration::from_secs(30);
 
@@ -78,7 +82,9 @@ pub enum ImportError {
     ImportIdReused,
     #[error("cannot write to PostgreSQL: {0}")]
     Unavailable(sqlx::Error),
-    #[error("the process is stopping")]
+    #[error("most of the first lines were refused: the import has stopped")]
+    TooManyRefused,
+    #[error("the import was stopped")]
     Stopped,
     #[error("cannot read the file: {0}")]
     Read(#[from] io::Error),
@@ -171,6 +177,9 @@ impl Imports {
             let page = page?;
             if page.is_empty() {
                 break;
+            }
+            if summary.refused > REFUSED_MAX && summary.refused > summary.lines / 2 {
+                return Err(ImportError::TooManyRefused);
             }
             summary.lines += i64::try_from(page.len()).unwrap_or(i64::MAX);
             let mut good = vec![];

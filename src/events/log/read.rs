@@ -104,6 +104,16 @@ pub async fn has_customers(executor: impl PgExecutor<'_>) -> Result<bool, sqlx::
     .await
 }
 
+/// The actor of the first event; `None` without an event or its actor.
+pub async fn first_actor(executor: impl PgExecutor<'_>) -> Result<Option<String>, sqlx::Error> {
+    let actor = sqlx::query_scalar!(
+        "select coalesce(metadata ->> 'actor', '') as actor from events where position = 1"
+    )
+    .fetch_optional(executor)
+    .await?;
+    Ok(actor.flatten())
+}
+
 /// A row of [`last_event!`].
 struct LastRow {
     aggregate_id: String,

@@ -29,8 +29,8 @@ pub async fn restore<E: From<RestoreError>>(
 ) -> Result<(), E> {
     let database = |error: sqlx::Error| E::from(error.into());
     let mut transaction = connection.begin().await.map_err(database)?;
-    // The append lock (migration 0002).
-    sqlx::query!("select pg_advisory_xact_lock(7166761325952853362)")
+    // The append lock (migration 10).
+    sqlx::query!("lock table locks.append in exclusive mode")
         .execute(&mut *transaction)
         .await
         .map_err(database)?;

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
 use super::error::{RebuildError, is_lock_timeout};
-use super::{lock, partition};
+use super::partition;
 use crate::events::log::read;
 use crate::postgres::transaction;
 use crate::projections::projection::{Projection, ProjectionError};
@@ -19,10 +19,6 @@ const PREVIOUS_ATTEMPT_WAIT: &str = "5s";
 
 /// How long a backfill worker tries to connect.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
-
-/// The first key of the advisory locks under which attempts begin: the word "cusu", one after
-/// [`lock::CLASS`].
-const BEGIN_CLASS: i32 = lock::CLASS + 1;
 
 /// The version of this program: only attempts of the same version are resumed.
 const PROGRAM: &str = env!("CARGO_PKG_VERSION");
@@ -96,8 +92,9 @@ pub(super) async fn after_previous(
         .fetch_one(&mut *transaction)
         .await?;
     // An attempt that has not committed its row yet has no visible row to wait for.
-    sqlx::query!("select pg_advisory_xact_lock($1, $2)", BEGIN_CLASS, lock::object_of(projection))
-        .fetch_one(&mut *transaction)
+    // The lock conflicts with inserts, but not with the row locks of attempts of other projections.
+    sqlx::query!("lock table rebuilds in share row exclusive mode")
+        .execute(&mut *transaction)
         .await
         .map_err(previous_running)?;
     sqlx::query!(

@@ -1,0 +1,124 @@
+//! Long answers: read at the speed of PostgreSQL, sent at the speed of the client, and spilled to a file in
+//! between if they are large.
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse as _, Response};
+use futures_util::stream;
+use tokio::fs::File;
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::account_slots::AccountSlot;
+use super::error::ApiError;
+use super::session_watch::SessionWatch;
+use super::spool::{SpoolFile, in_time};
+use super::state::Api;
+
+/// How many bytes are kept in memory before they spill to a file.
+const MEMORY_MAX: usize = 256 * 1024;
+
+/// How many bytes are read from the file at a time.
+const CHUNK: usize = 64 * 1024;
+
+/// What a long answer holds until it is sent.
+pub(super) struct Holds {
+    pub(super) slot: Option<AccountSlot>,
+    pub(super) watch: SessionWatch,
+}
+
+/// A response that is streamed from PostgreSQL to the client.
+pub(super) struct LongAnswer<'a> {
+    api: &'a Api,
+    pub(super) pending: Vec<u8>,
+    file: Option<SpoolFile>,
+}
+
+impl<'a> LongAnswer<'a> {
+    pub(super) fn new(api: &'a Api) -> Self {
+        Self { api, pending: vec![], file: None }
+    }
+
+    /// Spills the pending bytes to the file if they are at least [`MEMORY_MAX`].
+    pub(super) async fn spill(&mut self) -> Result<(), ApiError> {
+        if self.pending.len() < MEMORY_MAX {
+            return Ok(());
+        }
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => self.file.insert(self.api.spool.file()?),
+        };
+        file.write(&self.pending).await?;
+        self.pending.clear();
+        Ok(())
+    }
+
+    /// A JSON response: the head, the spilled bytes, the pending bytes. `holds` are dropped when it is sent,
+    /// when the client is too slow, or when the session ends.
+    pub(super) async fn into_response(
+        self,
+        head: String,
+        holds: Holds,
+    ) -> Result<Response, ApiError> {
+        let (mut length, tail) = ((head.len() + self.pending.len()) as u64, self.pending);
+        let body = match self.file {
+            None => Body::from([head.into_bytes(), tail].concat()),
+            Some(file) => {
+                let (file, share) = file.into_reader().await?;
+                length += share.bytes();
+                // One chunk waits in the channel, one for the client.
+                let (sender, chunks) = mpsc::channel(1);
+                let Holds { slot, watch } = holds;
+                self.api.tasks.spawn_until_shutdown(async move {
+                    let sending = send(sender, head.into(), file, tail.into());
+                    watch.ended().run_until_cancelled(sending).await;
+                    drop((share, slot));
+                });
+                // An answer that ends before its Content-Length is an error for its client.
+                Body::from_stream(stream::unfold(chunks, async |mut chunks| {
+                    let chunk: Option<std::io::Result<Bytes>> = chunks.recv().await;
+                    chunk.map(|chunk| (chunk, chunks))
+                }))
+            }
+        };
+        let mut response = body.into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        Ok(response)
+    }
+}
+
+/// Sends head, file and tail, until the client is too slow or has gone.
+async fn send(
+    sender: mpsc::Sender<std::io::Result<Bytes>>,
+    head: Bytes,
+    mut file: File,
+    tail: Bytes,
+) {
+    let (began, mut sent) = (Instant::now(), 0);
+    let mut pass = async |chunk: std::io::Result<Bytes>| {
+        let length = chunk.as_ref().map_or(0, Bytes::len) as u64;
+        let passed = in_time(began, sent, sender.send(chunk)).await;
+        sent += length;
+        matches!(passed, Some(Ok(())))
+    };
+    if !pass(Ok(head)).await {
+        return;
+    }
+    loop {
+        let mut chunk = Vec::with_capacity(CHUNK);
+        let read = (&mut file).take(CHUNK as u64).read_to_end(&mut chunk).await;
+        match read {
+            Ok(0) => break,
+            Ok(_) if pass(Ok(chunk.into())).await => {}
+            Ok(_) => return,
+            Err(error) => {
+                pass(Err(error)).await;
+                return;
+            }
+        }
+    }
+    pass(Ok(tail)).await;
+}
