@@ -145,7 +145,8 @@ async fn attack(kind: &'static str, party: Party, counts: Counts) {
             }
             _ => {
                 if let Ok(mut stream) = party.raw("POST /customers/import").await {
-                    let rest = "content-type: text/csv\r\ncontent-length: 1000000\r\n\r\nname,dob\n";
+                    let rest =
+                        "content-type: text/csv\r\ncontent-length: 1000000\r\n\r\nname,dob\n";
                     let mut sent = stream.write_all(rest.as_bytes()).await;
                     let mut head = [0; 12];
                     while sent.is_ok() {
@@ -253,7 +254,8 @@ async fn add(command: &dyn Fn(&[&str]) -> Command, name: &str, role: &str) {
 
 #[tokio::main]
 async fn main() {
-    let (seconds, connections) = (variable("BENCH_SECONDS", 10), variable("BENCH_CONNECTIONS", 200));
+    let (seconds, connections) =
+        (variable("BENCH_SECONDS", 10), variable("BENCH_CONNECTIONS", 200));
     let people = variable("BENCH_CUSTOMERS", 200_000);
     let limited = |arguments: &[&str]| {
         let mut command = customers(arguments);

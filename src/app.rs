@@ -3,6 +3,7 @@
 use std::future::IntoFuture as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use axum::serve::ListenerExt as _;
@@ -158,6 +159,8 @@ impl App {
             account_streams: AccountSlots::new("event streams", api::stream::PER_ACCOUNT),
             account_imports: AccountSlots::new("imports", api::import::PER_ACCOUNT),
             account_lists: AccountSlots::new("long lists", api::list::PER_ACCOUNT),
+            account_queries: AccountSlots::new("long queries", 1),
+            requests: AtomicU64::new(0),
             tasks: tasks.clone(),
             stopping: stopping.clone(),
         });

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use governor::middleware::StateInformationMiddleware;
@@ -25,6 +25,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_mins(1);
 /// How long a response may take to start. PostgreSQL's own timeouts do not fire while its processes are
 /// stopped. Commands run to their end in any case.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
+
+/// How long a 429 waits: so a client that does not obey `Retry-After` costs little on each connection.
+const REFUSAL_PAUSE: Duration = Duration::from_millis(250);
 
 /// The limits of one route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,13 +58,17 @@ impl Limits {
         next.run(request).await
     }
 
-    /// Answers 503 if the handler takes longer than the time limit.
+    /// Answers 503 if the handler takes longer than the time limit, and a 429 after a pause.
     pub(super) async fn answer(self, request: Request, next: Next) -> Response {
         let answer = tokio::time::timeout(self.answer, next.run(request)).await;
-        answer.unwrap_or_else(|_| {
+        let answer = answer.unwrap_or_else(|_| {
             let cause = format!("no answer within {:?}", self.answer);
             ApiError::Unavailable(cause).into_response()
-        })
+        });
+        if answer.status() == StatusCode::TOO_MANY_REQUESTS {
+            tokio::time::sleep(REFUSAL_PAUSE).await;
+        }
+        answer
     }
 }
 

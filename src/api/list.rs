@@ -13,7 +13,6 @@ use chrono::{DateTime, Utc};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 
-use super::account_slots::AccountSlot;
 use super::as_of;
 use super::cursor::Cursor;
 use super::customers::Customer;
@@ -26,7 +25,6 @@ use super::read_your_writes;
 use super::session_watch::SessionWatch;
 
 use super::state::Api;
-use crate::auth::Principal;
 use crate::projections::Projection;
 use crate::projections::customer_history::{self, CustomerHistory};
 use crate::projections::customers::{self, Customers, Row};
@@ -34,12 +32,15 @@ use crate::projections::customers::{self, Customers, Row};
 /// The largest list, in customers, that uses the pool for short queries.
 const SHORT_MAX: i64 = 1000;
 
-/// How many long lists one account may have at work, from the query to the end of the answer: half of the
-/// connections for long queries.
+/// How many long lists one account may have at work, from the query to the end of the answer.
 pub const PER_ACCOUNT: usize = 2;
 
 /// How long a long list waits for one of them.
 const SLOT_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a long list waits for the query of another one of its account. One query at a time: each
+/// occupies a core and a connection.
+const QUERY_LIMIT: Duration = Duration::from_secs(20);
 
 /// How often a long list checks that its session is still open.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
@@ -137,10 +138,15 @@ pub(super) async fn list(
     let number = query.selection.rows();
     let is_short = position.is_none() && number.is_some_and(|number| number <= SHORT_MAX);
     let kind = if is_short { PoolKind::Short } else { PoolKind::Long };
-    let slot = match kind {
-        PoolKind::Short => None,
+    // The query's slot is held until the rows are read.
+    let (holds, query_slot) = match kind {
+        PoolKind::Short => (None, None),
         PoolKind::Long => {
-            Some(api.account_lists.take(&authorized.principal.username, SLOT_LIMIT).await?)
+            let principal = authorized.principal;
+            let slot = api.account_lists.take(&principal.username, SLOT_LIMIT).await?;
+            let query_slot = api.account_queries.take(&principal.username, QUERY_LIMIT).await?;
+            let watch = SessionWatch::start(&api, principal, Viewer::ROLE, CHECK_INTERVAL);
+            (Some(Holds { slot, watch }), Some(query_slot))
         }
     };
     let projection: &dyn Projection =
@@ -153,9 +159,12 @@ pub(super) async fn list(
         None => customers::youngest(&mut *db, after, number).right_stream(),
     };
     let Selection::Page(limit) = query.selection else {
-        return whole(&api, rows, slot, authorized.principal).await;
+        let answer = whole(&api, rows, holds).await;
+        drop(query_slot);
+        return answer;
     };
     let rows: Vec<Row> = rows.try_collect().await?;
+    drop(query_slot);
     page(&api, rows, limit, position, query.as_of.as_ref())
 }
 
@@ -163,13 +172,18 @@ pub(super) async fn list(
 async fn whole(
     api: &Api,
     rows: impl Stream<Item = Result<Row, sqlx::Error>>,
-    slot: Option<AccountSlot>,
-    principal: Principal,
+    holds: Option<Holds>,
 ) -> Result<Response, ApiError> {
     let mut rows = pin!(rows);
     let mut answer = LongAnswer::new(api);
     let mut count: u64 = 0;
     while let Some(row) = rows.try_next().await? {
+        if let Some(Holds { watch, .. }) = &holds {
+            if watch.ended().is_cancelled() {
+                return Err(ApiError::Unauthenticated);
+            }
+            answer.give_way().await;
+        }
         if count > 0 {
             answer.pending.push(b',');
         }
@@ -180,8 +194,7 @@ async fn whole(
     }
     answer.pending.extend_from_slice(b"]}");
     let head = format!("{{\"number\":{count},\"customers\":[");
-    let watch = SessionWatch::start(api, principal, Viewer::ROLE, CHECK_INTERVAL);
-    answer.into_response(head, Holds { slot, watch }).await
+    answer.into_response(head, holds).await
 }
 
 /// A page, and a link to the next one (RFC 8288, section 3).

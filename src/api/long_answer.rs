@@ -1,6 +1,9 @@
 //! Long answers: read at the speed of PostgreSQL, sent at the speed of the client, and spilled to a file in
 //! between if they are large.
 
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
@@ -22,9 +25,15 @@ const MEMORY_MAX: usize = 256 * 1024;
 /// How many bytes are read from the file at a time.
 const CHUNK: usize = 64 * 1024;
 
+/// How long a long answer is read before it may give way.
+const TURN: Duration = Duration::from_millis(4);
+
+/// How long it gives way after a request of another client.
+const BUSY: Duration = Duration::from_millis(250);
+
 /// What a long answer holds until it is sent.
 pub(super) struct Holds {
-    pub(super) slot: Option<AccountSlot>,
+    pub(super) slot: AccountSlot,
     pub(super) watch: SessionWatch,
 }
 
@@ -33,11 +42,35 @@ pub(super) struct LongAnswer<'a> {
     api: &'a Api,
     pub(super) pending: Vec<u8>,
     file: Option<SpoolFile>,
+    /// When this turn began, the number of requests at the end of the last one, and until when the service
+    /// counts as busy.
+    turn: Instant,
+    requests: u64,
+    busy_until: Instant,
 }
 
 impl<'a> LongAnswer<'a> {
     pub(super) fn new(api: &'a Api) -> Self {
-        Self { api, pending: vec![], file: None }
+        let (turn, requests) = (Instant::now(), api.requests.load(Ordering::Relaxed));
+        Self { api, pending: vec![], file: None, turn, requests, busy_until: turn }
+    }
+
+    /// While other requests arrive, pauses for as long as the last turn took: half of the time is theirs.
+    pub(super) async fn give_way(&mut self) {
+        let now = Instant::now();
+        let took = now.duration_since(self.turn);
+        if took < TURN {
+            return;
+        }
+        let requests = self.api.requests.load(Ordering::Relaxed);
+        if requests != self.requests {
+            self.requests = requests;
+            self.busy_until = now + BUSY;
+        }
+        if now < self.busy_until {
+            tokio::time::sleep(took).await;
+        }
+        self.turn = Instant::now();
     }
 
     /// Spills the pending bytes to the file if they are at least [`MEMORY_MAX`].
@@ -59,7 +92,7 @@ impl<'a> LongAnswer<'a> {
     pub(super) async fn into_response(
         self,
         head: String,
-        holds: Holds,
+        holds: Option<Holds>,
     ) -> Result<Response, ApiError> {
         let (mut length, tail) = ((head.len() + self.pending.len()) as u64, self.pending);
         let body = match self.file {
@@ -69,11 +102,16 @@ impl<'a> LongAnswer<'a> {
                 length += share.bytes();
                 // One chunk waits in the channel, one for the client.
                 let (sender, chunks) = mpsc::channel(1);
-                let Holds { slot, watch } = holds;
                 self.api.tasks.spawn_until_shutdown(async move {
                     let sending = send(sender, head.into(), file, tail.into());
-                    watch.ended().run_until_cancelled(sending).await;
-                    drop((share, slot));
+                    match holds {
+                        Some(Holds { slot, watch }) => {
+                            watch.ended().run_until_cancelled(sending).await;
+                            drop(slot);
+                        }
+                        None => sending.await,
+                    }
+                    drop(share);
                 });
                 // An answer that ends before its Content-Length is an error for its client.
                 Body::from_stream(stream::unfold(chunks, async |mut chunks| {

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::Ordering;
 
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
@@ -67,6 +68,7 @@ impl Caller {
 
 /// The outermost middleware.
 pub(super) async fn envelope(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    api.requests.fetch_add(1, Ordering::Relaxed);
     let caller = Caller::of(&request, &api.trusted_proxies);
     let request_id = caller.request_id.clone();
     request.extensions_mut().insert(caller);

@@ -2,6 +2,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use aws_lc_rs::hmac;
 use ipnet::IpNet;
@@ -69,6 +70,10 @@ pub struct ApiState {
     pub account_streams: AccountSlots,
     pub account_imports: AccountSlots,
     pub account_lists: AccountSlots,
+    /// The queries of the long lists of each account.
+    pub account_queries: AccountSlots,
+    /// How many requests have arrived.
+    pub requests: AtomicU64,
     pub tasks: Tasks,
     /// Cancelled when long-lived responses have to end.
     pub stopping: CancellationToken,

@@ -6,13 +6,17 @@ use customers::events::log::read;
 use customers::events::values::Role;
 use customers::projections::customers::Customers;
 use customers::projections::rebuild::rebuild;
-use customers::schema;
+use customers::schema::{self, guards};
 use secrecy::SecretString;
 use serde_json::json;
 use sqlx::{Connection as _, Executor as _, PgConnection};
+use tokio::process::Command;
 
 use crate::evolution;
-use crate::harness::{Service, With as _, config_on, database, empty_database, send, unique_name};
+use crate::harness::{
+    Service, With as _, config_on, database, empty_database, folder, send, unique_name,
+};
+use crate::replica::program;
 
 /// Creates a role that may log in; returns its name and its URL for the database.
 async fn role(database_url: &str) -> (String, String) {
@@ -281,4 +285,55 @@ async fn checkpoints_are_positions_of_the_log_and_only_complete_tables_are_serve
             .await
             .unwrap();
     assert!(!served);
+}
+
+#[tokio::test]
+async fn the_roles_of_the_production_file_pass_the_doctor() {
+    let superuser: reqwest::Url = empty_database().await.parse().unwrap();
+    let folder = folder("roles");
+    let (owner, service, name) = (unique_name("owner"), unique_name("service"), unique_name("db"));
+    for secret in ["owner_password", "service_password"] {
+        std::fs::write(folder.join(secret), format!("{secret}-of-{name}\n")).unwrap();
+    }
+    let mut script = std::fs::read_to_string("deploy/postgres-init.sh").unwrap();
+    for (deployed, here) in [
+        ("/run/secrets", folder.display().to_string()),
+        ("customers_owner", owner.clone()),
+        ("customers_service", service.clone()),
+        // Its other roles belong to other tests.
+        ("database customers, postgres from", format!("database {name} from")),
+        ("database customers ", format!("database {name} ")),
+        ("psql ", format!("{} ", program("psql").display())),
+    ] {
+        assert!(script.contains(deployed), "deploy/postgres-init.sh no longer has {deployed}");
+        script = script.replace(deployed, &here);
+    }
+    let run = Command::new("sh")
+        .args(["-c", &script])
+        .env("PGHOST", superuser.host_str().unwrap())
+        .env("PGPORT", superuser.port().unwrap_or(5432).to_string())
+        .env("PGPASSWORD", superuser.password().unwrap_or_default())
+        .env("POSTGRES_USER", superuser.username())
+        .output()
+        .await
+        .unwrap();
+    assert!(run.status.success(), "{run:?}");
+    let url = |role: &str, secret: &str| {
+        let mut url = superuser.clone();
+        url.set_username(role).unwrap();
+        url.set_password(Some(&format!("{secret}-of-{name}"))).unwrap();
+        url.set_path(&name);
+        SecretString::from(url.to_string())
+    };
+    let service = url(&service, "service_password");
+    schema::migrate(&url(&owner, "owner_password"), Some(&service)).await.unwrap();
+    let answers = guards::inspect(&service).await.unwrap();
+    let failing: Vec<_> = answers.iter().filter(|(_, holds)| !holds).collect();
+    assert!(failing.is_empty(), "{failing:?}");
+    // Another role cannot even connect.
+    let (_, stranger) = role(superuser.as_str()).await;
+    let mut stranger: reqwest::Url = stranger.parse().unwrap();
+    stranger.set_path(&name);
+    let error = PgConnection::connect(stranger.as_str()).await.unwrap_err();
+    assert_eq!(error.as_database_error().unwrap().code().unwrap(), "42501", "{error}");
 }

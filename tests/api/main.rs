@@ -34,6 +34,7 @@ mod lists;
 mod log;
 mod log_ins;
 mod lost_connections;
+mod nginx;
 mod ops;
 mod own_redis;
 mod own_sessions;

@@ -18,7 +18,7 @@ use crate::harness::{Login, Service, With as _, config_on, folder, postgres_alon
 use crate::sessions::verdict;
 
 /// The path of a program of PostgreSQL.
-fn program(name: &str) -> PathBuf {
+pub fn program(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap();
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let folders =
