@@ -52,7 +52,11 @@ impl AccountSlots {
         let mut slot = AccountSlot { slots: self.clone(), account: account.clone(), permit: None };
         slot.permit =
             tokio::time::timeout(wait, semaphore.acquire_owned()).await.ok().and_then(Result::ok);
-        if slot.permit.is_some() { Ok(slot) } else { Err(ApiError::TooManyAtOnce { what, limit }) }
+        if slot.permit.is_some() {
+            return Ok(slot);
+        }
+        metrics::counter!("customers_account_slots_refused_total", "kind" => what).increment(1);
+        Err(ApiError::TooManyAtOnce { what, limit })
     }
 
     fn accounts(&self) -> MutexGuard<'_, HashMap<Username, Arc<Semaphore>>> {

@@ -12,6 +12,7 @@ use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::body::media_type;
 use super::error::{ApiError, FieldError};
@@ -21,7 +22,7 @@ use super::limits::Limits;
 use super::query::Params;
 use super::read_your_writes;
 use super::session_watch::SessionWatch;
-use super::spool::{CHUNK_LIMIT, SpoolFile, in_time, unavailable};
+use super::spool::{SpoolFile, in_time, unavailable};
 use super::state::Api;
 use crate::commands::BusError;
 use crate::commands::import::lines::{FileError, Format, LineError, Lines};
@@ -65,11 +66,17 @@ pub(super) async fn import(
 
     let mut fingerprint = Fingerprint::new(format);
     let body = request.into_body().into_data_stream();
-    let (file, share) = receive(&api, body, &mut fingerprint).await?.into_reader().await?;
-    // Only after the body, so that a client that sends it slowly takes no slot from the others.
-    let slot = Arc::clone(&api.import_slots).acquire_owned();
-    let slot = tokio::time::timeout(BEGIN_LIMIT, slot).await.map_err(|_| ApiError::Overloaded)?;
-    let slot = slot.map_err(|_| ApiError::Overloaded)?;
+    let watch =
+        SessionWatch::start(&api, authorized.principal.clone(), Editor::ROLE, CHECK_INTERVAL);
+    let receiving = async {
+        let spooled = receive(&api, body, &mut fingerprint).await?.into_reader().await?;
+        // Only after the body, so that a client that sends it slowly takes no slot from the others.
+        let slot = tokio::time::timeout(BEGIN_LIMIT, Arc::clone(&api.import_slots).acquire_owned());
+        let slot = slot.await.map_err(|_| ApiError::Overloaded)?;
+        Ok::<_, ApiError>((spooled, slot.map_err(|_| ApiError::Overloaded)?))
+    };
+    let received = watch.ended().run_until_cancelled(receiving).await;
+    let ((file, share), slot) = received.unwrap_or_else(|| Err(watch.error()))?;
     let file = file.into_std().await;
     let today = api.clock.today();
     let opening = tokio::task::spawn_blocking(move || Lines::open(file, format, today));
@@ -82,8 +89,8 @@ pub(super) async fn import(
     api.imports.check(&request).await?;
 
     let (sender, answer) = mpsc::channel(4);
-    let answering = Answer { sender: Some(sender), pending: vec![] };
-    let watch = SessionWatch::start(&api, authorized.principal, Editor::ROLE, CHECK_INTERVAL);
+    let answering =
+        Answer { sender: Some(sender), waited: Duration::ZERO, sent: 0, pending: vec![] };
     let tasks = api.tasks.clone();
     tasks.spawn(async move {
         // Runs to its end, even if the client disconnects, while the session is open.
@@ -149,7 +156,16 @@ async fn run(
             answer.line(&line).await;
         }
     };
-    let importing = api.imports.run(lines, &request, watch.ended(), sender);
+    // Cancelled with the process, too.
+    let stop = api.stopping.child_token();
+    let _watching = {
+        let (stop, ended) = (stop.clone(), watch.ended().clone());
+        AbortOnDropHandle::new(api.tasks.spawn_until_shutdown(async move {
+            ended.cancelled().await;
+            stop.cancel();
+        }))
+    };
+    let importing = api.imports.run(lines, &request, &stop, sender);
     let (outcome, ()) = tokio::join!(importing, reporting);
     match outcome {
         Ok(summary) => {
@@ -160,8 +176,7 @@ async fn run(
         Err(error) => {
             tracing::error!(request_id, %error, "import: stopped");
             let problem = match error {
-                // The session has ended.
-                ImportError::Stopped if !api.stopping.is_cancelled() => ApiError::Unauthenticated,
+                ImportError::Stopped => watch.error(),
                 error => error.into(),
             };
             let problem = problem.problem().body(request_id);
@@ -174,6 +189,9 @@ async fn run(
 /// The response, sent in chunks; none any more once the client has gone or is too slow.
 struct Answer {
     sender: Option<mpsc::Sender<Bytes>>,
+    /// How long it was waited for the client, and how many bytes were sent.
+    waited: Duration,
+    sent: u64,
     pending: Vec<u8>,
 }
 
@@ -190,7 +208,11 @@ impl Answer {
     async fn send(&mut self) {
         let chunk = Bytes::from(std::mem::take(&mut self.pending));
         let Some(sender) = &self.sender else { return };
-        if !matches!(tokio::time::timeout(CHUNK_LIMIT, sender.send(chunk)).await, Ok(Ok(()))) {
+        // Only the time for which the client keeps the import waiting counts.
+        let (began, length) = (Instant::now(), chunk.len() as u64);
+        let sent = in_time(began - self.waited, self.sent, sender.send(chunk)).await;
+        (self.waited, self.sent) = (self.waited + began.elapsed(), self.sent + length);
+        if !matches!(sent, Some(Ok(()))) {
             self.sender = None;
         }
     }

@@ -36,11 +36,11 @@ const SHORT_MAX: i64 = 1000;
 pub const PER_ACCOUNT: usize = 2;
 
 /// How long a long list waits for one of them.
-const SLOT_LIMIT: Duration = Duration::from_secs(5);
+const SLOT_LIMIT: Duration = Duration::from_secs(4);
 
 /// How long a long list waits for the query of another one of its account. One query at a time: each
 /// occupies a core and a connection.
-const QUERY_LIMIT: Duration = Duration::from_secs(20);
+const QUERY_LIMIT: Duration = Duration::from_secs(5);
 
 /// How often a long list checks that its session is still open.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
@@ -152,20 +152,33 @@ pub(super) async fn list(
     let projection: &dyn Projection =
         if position.is_some() { &CustomerHistory } else { &Customers };
     let mut db = read_your_writes::reader(&api, source, kind, projection, shown).await?;
-    let rows = match position {
-        Some(position) => {
-            customer_history::youngest_at(&mut *db, position, after, number).left_stream()
-        }
-        None => customers::youngest(&mut *db, after, number).right_stream(),
-    };
-    let Selection::Page(limit) = query.selection else {
-        let answer = whole(&api, rows, holds).await;
+    let tasks = api.tasks.clone();
+    let reading = async move {
+        let rows = match position {
+            Some(position) => {
+                customer_history::youngest_at(&mut *db, position, after, number).left_stream()
+            }
+            None => customers::youngest(&mut *db, after, number).right_stream(),
+        };
+        let answer = if let Selection::Page(limit) = query.selection {
+            let rows: Vec<Row> = rows.try_collect().await?;
+            page(&api, rows, limit, position, query.as_of.as_ref())
+        } else {
+            whole(&api, rows, holds).await
+        };
         drop(query_slot);
-        return answer;
+        answer
     };
-    let rows: Vec<Row> = rows.try_collect().await?;
-    drop(query_slot);
-    page(&api, rows, limit, position, query.as_of.as_ref())
+    match kind {
+        PoolKind::Short => reading.await,
+        // To its end, even if the client disconnects: until then the query occupies its connection, and so
+        // its slot.
+        PoolKind::Long => {
+            let read = tasks.spawn_until_shutdown(reading).await;
+            let stopped = || ApiError::Unavailable("the process is stopping".to_owned());
+            read.map_err(|error| ApiError::Internal(error.to_string()))?.ok_or_else(stopped)?
+        }
+    }
 }
 
 /// All rows, in one response that may be spooled to disk.
@@ -180,7 +193,7 @@ async fn whole(
     while let Some(row) = rows.try_next().await? {
         if let Some(Holds { watch, .. }) = &holds {
             if watch.ended().is_cancelled() {
-                return Err(ApiError::Unauthenticated);
+                return Err(watch.error());
             }
             answer.give_way().await;
         }

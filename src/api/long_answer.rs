@@ -28,6 +28,9 @@ const CHUNK: usize = 64 * 1024;
 /// How long a long answer is read before it may give way.
 const TURN: Duration = Duration::from_millis(4);
 
+/// The longest pause: a turn also has the time for which PostgreSQL was waited for.
+const PAUSE_MAX: Duration = Duration::from_millis(50);
+
 /// How long it gives way after a request of another client.
 const BUSY: Duration = Duration::from_millis(250);
 
@@ -68,7 +71,7 @@ impl<'a> LongAnswer<'a> {
             self.busy_until = now + BUSY;
         }
         if now < self.busy_until {
-            tokio::time::sleep(took).await;
+            tokio::time::sleep(took.min(PAUSE_MAX)).await;
         }
         self.turn = Instant::now();
     }

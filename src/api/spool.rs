@@ -85,6 +85,7 @@ impl SpoolShare {
         let used = self.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if used > self.limit {
             self.used.fetch_sub(bytes, Ordering::Relaxed);
+            metrics::counter!("customers_spool_refused_total").increment(1);
             return Err(ApiError::SpoolFull);
         }
         self.bytes += bytes;

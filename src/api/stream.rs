@@ -11,6 +11,7 @@ use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::account_slots::AccountSlot;
 use super::error::ApiError;
@@ -70,6 +71,7 @@ pub(super) async fn stream(
     let stream = Stream {
         follower: api.tail.follow(from, head),
         watch: SessionWatch::start(&api, principal, Auditor::ROLE, CHECK_INTERVAL),
+        stopping: api.stopping.clone(),
         sent_at: Instant::now(),
         _slot: StreamSlot::new(slot),
         _account_slot: account_slot,
@@ -102,6 +104,7 @@ pub fn frame(event: &StoredEvent) -> Result<String, DecodeError> {
 /// The state of one stream.
 struct Stream {
     follower: Follower,
+    stopping: CancellationToken,
     watch: SessionWatch,
     sent_at: Instant,
     _slot: StreamSlot,
@@ -114,6 +117,7 @@ impl Stream {
         let next = tokio::select! {
             // In this order, so that nothing is sent after the stream must end.
             biased;
+            () = self.stopping.cancelled() => None,
             () = self.watch.ended().cancelled() => None,
             frames = self.follower.next() => frames.unwrap_or_else(|error| {
                 tracing::warn!(%error, "event stream: log read failed, stream ended");

@@ -72,7 +72,7 @@ impl Auth {
         let known = account.as_ref().map(|account| account.username.clone());
         let Some(account) = account.filter(|account| matched.is_right() && !account.disabled)
         else {
-            let reached = self.throttle.count(subject).await?;
+            let reached = self.throttle.count(subject, known.is_some()).await?;
             if let (Some(by), Some(username)) = (reached, known) {
                 self.record_throttled(username, by, metadata.clone());
             }

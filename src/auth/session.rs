@@ -27,6 +27,9 @@ use crate::events::values::{Role, Username};
 /// The most sessions that are listed: no account has more (`CUSTOMERS_SESSION_LIMIT`).
 const SESSIONS_MAX: u32 = 1000;
 
+/// How many requests per second a session may send to list and end sessions, if requests are limited.
+const MANAGEMENT_RATE: u32 = 20;
+
 /// How many sessions one script reads or ends.
 const STEP: usize = 100;
 
@@ -183,7 +186,9 @@ impl Sessions {
         let tag = claims.sub.as_str();
         let (rate, limit) = match purpose {
             Purpose::Access | Purpose::CookieProof => ("rate".to_owned(), self.limits.requests),
-            Purpose::SessionManagement => (format!("rate:{}", claims.sid), self.limits.requests),
+            Purpose::SessionManagement => {
+                (format!("rate:{}", claims.sid), self.limits.requests.min(MANAGEMENT_RATE))
+            }
             Purpose::Logout => ("rate".to_owned(), 0),
         };
         let reply = self

@@ -20,9 +20,12 @@ const WINDOW_SECONDS: u32 = 60;
 const WAIT_MAX_SECONDS: u32 = 15 * 60;
 const REMEMBERED_SECONDS: u32 = 60 * 60;
 
-/// The slow failures: after this many times the limit in one window of a day, they are throttled, too.
+/// The slow failures: after this many times the limit in one long window, they are throttled, too. The window
+/// is a day for an account, an hour for an address, and none for a name without an account: strangers can
+/// invent any number of names, and each window is a key in Redis.
 const MANY: i64 = 10;
 const DAY_SECONDS: u32 = 24 * 60 * 60;
+const HOUR_SECONDS: u32 = 60 * 60;
 
 /// Counts failed log-ins.
 pub struct Throttle {
@@ -105,26 +108,33 @@ impl Throttle {
         Ok(verdict)
     }
 
-    /// Counts a failure; returns the limit that it reached, if it did.
+    /// Counts a failure; returns the limit that it reached, if it did. `is_known`: there is an account of
+    /// that name.
     pub(super) async fn count(
         &self,
         subject: Subject<'_>,
+        is_known: bool,
     ) -> Result<Option<ThrottledBy>, RedisClientError> {
         let mut reached = None;
         for counter in subject.counters() {
+            let long_window = match counter.by {
+                ThrottledBy::Account | ThrottledBy::Session if is_known => DAY_SECONDS,
+                ThrottledBy::Account | ThrottledBy::Session => 0,
+                ThrottledBy::Address => HOUR_SECONDS,
+            };
             let is_reached: bool = self
                 .client
                 .run(
                     self.count
                         .key(self.key(&counter, "login-failures"))
                         .key(self.key(&counter, "login-throttled"))
-                        .key(self.key(&counter, "login-failures-day"))
+                        .key(self.key(&counter, "login-failures-long"))
                         .arg(self.limit)
                         .arg(WINDOW_SECONDS)
                         .arg(WAIT_MAX_SECONDS)
                         .arg(REMEMBERED_SECONDS)
                         .arg(self.limit * MANY)
-                        .arg(DAY_SECONDS),
+                        .arg(long_window),
                 )
                 .await?;
             if is_reached {

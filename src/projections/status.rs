@@ -77,7 +77,7 @@ pub async fn of(projection: &dyn Projection, pool: &PgPool) -> Result<Status, Pr
                       join pg_database d on d.oid = l.database and d.datname = current_database()
                       join pg_class c on c.oid = l.relation and c.relname = $3
                       join pg_namespace n on n.oid = c.relnamespace and n.nspname = 'locks'
-                      where l.locktype = 'relation' and l.granted
+                      where l.locktype = 'relation' and l.granted and l.mode = 'ExclusiveLock'
                   ) end as is_running
            from projections p left join rebuilds r on (r.projection, r.version) = (p.name, p.version)
            where p.name = $1 and p.version = $2"#,

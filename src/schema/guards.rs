@@ -56,7 +56,8 @@ const GUARDS: [Guard; 13] = [
     ),
     guard(
         "the role writes to the log through functions only",
-        "not has_table_privilege('public.events', 'insert, update, delete, truncate, trigger')",
+        "not has_table_privilege('public.events', 'insert, update, delete, truncate, trigger')
+         and not has_any_column_privilege('public.events', 'insert, update')",
         "revoke insert, update, delete, truncate, trigger on events from the role",
     ),
     guard(

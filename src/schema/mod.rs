@@ -56,6 +56,31 @@ const GRANTS: &str = "
     grant delete on idempotency_keys, imports to {role};
 ";
 
+/// Takes all rights of PUBLIC on the owner's objects. The migrations do so, too; a dump that was restored
+/// without its privileges has the defaults again, with EXECUTE for PUBLIC.
+const REVOKES: &str = "
+    do $$
+    declare
+        name text;
+    begin
+        revoke all on schema public, shadow, previous, locks from public;
+        for name in
+            select c.oid::regclass::text from pg_class c
+            where c.relnamespace in ('public'::regnamespace, 'shadow'::regnamespace,
+                                     'previous'::regnamespace, 'locks'::regnamespace)
+              and c.relkind in ('r', 'S') and c.relowner = current_user::regrole
+        loop
+            execute 'revoke all on ' || name || ' from public';
+        end loop;
+        for name in
+            select p.oid::regprocedure::text from pg_proc p
+            where p.pronamespace = 'public'::regnamespace and p.proowner = current_user::regrole
+        loop
+            execute 'revoke all on routine ' || name || ' from public';
+        end loop;
+    end
+    $$";
+
 /// Why the schema could not be migrated, or is not the one of this program.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
@@ -79,8 +104,8 @@ pub async fn migrate(
     let mut transaction = connection.begin().await?;
     // A concurrent migration waits here.
     transaction.execute("lock table _sqlx_migrations in share row exclusive mode").await?;
-    transaction.execute("revoke all on _sqlx_migrations from public").await?;
     MIGRATOR.run(&mut *transaction).await?;
+    transaction.execute(REVOKES).await?;
     if let Some(service) = service {
         let service: PgConnectOptions = service.expose_secret().parse()?;
         if service.get_username() != owner.get_username() {

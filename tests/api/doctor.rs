@@ -44,6 +44,7 @@ async fn what_the_service_could_do_beyond_its_needs_is_named() {
         ),
         (format!("alter role {role} superuser"), "the role is not a superuser"),
         (format!("alter role {plain_owner} superuser"), "the owner of the log is not a superuser"),
+        (format!("grant insert (position) on events to {role}"), log),
         (
             format!("grant update (role) on accounts to {role}"),
             "the role changes accounts through functions only",

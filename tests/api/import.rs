@@ -495,3 +495,27 @@ async fn spool_files_have_a_budget() {
     assert_eq!(send(service.get("/customers?numbers=1000").login(&editor)).await.status, 200);
     service.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_arrives_after_its_session_has_ended_imports_nothing() {
+    let service = Service::start().await;
+    let editor = service.log_in_as(Role::Editor).await;
+    let again = service.log_in("editor").await;
+    let mut stream = TcpStream::connect(service.address).await.unwrap();
+    let head = format!(
+        "POST /customers/import HTTP/1.1\r\nHost: customers.test\r\nAuthorization: Bearer {}\r\n\
+         Content-Type: text/csv\r\nContent-Length: 1000\r\n\r\nname,dob\nAda,1990-12-10\n",
+        editor.token
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    assert_eq!(verdict(service.delete("/logout").token(&editor)).await, "200");
+    let mut answer = vec![0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, b"HTTP/1.1 401");
+    // Its slot is free.
+    for _ in 0..PER_ACCOUNT {
+        let answer = send(import(&service, &again, NDJSON).body(people(1))).await;
+        assert_eq!(summary(&answer)["created"], 1, "{answer:?}");
+    }
+    service.stop().await;
+}

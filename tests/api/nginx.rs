@@ -55,6 +55,8 @@ impl Nginx {
         let (http, https) = (free_port(), free_port());
         let mut conf = std::fs::read_to_string("deploy/nginx.conf").unwrap();
         for (deployed, here) in [
+            // First, because the path of the folder may contain it.
+            (" /tmp/", format!(" {}/", folder.display())),
             ("listen 8080", format!("listen 127.0.0.1:{http}")),
             ("listen 8443", format!("listen 127.0.0.1:{https}")),
             ("server customers:8080 resolve", format!("server {}", service.address)),
@@ -65,7 +67,6 @@ impl Nginx {
             ("/run/secrets/tls_key", key),
             ("/dev/stderr", at("error.log")),
             ("/dev/stdout", at("access.log")),
-            (" /tmp/", format!(" {}/", folder.display())),
         ] {
             assert!(conf.contains(deployed), "deploy/nginx.conf no longer has {deployed}");
             conf = conf.replace(deployed, &here);

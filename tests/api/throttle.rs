@@ -1,5 +1,8 @@
 //! The throttling of failed log-ins, per account and per address.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use customers::config::Config;
 use customers::events::values::Role;
 use futures_util::future::join_all;
@@ -221,4 +224,59 @@ async fn a_thousand_wrong_passwords_are_ten_guesses() {
     assert!((10..=11).contains(&guesses), "{guesses}");
     assert_eq!(verdict(log_in(&service, "ada", PASSWORD, "203.0.113.1")).await, "429 rate-limited");
     throttled(&service, "ada").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_of_one_network_keeps_no_other_log_in_waiting() {
+    let service = service_with(0).await;
+    service.add_account("ada", Role::Viewer).await;
+    let answered = Arc::new(AtomicUsize::new(0));
+    let mut crowd = vec![];
+    // Every client has an address (/64) of its own; the networks (/48) are the same.
+    for number in 0..258 {
+        let guess = log_in(&service, "nobody", "a guess", &format!("2001:db8:1:{number:x}::1"));
+        let answered = Arc::clone(&answered);
+        crowd.push(tokio::spawn(async move {
+            let told = verdict(guess).await;
+            answered.fetch_add(1, Ordering::SeqCst);
+            told
+        }));
+    }
+    until("the queue is at work", async || answered.load(Ordering::SeqCst) >= 2).await;
+    let before = answered.load(Ordering::SeqCst);
+    assert_eq!(verdict(log_in(&service, "ada", PASSWORD, "2001:db8:2::1")).await, "200");
+    let between = answered.load(Ordering::SeqCst) - before;
+    assert!(between < 60, "{between} of the crowd came first");
+    for told in join_all(crowd).await {
+        let told = told.unwrap();
+        assert!(["401 unauthenticated", "503 overloaded"].contains(&told.as_str()), "{told}");
+    }
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn invented_names_leave_nothing_in_redis_for_long() {
+    let service = service_with(3).await;
+    service.add_account("ada", Role::Viewer).await;
+    let long = |tag: &str| format!("{}:{{{tag}}}:login-failures-long", service.config.redis_prefix);
+    for name in ["ada", "invented"] {
+        let attempt = log_in(&service, name, "wrong password", "192.0.2.1");
+        assert_eq!(verdict(attempt).await, "401 unauthenticated");
+    }
+    assert!(!forget(&long("invented")).await);
+    assert!(forget(&long("ada")).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_cannot_be_changed_without_end() {
+    let service = service_with(3).await;
+    let login = service.log_in_as(Role::Viewer).await;
+    let change = || {
+        let body = json!({"old": PASSWORD, "new": PASSWORD});
+        verdict(service.post("/password").json(&body).token(&login))
+    };
+    for _ in 0..3 {
+        assert_eq!(change().await, "200");
+    }
+    assert_eq!(change().await, "429 rate-limited");
 }
