@@ -16,7 +16,9 @@ use tower_governor::{GovernorError, GovernorLayer};
 
 use super::body::BODY_MAX;
 use super::error::ApiError;
+use super::pace;
 use super::request::Caller;
+use super::state::Api;
 use crate::tasks::Tasks;
 
 /// How often the counts of idle clients are dropped.
@@ -58,8 +60,9 @@ impl Limits {
         next.run(request).await
     }
 
-    /// Answers 503 if the handler takes longer than the time limit, and a 429 after a pause.
-    pub(super) async fn answer(self, request: Request, next: Next) -> Response {
+    /// Answers 503 if the handler takes longer than the time limit, a 429 after a pause, and a long answer
+    /// only to a client that reads it in time.
+    pub(super) async fn answer(self, api: Api, request: Request, next: Next) -> Response {
         let answer = tokio::time::timeout(self.answer, next.run(request)).await;
         let answer = answer.unwrap_or_else(|_| {
             let cause = format!("no answer within {:?}", self.answer);
@@ -68,7 +71,7 @@ impl Limits {
         if answer.status() == StatusCode::TOO_MANY_REQUESTS {
             tokio::time::sleep(REFUSAL_PAUSE).await;
         }
-        answer
+        pace::timed(&api.tasks, answer)
     }
 }
 

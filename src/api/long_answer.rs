@@ -7,16 +7,15 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
-use futures_util::stream;
 use tokio::fs::File;
 use tokio::io::AsyncReadExt as _;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::account_slots::AccountSlot;
 use super::error::ApiError;
+use super::pace::Sender;
 use super::session_watch::SessionWatch;
-use super::spool::{SpoolFile, in_time};
+use super::spool::SpoolFile;
 use super::state::Api;
 
 /// How many bytes are kept in memory before they spill to a file.
@@ -103,8 +102,7 @@ impl<'a> LongAnswer<'a> {
             Some(file) => {
                 let (file, share) = file.into_reader().await?;
                 length += share.bytes();
-                // One chunk waits in the channel, one for the client.
-                let (sender, chunks) = mpsc::channel(1);
+                let (sender, body) = Sender::new();
                 self.api.tasks.spawn_until_shutdown(async move {
                     let sending = send(sender, head.into(), file, tail.into());
                     match holds {
@@ -116,11 +114,7 @@ impl<'a> LongAnswer<'a> {
                     }
                     drop(share);
                 });
-                // An answer that ends before its Content-Length is an error for its client.
-                Body::from_stream(stream::unfold(chunks, async |mut chunks| {
-                    let chunk: Option<std::io::Result<Bytes>> = chunks.recv().await;
-                    chunk.map(|chunk| (chunk, chunks))
-                }))
+                body
             }
         };
         let mut response = body.into_response();
@@ -132,34 +126,21 @@ impl<'a> LongAnswer<'a> {
 }
 
 /// Sends head, file and tail, until the client is too slow or has gone.
-async fn send(
-    sender: mpsc::Sender<std::io::Result<Bytes>>,
-    head: Bytes,
-    mut file: File,
-    tail: Bytes,
-) {
-    let (began, mut sent) = (Instant::now(), 0);
-    let mut pass = async |chunk: std::io::Result<Bytes>| {
-        let length = chunk.as_ref().map_or(0, Bytes::len) as u64;
-        let passed = in_time(began, sent, sender.send(chunk)).await;
-        sent += length;
-        matches!(passed, Some(Ok(())))
-    };
-    if !pass(Ok(head)).await {
+async fn send(mut sender: Sender, head: Bytes, mut file: File, tail: Bytes) {
+    if !sender.send(Ok(head)).await {
         return;
     }
     loop {
         let mut chunk = Vec::with_capacity(CHUNK);
-        let read = (&mut file).take(CHUNK as u64).read_to_end(&mut chunk).await;
-        match read {
+        match (&mut file).take(CHUNK as u64).read_to_end(&mut chunk).await {
             Ok(0) => break,
-            Ok(_) if pass(Ok(chunk.into())).await => {}
+            Ok(_) if sender.send(Ok(chunk.into())).await => {}
             Ok(_) => return,
             Err(error) => {
-                pass(Err(error)).await;
+                sender.send(Err(axum::Error::new(error))).await;
                 return;
             }
         }
     }
-    pass(Ok(tail)).await;
+    sender.send(Ok(tail)).await;
 }

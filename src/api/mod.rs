@@ -45,6 +45,9 @@ mod as_of;
 /// Signed cursors of lists.
 mod cursor;
 
+/// The least rate of reading and sending.
+mod pace;
+
 /// Spool files: imports and long lists on disk.
 pub mod spool;
 
@@ -82,7 +85,7 @@ mod projections;
 mod ops;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::routing::{MethodRouter, delete, get, post, put};
 
@@ -166,7 +169,10 @@ pub fn router(api: Api, rate_limit: Option<&RateLimit>, origins: &[String]) -> R
         let (method, path, limits) = (route.method, route.path, route.limits);
         handler = handler
             .route_layer(middleware::from_fn(move |request, next| limits.body(request, next)))
-            .route_layer(middleware::from_fn(move |request, next| limits.answer(request, next)))
+            .route_layer(middleware::from_fn_with_state(
+                api.clone(),
+                move |State(api): State<Api>, request, next| limits.answer(api, request, next),
+            ))
             .route_layer(middleware::from_fn(move |request: Request, next: Next| async move {
                 let response = next.run(request).await;
                 let status = response.status().as_u16().to_string();

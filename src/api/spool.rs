@@ -1,45 +1,16 @@
 //! Spool files: unlinked files for lists that are sent to slow clients, and for the bodies of imports. They
-//! share a budget, so that no client can fill the disk, and a client that is too slow loses its file.
+//! share a budget, so that no client can fill the disk.
 
 use std::io::SeekFrom;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use tokio::fs::File;
 use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
-use tokio::time::Instant;
 
 use super::error::ApiError;
 use crate::telemetry::as_f64;
-
-/// How long the next chunk may take to be read by the client, or to arrive from it.
-pub(super) const CHUNK_LIMIT: Duration = Duration::from_secs(30);
-
-/// The least rate at which a client must read a long answer or send a long body, in bytes per second on
-/// average after the first [`CHUNK_LIMIT`].
-const LEAST_RATE: u64 = 8 * 1024;
-
-/// When `bytes` must have passed that began at `began`.
-fn deadline(began: Instant, bytes: u64) -> Instant {
-    let average = began + CHUNK_LIMIT + Duration::from_millis(bytes * 1000 / LEAST_RATE);
-    average.min(Instant::now() + CHUNK_LIMIT)
-}
-
-/// Waits until the next chunk has passed; `None` if the client is slower than it may be. `bytes` have
-/// passed since `began`.
-pub(super) async fn in_time<T>(
-    began: Instant,
-    bytes: u64,
-    chunk: impl Future<Output = T>,
-) -> Option<T> {
-    let passed = tokio::time::timeout_at(deadline(began, bytes), chunk).await.ok();
-    if passed.is_none() {
-        metrics::counter!("customers_slow_clients_total").increment(1);
-    }
-    passed
-}
 
 /// The folder of the spool files and their budget.
 pub struct SpoolSpace {

@@ -1,5 +1,7 @@
 //! Lists: youngest first, complete, and of one consistent state, however slowly the client reads.
 
+use std::time::Duration;
+
 use chrono::NaiveDate;
 use customers::api::list::PER_ACCOUNT;
 use customers::demo;
@@ -11,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::harness::{Answer, Login, Service, With as _, send, until};
+use crate::harness::{Answer, Login, PATIENCE, Service, With as _, send, until};
 
 /// So many customers that a list is spilled to a file (over 256 KiB) and fits into no socket buffer.
 const MANY: u64 = 10_000;
@@ -201,13 +203,13 @@ async fn a_client_that_reads_slowly_gets_one_state_and_holds_nothing_in_the_data
     assert_eq!(list(&service, &editor, "").await.body["number"], MANY - 1);
 }
 
-/// Requests all customers with a small receive window, and reads the head of the answer only.
-async fn stalled_list(service: &Service, login: &Login) -> TcpStream {
+/// Requests a list with a small receive window, and reads the head of the answer only.
+async fn stalled_list(service: &Service, login: &Login, query: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut stream = socket.connect(service.address).await.unwrap();
     let head = format!(
-        "GET /customers HTTP/1.1\r\nHost: customers.test\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n",
+        "GET /customers{query} HTTP/1.1\r\nHost: customers.test\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n",
         login.token
     );
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -225,7 +227,7 @@ async fn slow_readers_of_one_account_leave_room_for_the_others() {
     let slow = service.log_in_as(Role::Viewer).await;
     let mut stalled = vec![];
     for _ in 0..PER_ACCOUNT {
-        stalled.push(stalled_list(&service, &slow).await);
+        stalled.push(stalled_list(&service, &slow, "").await);
     }
     let refused = list(&service, &slow, "").await;
     assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")), "{refused:?}");
@@ -258,7 +260,7 @@ async fn a_list_that_is_not_read_gives_its_file_back() {
     append_many(&service, &editor).await;
     let mut stalled = vec![];
     for _ in 0..PER_ACCOUNT {
-        stalled.push(stalled_list(&service, &editor).await);
+        stalled.push(stalled_list(&service, &editor, "").await);
     }
     assert_eq!(list(&service, &editor, "").await.status, 429);
     // Each request waits for a slot for a few seconds.
@@ -267,5 +269,25 @@ async fn a_list_that_is_not_read_gives_its_file_back() {
         tries += 1;
         assert!(tries < 12, "the files are still held");
     }
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_that_is_read_too_slowly_is_cut_off() {
+    let service = Service::start().await;
+    let editor = service.log_in_as(Role::Editor).await;
+    append_many(&service, &editor).await;
+    let mut stream = stalled_list(&service, &editor, "?numbers=900").await;
+    let mut piece = [0; 100];
+    let mut read = 0;
+    // A hundred bytes a second are no stall for the kernel, and much less than the least rate.
+    let cut = async {
+        while let Ok(length @ 1..) = stream.read(&mut piece).await {
+            read += length;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE * 6, cut).await.expect("the answer is cut off");
+    assert!(read < 90_000, "{read} bytes were read");
     service.stop().await;
 }
