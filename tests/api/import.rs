@@ -420,6 +420,18 @@ async fn an_import_ends_when_its_account_is_disabled() {
     service.stop().await;
 }
 
+/// Sends the head and the first lines of an import, and no more.
+async fn unfinished_import(service: &Service, login: &Login) -> TcpStream {
+    let mut stream = TcpStream::connect(service.address).await.unwrap();
+    let head = format!(
+        "POST /customers/import HTTP/1.1\r\nHost: customers.test\r\nAuthorization: Bearer {}\r\n\
+         Content-Type: text/csv\r\nContent-Length: 1000\r\n\r\nname,dob\nAda,1990-12-10\n",
+        login.token
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bodies_that_arrive_slowly_keep_no_import_out() {
     let service = Service::start().await;
@@ -427,16 +439,10 @@ async fn bodies_that_arrive_slowly_keep_no_import_out() {
     for name in ["one", "two", "three"] {
         service.add_account(name, Role::Editor).await;
         let login = service.log_in(name).await;
-        let head = format!(
-            "POST /customers/import HTTP/1.1\r\nHost: customers.test\r\nAuthorization: Bearer {}\r\n\
-             Content-Type: text/csv\r\nContent-Length: 1000\r\n\r\nname,dob\n",
-            login.token
-        );
         let mut answers = vec![];
         // One more than the account may have, whichever of them comes last.
         for _ in 0..=PER_ACCOUNT {
-            let mut stream = TcpStream::connect(service.address).await.unwrap();
-            stream.write_all(head.as_bytes()).await.unwrap();
+            let mut stream = unfinished_import(&service, &login).await;
             answers.push(Box::pin(async move {
                 let mut answer = vec![0; 12];
                 stream.read_exact(&mut answer).await.unwrap();
@@ -501,13 +507,7 @@ async fn a_body_that_arrives_after_its_session_has_ended_imports_nothing() {
     let service = Service::start().await;
     let editor = service.log_in_as(Role::Editor).await;
     let again = service.log_in("editor").await;
-    let mut stream = TcpStream::connect(service.address).await.unwrap();
-    let head = format!(
-        "POST /customers/import HTTP/1.1\r\nHost: customers.test\r\nAuthorization: Bearer {}\r\n\
-         Content-Type: text/csv\r\nContent-Length: 1000\r\n\r\nname,dob\nAda,1990-12-10\n",
-        editor.token
-    );
-    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut stream = unfinished_import(&service, &editor).await;
     assert_eq!(verdict(service.delete("/logout").token(&editor)).await, "200");
     let mut answer = vec![0; 12];
     stream.read_exact(&mut answer).await.unwrap();

@@ -168,17 +168,8 @@ async fn a_client_that_reads_slowly_gets_one_state_and_holds_nothing_in_the_data
     let editor = service.log_in_as(Role::Editor).await;
     append_many(&service, &editor).await;
 
-    // With a receive window of a few kilobytes the service cannot send the list before the test reads it.
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(4096).unwrap();
-    let mut stream = socket.connect(service.address).await.unwrap();
-    let head = format!(
-        "GET /customers HTTP/1.1\r\nHost: customers.test\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n",
-        editor.token
-    );
-    stream.write_all(head.as_bytes()).await.unwrap();
-    let mut answer = vec![0; 1000];
-    stream.read_exact(&mut answer).await.unwrap();
+    // The service cannot send the list before the test reads it.
+    let mut stream = stalled_list(&service, &editor, "").await;
 
     // The service has read the whole list from PostgreSQL by now.
     let busy = "select count(*) from pg_stat_activity
@@ -193,6 +184,7 @@ async fn a_client_that_reads_slowly_gets_one_state_and_holds_nothing_in_the_data
     let deleted = send(service.delete(&format!("/customers/{oldest}")).token(&editor)).await;
     assert_eq!(deleted.status, 200);
 
+    let mut answer = vec![];
     stream.read_to_end(&mut answer).await.unwrap();
     let answer = String::from_utf8(answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
