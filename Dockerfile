@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # Stages: source -> test (the tests' image), source -> builder -> runtime (the service, the default).
 
 FROM rust:1.95-slim-bookworm AS source

@@ -123,6 +123,8 @@ fn nginx_and_the_production_file_agree() {
 fn the_image_is_built_and_started_with_what_exists() {
     let dockerfile = read("Dockerfile");
     assert!(dockerfile.contains(&format!("FROM rust:{}-", env!("CARGO_PKG_RUST_VERSION"))));
+    // A frontend is fetched from a registry, also where all base images are there already.
+    assert!(!dockerfile.contains("syntax="), "the image is built with the builder's own frontend");
     let (_, runtime) = dockerfile.split_once(" AS runtime").expect("there is a runtime stage");
     for line in runtime.lines() {
         if let Some(command) = line.strip_prefix("CMD ") {
