@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use customers::pools::Pools;
+use customers::postgres::Pool;
 use customers::projections::customer_history::CustomerHistory;
 use customers::projections::customers::Customers;
 use customers::projections::rebuild::rebuild;
@@ -23,7 +24,7 @@ use customers::projections::verify::verify;
 use customers::projections::{ALL, Projection};
 use reqwest::Method;
 use secrecy::{ExposeSecret as _, SecretString};
-use sqlx::{Connection as _, Executor as _, PgConnection, PgPool};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::time::Instant;
 
 use crate::service::{Service, customers, log};
@@ -64,7 +65,7 @@ fn variable(name: &str, default: i64) -> i64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-async fn by_sql(pool: &PgPool, statements: &[&str]) -> f64 {
+async fn by_sql(pool: &Pool, statements: &[&str]) -> f64 {
     let began = Instant::now();
     for statement in statements {
         pool.execute(*statement).await.unwrap();
@@ -159,7 +160,7 @@ async fn main() {
 }
 
 /// The time and memory of a rebuild.
-async fn time(pool: &PgPool, stored: i64, rounds: i64) {
+async fn time(pool: &Pool, stored: i64, rounds: i64) {
     println!("A log of {stored} events; medians of {rounds} rounds in turn.\n");
     println!(
         "| projection | by SQL in PostgreSQL, s | rebuild, s | events/s | ratio | floor | goal | memory, MiB |"
@@ -195,7 +196,7 @@ async fn time(pool: &PgPool, stored: i64, rounds: i64) {
 }
 
 /// The latency of reads during a rebuild.
-async fn live_reads(pool: &PgPool, ids: i64, rate: u64) {
+async fn live_reads(pool: &Pool, ids: i64, rate: u64) {
     let service = Arc::new(Service::start().await);
     let over = Arc::new(AtomicBool::new(false));
     let idle = async {

@@ -9,7 +9,6 @@ use std::time::Duration;
 use axum::serve::ListenerExt as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use socket2::SockRef;
-use sqlx::PgPool;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +28,8 @@ use crate::events::log::import;
 use crate::events::log::notify::Subscription;
 use crate::feed::tail::Tail;
 use crate::pools::{self, Pools};
+use crate::postgres::Pool;
+use crate::postgres::{self, Server};
 use crate::projections::customer_history::CustomerHistory;
 use crate::projections::customers::Customers;
 use crate::projections::projector::Projector;
@@ -42,6 +43,9 @@ const APPEND_DRAIN: Duration = Duration::from_secs(2);
 
 /// How long background tasks may take to end at shutdown.
 const TASK_DRAIN: Duration = Duration::from_secs(2);
+
+/// The pause between two attempts to reach PostgreSQL at the start.
+const START_RETRY: Duration = Duration::from_millis(500);
 
 /// How often expired idempotency keys and imports are deleted.
 const PURGE_EVERY: Duration = Duration::from_mins(1);
@@ -81,6 +85,11 @@ pub enum StartError {
     Schema(#[from] SchemaError),
     #[error(transparent)]
     Projection(#[from] ProjectionError),
+    #[error(
+        "DATABASE_URL: leads to a pooler in transaction mode, which loses settings and notifications; use its \
+         session mode, or the address of PostgreSQL itself"
+    )]
+    TransactionPooled,
     #[error("cannot listen on {0}: {1}")]
     Listen(SocketAddr, std::io::Error),
     #[error("{0}")]
@@ -101,13 +110,13 @@ impl App {
     /// Checks the schema, binds the listener and starts the tasks. Starts without Redis, too.
     pub async fn build(mut config: Config, clock: Clock) -> Result<Self, StartError> {
         let pools = Pools::new(database_url(&config)?)?;
-        schema::check(database_url(&config)?).await?;
-        // Read before the first projector starts, which moves the checkpoints.
-        let empty = status::status(&pools.short).await?.into_iter().filter(|of| of.checkpoint == 0);
-        let built_at = empty.map(|of| of.head).max().unwrap_or(0);
         let listener = TcpListener::bind(config.listen)
             .await
             .map_err(|error| StartError::Listen(config.listen, error))?;
+        let listener = wait_for_postgres(listener, &config, &pools.server).await?;
+        // Read before the first projector starts, which moves the checkpoints.
+        let empty = status::status(&pools.short).await?.into_iter().filter(|of| of.checkpoint == 0);
+        let built_at = empty.map(|of| of.head).max().unwrap_or(0);
         // The public URL contains the port, which may have been configured as 0.
         config.listen =
             listener.local_addr().map_err(|error| StartError::Listen(config.listen, error))?;
@@ -121,6 +130,7 @@ impl App {
         }
         auth.follow(&tasks);
         let bus = Bus::new(pools.appender.clone(), pools.short.clone());
+        tasks.spawn_until_shutdown(pools.server.clone().watch());
         tasks.spawn_until_shutdown(purge(pools.short.clone()));
         let appends = Subscription::start(&pools.appender, pools.notify.clone(), &tasks);
         let follow = |projection: &'static dyn Projection| {
@@ -135,13 +145,15 @@ impl App {
         let tail = Tail::start(pools.short.clone(), appends.clone(), frame, &tasks);
         let stopping = CancellationToken::new();
         let replica = config.read_database_url.as_ref().map(pools::replica).transpose()?;
+        let replica =
+            replica.map(|(short, long)| Replica::new(short, long, config.replica_max_lag));
         let api = Api::new(ApiState {
             bus: bus.clone(),
             imports: Imports::new(pools.import.clone(), pools.appender.clone()),
             auth: auth.clone(),
             short: pools.short.clone(),
             long: pools.long.clone(),
-            replica: replica.map(|(short, long)| Replica::new(short, long)),
+            replica,
             rebuild: pools.rebuild.clone(),
             projector: projector.clone(),
             history: history.clone(),
@@ -164,6 +176,7 @@ impl App {
             tasks: tasks.clone(),
             stopping: stopping.clone(),
         });
+        tasks.spawn_until_shutdown(api.clone().watch_replica());
         let rate_limit = RateLimit::new(config.rate_limit, &tasks);
         let router = api::router(api, rate_limit.as_ref(), &config.cors_origins);
         Ok(Self { listener, router, bus, auth, projector, history, pools, stopping, tasks })
@@ -231,6 +244,61 @@ impl App {
     }
 }
 
+/// Checks the server and its schema. While PostgreSQL does not answer, the listener answers that the
+/// process is alive and not ready.
+async fn wait_for_postgres(
+    listener: TcpListener,
+    config: &Config,
+    server: &Server,
+) -> Result<TcpListener, StartError> {
+    let Err(error) = check_postgres(server).await else { return Ok(listener) };
+    if !is_away(&error) {
+        return Err(error);
+    }
+    let failed = |error| StartError::Listen(config.listen, error);
+    let listener = listener.into_std().map_err(failed)?;
+    let early = listener.try_clone().and_then(TcpListener::from_std).map_err(failed)?;
+    let check = async {
+        let mut problem = Err(error);
+        let mut warned = None;
+        loop {
+            match problem {
+                Err(error) if is_away(&error) => {
+                    let text = format!("{:#}", anyhow::Error::from(error));
+                    if warned.as_ref() != Some(&text) {
+                        tracing::warn!(error = text, "start: waiting for PostgreSQL");
+                        warned = Some(text);
+                    }
+                }
+                checked => return checked,
+            }
+            tokio::time::sleep(START_RETRY).await;
+            problem = check_postgres(server).await;
+        }
+    };
+    api::waiting::answer_during(early, config.is_https(), check).await?;
+    TcpListener::from_std(listener).map_err(failed)
+}
+
+async fn check_postgres(server: &Server) -> Result<(), StartError> {
+    schema::check_on(&mut server.connect("customers start", &[]).await?).await?;
+    if server.is_transaction_pooled().await? {
+        return Err(StartError::TransactionPooled);
+    }
+    Ok(())
+}
+
+/// Whether the server may answer later.
+fn is_away(error: &StartError) -> bool {
+    let (StartError::Database(error) | StartError::Schema(SchemaError::Database(error))) = error
+    else {
+        return false;
+    };
+    // Too many connections.
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    postgres::is_lost(error) || code.is_some_and(|code| code == "53300")
+}
+
 /// Accounts, tokens and sessions of this process.
 fn auth(config: &Config, pools: &Pools, clock: &Clock, tasks: &Tasks) -> Result<Auth, StartError> {
     let accounts = Accounts::new(pools.accounts.clone(), pools.appender.clone());
@@ -259,7 +327,7 @@ fn set_options(stream: &TcpStream) {
 }
 
 /// Deletes expired idempotency keys and imports, for as long as the process runs.
-async fn purge(pool: PgPool) {
+async fn purge(pool: Pool) {
     loop {
         if let Err(error) = idempotency::purge(&pool).await {
             tracing::warn!(%error, "purge: idempotency keys failed, retrying");

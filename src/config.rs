@@ -12,6 +12,8 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 use ipnet::IpNet;
 use secrecy::SecretString;
 
+use crate::postgres::address::Address;
+
 /// Everything that can be configured: one field, with variable, default, parser and help, per variable.
 /// A secret (`hide_env_values`) may also be given as `NAME_FILE`, the path of a file that holds it.
 // A field of type `std::vec::Vec` is one value to clap; a `Vec` would be one per element.
@@ -27,6 +29,9 @@ pub struct Config {
     /// a replica that serves reads while it is available (optional)
     #[arg(long, env = "DATABASE_READ_URL", hide_env_values = true, value_parser = postgres_url)]
     pub read_database_url: Option<SecretString>,
+    /// how far the replica may lag before reads leave it: 500ms, 30s, 5m
+    #[arg(long, env = "CUSTOMERS_REPLICA_MAX_LAG", default_value = "30s", value_parser = duration)]
+    pub replica_max_lag: Duration,
     /// Redis: redis://user:password@host:port/0; with commas: nodes of a cluster
     #[arg(long, env = "REDIS_URL", hide_env_values = true, value_parser = redis_url)]
     pub redis_url: Option<SecretString>,
@@ -267,7 +272,8 @@ fn list(text: &str) -> impl Iterator<Item = &str> {
 }
 
 fn postgres_url(text: &str) -> Result<SecretString, String> {
-    url(text, &["postgres", "postgresql"])
+    Address::parse(text).map_err(|error| error.to_string())?;
+    Ok(SecretString::from(text))
 }
 
 fn redis_url(text: &str) -> Result<SecretString, String> {
@@ -309,6 +315,10 @@ fn public_url(text: &str) -> Result<String, &'static str> {
     } else {
         Err("must start with http:// or https://")
     }
+}
+
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    humantime::parse_duration(text).map_err(|_| "must be a duration like 500ms, 30s or 5m")
 }
 
 fn token_ttl(text: &str) -> Result<Duration, &'static str> {

@@ -1,15 +1,14 @@
 //! Connections to PostgreSQL: one pool per purpose.
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
-use sqlx::PgPool;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 use crate::config::ConfigError;
 use crate::events::log::Appender;
 use crate::events::log::notify;
+use crate::postgres::server::{Demand, Settings};
+use crate::postgres::{Pool, Server};
 use crate::projections::{self, rebuild};
 
 /// Connections that change accounts.
@@ -44,101 +43,111 @@ const REBUILD_ACQUIRE_LIMIT: Duration = Duration::from_mins(10);
 /// shows the purpose.
 #[derive(Clone)]
 pub struct Pools {
+    /// The server that all of them lead to.
+    pub server: Server,
     /// Appends all events; it has a connection of its own.
     pub appender: Appender,
-    pub accounts: PgPool,
+    pub accounts: Pool,
     /// Short queries and small writes.
-    pub short: PgPool,
+    pub short: Pool,
     /// Long queries: lists of all customers, comparisons with the log.
-    pub long: PgPool,
-    pub projector: PgPool,
+    pub long: Pool,
+    pub projector: Pool,
     /// Rebuilds.
-    pub rebuild: PgPool,
-    pub import: PgPool,
+    pub rebuild: Pool,
+    pub import: Pool,
     /// Notifications that the log has grown.
-    pub notify: PgPool,
+    pub notify: Pool,
 }
+
+/// For statements that a client waits for.
+const LIMITED: Settings = &[
+    ("lock_timeout", "2s"),
+    ("statement_timeout", "5s"),
+    ("idle_in_transaction_session_timeout", "2s"),
+];
+
+/// For the appender. A generic plan: planning each call costs more than a small batch.
+const APPEND: Settings = &[
+    ("lock_timeout", "2s"),
+    ("statement_timeout", "5s"),
+    ("idle_in_transaction_session_timeout", "2s"),
+    ("plan_cache_mode", "force_generic_plan"),
+];
+
+/// For long queries.
+const LONG: Settings = &[
+    ("lock_timeout", "10s"),
+    ("statement_timeout", "300s"),
+    ("idle_in_transaction_session_timeout", "60s"),
+];
+
+/// An index over many rows takes long, but PostgreSQL must not build it for a process that was killed or
+/// a machine that is gone. `synchronous_commit` may be off, because a crash that loses work also loses
+/// the record that it was done.
+const REBUILD: Settings = &[
+    ("lock_timeout", "10s"),
+    ("statement_timeout", "1h"),
+    ("idle_in_transaction_session_timeout", "60s"),
+    ("synchronous_commit", "off"),
+    ("client_connection_check_interval", "1s"),
+    ("tcp_keepalives_idle", "10"),
+    ("tcp_keepalives_interval", "5"),
+    ("tcp_keepalives_count", "4"),
+];
+
+/// Many commands may hold the append lock before a chunk, and an import can wait.
+const IMPORT: Settings = &[
+    ("lock_timeout", "10s"),
+    ("statement_timeout", "15s"),
+    ("idle_in_transaction_session_timeout", "60s"),
+];
+
+/// `synchronous_commit` may be off: a notification need not survive a crash.
+const NOTIFY: Settings = &[
+    ("lock_timeout", "2s"),
+    ("statement_timeout", "5s"),
+    ("idle_in_transaction_session_timeout", "60s"),
+    ("synchronous_commit", "off"),
+];
+
+/// A commit need not wait for the disk: a crash that loses it also loses its checkpoint, and the
+/// projector applies the events again.
+const PROJECTOR: Settings = &[
+    ("lock_timeout", "2s"),
+    ("statement_timeout", "5s"),
+    ("idle_in_transaction_session_timeout", "2s"),
+    ("synchronous_commit", "off"),
+];
+
+/// For short queries on a replica.
+const REPLICA: Settings = &[
+    ("lock_timeout", "2s"),
+    ("statement_timeout", "5s"),
+    ("idle_in_transaction_session_timeout", "60s"),
+];
 
 impl Pools {
     /// Makes the pools, which connect lazily; fails if the URL is invalid.
     pub fn new(url: &SecretString) -> Result<Self, ConfigError> {
-        let options = address(url, "DATABASE_URL")?;
-        let limited = [
-            ("lock_timeout", "2s"),
-            ("statement_timeout", "5s"),
-            ("idle_in_transaction_session_timeout", "2s"),
-        ];
-        let pool = |name, max, wait, settings: &[(&'static str, &'static str)]| {
-            PgPoolOptions::new()
-                .max_connections(max)
-                .acquire_timeout(wait)
-                // Saves a round trip per query; on a dead connection the query itself fails.
-                .test_before_acquire(false)
-                .connect_lazy_with(
-                    options.clone().application_name(name).options(settings.iter().copied()),
-                )
-        };
+        let server = server(url, "DATABASE_URL", Demand::Primary)?;
+        let projectors = u32::try_from(projections::ALL.len()).unwrap_or(u32::MAX);
+        let pool = |name, max, wait, settings| Pool::new(&server, name, max, wait, settings);
         Ok(Self {
-            appender: Appender::start(
-                options.clone().application_name("customers append").options(limited),
-            ),
-            accounts: pool("customers accounts", ACCOUNT_CONNECTIONS, ACQUIRE_LIMIT, &limited),
-            short: pool("customers read", SHORT_CONNECTIONS, ACQUIRE_LIMIT, &limited),
-            long: pool(
-                "customers bulk",
-                LONG_CONNECTIONS,
-                LONG_ACQUIRE_LIMIT,
-                &[
-                    ("lock_timeout", "10s"),
-                    ("statement_timeout", "300s"),
-                    ("idle_in_transaction_session_timeout", "60s"),
-                ],
-            ),
-            // An index over many rows takes long, but PostgreSQL must not build it for a process that was
-            // killed or a machine that is gone. `synchronous_commit` may be off, because a crash that loses
-            // work also loses the record that it was done.
+            appender: Appender::start(server.clone(), APPEND),
+            accounts: pool("customers accounts", ACCOUNT_CONNECTIONS, ACQUIRE_LIMIT, LIMITED),
+            short: pool("customers read", SHORT_CONNECTIONS, ACQUIRE_LIMIT, LIMITED),
+            long: pool("customers bulk", LONG_CONNECTIONS, LONG_ACQUIRE_LIMIT, LONG),
             rebuild: pool(
                 rebuild::APPLICATION_NAME,
                 REBUILD_CONNECTIONS,
                 REBUILD_ACQUIRE_LIMIT,
-                &[
-                    ("lock_timeout", "10s"),
-                    ("statement_timeout", "1h"),
-                    ("idle_in_transaction_session_timeout", "60s"),
-                    ("synchronous_commit", "off"),
-                    ("client_connection_check_interval", "1s"),
-                    ("tcp_keepalives_idle", "10"),
-                    ("tcp_keepalives_interval", "5"),
-                    ("tcp_keepalives_count", "4"),
-                ],
+                REBUILD,
             ),
-            // Many commands may hold the append lock before a chunk, and an import can wait.
-            import: pool(
-                "customers import",
-                IMPORT_CONNECTIONS,
-                ACQUIRE_LIMIT,
-                &[("lock_timeout", "10s"), ("statement_timeout", "15s")],
-            ),
-            // `synchronous_commit` may be off: a notification need not survive a crash.
-            notify: pool(
-                "customers growth",
-                notify::CONNECTIONS,
-                ACQUIRE_LIMIT,
-                &[("statement_timeout", "5s"), ("synchronous_commit", "off")],
-            ),
-            // A commit need not wait for the disk: a crash that loses it also loses its checkpoint, and
-            // the projector applies the events again.
-            projector: pool(
-                "customers projector",
-                u32::try_from(projections::ALL.len()).unwrap_or(u32::MAX),
-                ACQUIRE_LIMIT,
-                &[
-                    ("lock_timeout", "2s"),
-                    ("statement_timeout", "5s"),
-                    ("idle_in_transaction_session_timeout", "2s"),
-                    ("synchronous_commit", "off"),
-                ],
-            ),
+            import: pool("customers import", IMPORT_CONNECTIONS, ACQUIRE_LIMIT, IMPORT),
+            notify: pool("customers growth", notify::CONNECTIONS, ACQUIRE_LIMIT, NOTIFY),
+            projector: pool("customers projector", projectors, ACQUIRE_LIMIT, PROJECTOR),
+            server,
         })
     }
 
@@ -158,24 +167,20 @@ impl Pools {
 
 /// Pools of connections to a replica, for short and for long queries. A request that gets no connection in
 /// time reads from the primary.
-pub fn replica(url: &SecretString) -> Result<(PgPool, PgPool), ConfigError> {
-    let options = address(url, "DATABASE_READ_URL")?.application_name("customers replica");
-    let pool = |max, statement_timeout| {
-        PgPoolOptions::new()
-            .max_connections(max)
-            .acquire_timeout(REPLICA_ACQUIRE_LIMIT)
-            .test_before_acquire(false)
-            .connect_lazy_with(options.clone().options([
-                ("statement_timeout", statement_timeout),
-                ("idle_in_transaction_session_timeout", "60s"),
-            ]))
+pub fn replica(url: &SecretString) -> Result<(Pool, Pool), ConfigError> {
+    let server = server(url, "DATABASE_READ_URL", Demand::Standby)?;
+    let pool = |max, settings| {
+        Pool::new(&server, "customers replica", max, REPLICA_ACQUIRE_LIMIT, settings)
     };
-    Ok((pool(SHORT_CONNECTIONS, "5s"), pool(LONG_CONNECTIONS, "300s")))
+    Ok((pool(SHORT_CONNECTIONS, REPLICA), pool(LONG_CONNECTIONS, LONG)))
 }
 
-fn address(url: &SecretString, variable: &'static str) -> Result<PgConnectOptions, ConfigError> {
-    url.expose_secret().parse::<PgConnectOptions>().map_err(|error| {
-        let problem = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-        ConfigError::new(variable, problem)
-    })
+/// The server of a URL; the error names the variable.
+pub fn server(
+    url: &SecretString,
+    variable: &'static str,
+    demand: Demand,
+) -> Result<Server, ConfigError> {
+    Server::new(url.expose_secret(), demand)
+        .map_err(|error| ConfigError::new(variable, error.to_string()))
 }

@@ -9,19 +9,32 @@ use std::path::{Path, PathBuf};
 /// Each module of the crate root and the modules that it may use.
 const ALLOWED: [(&str, &[&str]); 19] = [
     ("clock", &[]),
-    ("config", &[]),
+    ("config", &["postgres"]),
     ("telemetry", &["config"]),
     ("tasks", &[]),
     ("files", &[]),
     ("postgres", &[]),
     ("events", &["clock", "postgres", "tasks", "telemetry"]),
-    ("feed", &["clock", "events", "tasks"]),
-    ("commands", &["clock", "events"]),
+    ("feed", &["clock", "events", "postgres", "tasks"]),
+    ("commands", &["clock", "events", "postgres"]),
     ("projections", &["clock", "events", "postgres", "tasks", "telemetry"]),
     ("auth", &["clock", "config", "events", "files", "postgres", "tasks"]),
-    ("schema", &["projections"]),
-    ("api", &["clock", "events", "feed", "commands", "projections", "auth", "tasks", "telemetry"]),
-    ("pools", &["config", "events", "projections"]),
+    ("schema", &["postgres", "projections"]),
+    (
+        "api",
+        &[
+            "clock",
+            "postgres",
+            "events",
+            "feed",
+            "commands",
+            "projections",
+            "auth",
+            "tasks",
+            "telemetry",
+        ],
+    ),
+    ("pools", &["config", "events", "postgres", "projections"]),
     (
         "app",
         &[
@@ -33,6 +46,7 @@ const ALLOWED: [(&str, &[&str]); 19] = [
             "projections",
             "auth",
             "api",
+            "postgres",
             "tasks",
             "telemetry",
             "schema",
@@ -53,6 +67,7 @@ const ALLOWED: [(&str, &[&str]); 19] = [
             "auth",
             "api",
             "files",
+            "postgres",
             "tasks",
             "telemetry",
             "schema",
@@ -75,8 +90,15 @@ const CRATE_USERS: [(&str, &[&str]); 5] = [
 ];
 
 /// The files that may contain SQL, found by the macros and functions that send it.
-const SQL_FILES: [&str; 5] =
-    ["events/log/", "commands/idempotency", "projections/", "auth/account", "schema"];
+const SQL_FILES: [&str; 6] = [
+    "events/log/",
+    "commands/idempotency",
+    "projections/",
+    "auth/account",
+    "schema",
+    // Only about connections.
+    "postgres/",
+];
 
 const VAGUE_NAMES: [&str; 5] = ["util", "common", "helper", "service", "manager"];
 

@@ -19,6 +19,7 @@ use crate::commands::{BusError, Refusal};
 use crate::events::log::AppendError;
 use crate::events::log::read::ReadError;
 use crate::events::values::{Role, ValueError};
+use crate::postgres;
 use crate::projections::ProjectionError;
 
 /// Why a request failed.
@@ -65,6 +66,9 @@ pub enum ApiError {
     /// PostgreSQL, Redis or the disk is unavailable. The cause is logged and not sent.
     #[error("a dependency is unavailable; retry later")]
     Unavailable(String),
+    /// The connection to PostgreSQL was lost. The cause is logged and not sent.
+    #[error("a dependency is unavailable; retry later")]
+    ConnectionLost(String),
     /// The projection does not show the position that the read named.
     #[error("the requested position is not shown yet; retry later")]
     PositionNotShown,
@@ -131,7 +135,7 @@ impl ApiError {
             Self::Overloaded | Self::SpoolFull => {
                 (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded")
             }
-            Self::Unavailable(_) | Self::PositionNotShown => {
+            Self::Unavailable(_) | Self::ConnectionLost(_) | Self::PositionNotShown => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Service unavailable")
             }
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
@@ -141,12 +145,16 @@ impl ApiError {
         } else {
             vec![]
         };
-        let cause = if let Self::Unavailable(cause) | Self::Internal(cause) = self {
+        let cause = if let Self::Unavailable(cause)
+        | Self::ConnectionLost(cause)
+        | Self::Internal(cause) = self
+        {
             Some(cause.clone())
         } else {
             None
         };
-        Problem { status, slug, title, detail: self.to_string(), errors, cause }
+        let is_lost = matches!(self, Self::ConnectionLost(_));
+        Problem { status, slug, title, detail: self.to_string(), errors, cause, is_lost }
     }
 
     fn header(&self) -> Option<(HeaderName, HeaderValue)> {
@@ -161,6 +169,7 @@ impl ApiError {
             | Self::Overloaded
             | Self::SpoolFull
             | Self::Unavailable(_)
+            | Self::ConnectionLost(_)
             | Self::PositionNotShown => Some((header::RETRY_AFTER, HeaderValue::from(1))),
             Self::Forbidden(_)
             | Self::NoRoute
@@ -188,6 +197,8 @@ pub struct Problem {
     errors: Vec<FieldError>,
     /// Logged and not sent.
     pub cause: Option<String>,
+    /// Whether a connection to PostgreSQL was lost.
+    pub(super) is_lost: bool,
 }
 
 impl Problem {
@@ -330,23 +341,19 @@ impl From<sqlx::Error> for ApiError {
         let is_transient = error.as_database_error().map_or(
             matches!(
                 error,
-                sqlx::Error::Io(_)
-                    | sqlx::Error::Tls(_)
-                    | sqlx::Error::Protocol(_)
-                    | sqlx::Error::PoolTimedOut
-                    | sqlx::Error::PoolClosed
-                    | sqlx::Error::WorkerCrashed
+                sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed
             ),
             |database| {
-                // Connection, rollback, resources, operator intervention, system; lock not
-                // available; read-only transaction.
+                // Rollback, resources, operator intervention, system; lock not available.
                 database.code().is_some_and(|code| {
-                    ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
-                        || matches!(code.as_ref(), "55P03" | "25006")
+                    ["40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
+                        || code == "55P03"
                 })
             },
         );
-        if is_transient {
+        if postgres::is_lost(&error) {
+            Self::ConnectionLost(error.to_string())
+        } else if is_transient {
             Self::Unavailable(error.to_string())
         } else {
             Self::Internal(error.to_string())

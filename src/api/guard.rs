@@ -8,6 +8,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 
 use super::error::ApiError;
+use super::replica::KnownPrincipal;
 use super::request::Caller;
 use super::state::Api;
 use crate::auth::{Cookie, Principal, Purpose};
@@ -87,7 +88,14 @@ impl<R: Requirement> FromRequestParts<Api> for Authorized<R> {
         let mut metadata = caller.metadata();
         let token = bearer(&parts.headers).ok_or(ApiError::Unauthenticated)?;
         let cookie = cookie(&parts.headers, cookie_name(api.https));
-        let principal = api.auth.authenticate(token, cookie, R::PURPOSE, &metadata).await?;
+        let known = parts.extensions.get::<KnownPrincipal>();
+        let principal = match known.and_then(|known| known.0.get()) {
+            Some(principal) => principal.clone(),
+            None => api.auth.authenticate(token, cookie, R::PURPOSE, &metadata).await?,
+        };
+        if let Some(known) = known {
+            let _ = known.0.set(principal.clone());
+        }
         if !principal.role.covers(R::ROLE) {
             return Err(ApiError::Forbidden(R::ROLE));
         }

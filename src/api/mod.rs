@@ -33,7 +33,7 @@ mod read_your_writes;
 /// The pool of a read: primary or replica, for short or long queries.
 pub mod pool_choice;
 
-/// Reads from a replica, with the primary as fallback.
+/// Reads from a replica, with the primary as fallback; and again after a lost connection.
 mod replica;
 
 /// Create, read, update and delete customers.
@@ -80,6 +80,9 @@ mod sessions;
 
 /// Status and rebuild of projections.
 mod projections;
+
+/// Answers before the service has started.
+pub mod waiting;
 
 /// Liveness, readiness, metrics, public keys.
 mod ops;
@@ -156,9 +159,12 @@ pub fn router(api: Api, rate_limit: Option<&RateLimit>, origins: &[String]) -> R
     let mut router = Router::new();
     for route in routes() {
         let mut handler = route.handler;
-        if route.replicated {
-            let replica = middleware::from_fn_with_state(api.clone(), replica::prefer_replica);
-            handler = handler.route_layer(replica);
+        if route.method == "GET" && route.role.is_some() {
+            let replicated = route.replicated;
+            handler = handler.route_layer(middleware::from_fn_with_state(
+                api.clone(),
+                move |state, request, next| replica::read_again(state, replicated, request, next),
+            ));
         }
         if let Some(limit) = rate_limit {
             let headers = limit.clone();

@@ -21,9 +21,9 @@ const CHECK_LIMIT: Duration = Duration::from_millis(500);
 
 /// The body of both checks.
 #[derive(Serialize)]
-struct Health {
-    status: &'static str,
-    checks: Value,
+pub(super) struct Health {
+    pub(super) status: &'static str,
+    pub(super) checks: Value,
 }
 
 /// `GET /livez`: the process answers. Checks no dependency.

@@ -6,13 +6,13 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use serde_json::json;
-use sqlx::PgPool;
 use tokio::sync::oneshot;
 
 use super::error::ApiError;
 use super::guard::{Admin, Authorized};
 use super::query::{Params, PathName};
 use super::state::Api;
+use crate::postgres::Pool;
 use crate::projections::rebuild::{Rebuild, RebuildError, Rebuilt};
 use crate::projections::status::{self, Status};
 use crate::projections::{self, Projection};
@@ -63,7 +63,7 @@ pub(super) async fn rebuild(
 /// Reports whether the rebuild began, and runs it.
 async fn run(
     projection: &'static dyn Projection,
-    pool: PgPool,
+    pool: Pool,
     begun: oneshot::Sender<Result<(), RebuildError>>,
 ) {
     let name = projection.name();

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::Response;
-use sqlx::PgPool;
 use tokio::time::Instant;
 
 use super::error::ApiError;
@@ -15,6 +14,7 @@ use super::query::plain_number;
 use super::state::Api;
 use crate::events::log::read;
 use crate::events::values::CustomerId;
+use crate::postgres::Pool;
 use crate::projections::Projection;
 use crate::projections::snapshot::{self, Reader};
 
@@ -147,7 +147,7 @@ pub(super) async fn reader(
 /// A snapshot of the replica. A replica that does not answer is marked unavailable for 1 s.
 async fn on_replica(
     api: &Api,
-    pool: &PgPool,
+    pool: &Pool,
     projection: &dyn Projection,
     position: Option<i64>,
 ) -> Result<Option<Reader>, ApiError> {

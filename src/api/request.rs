@@ -81,13 +81,26 @@ pub(super) async fn envelope(State(api): State<Api>, mut request: Request, next:
             .unwrap_or_else(|| "panic without a message".to_owned());
         ApiError::Internal(cause).into_response()
     });
+    finish(&mut response, &request_id, api.https);
+    response
+}
+
+/// Writes the problem of a failed request, and the headers of every answer.
+fn finish(response: &mut Response, request_id: &str, https: bool) {
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        write_problem(&mut response, &problem, &request_id);
+        write_problem(response, &problem, request_id);
     }
-    protect(response.headers_mut(), api.https);
-    if let Ok(value) = HeaderValue::from_str(&request_id) {
+    protect(response.headers_mut(), https);
+    if let Ok(value) = HeaderValue::from_str(request_id) {
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
+}
+
+/// The same for the router that answers before the service has started.
+pub(super) async fn early_envelope(https: bool, request: Request, next: Next) -> Response {
+    let request_id = request_id(request.headers());
+    let mut response = next.run(request).await;
+    finish(&mut response, &request_id, https);
     response
 }
 

@@ -7,7 +7,6 @@ use std::sync::atomic::AtomicU64;
 use aws_lc_rs::hmac;
 use ipnet::IpNet;
 use metrics_exporter_prometheus::PrometheusHandle;
-use sqlx::PgPool;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +18,7 @@ use crate::clock::Clock;
 use crate::commands::Bus;
 use crate::commands::import::Imports;
 use crate::feed::tail::Tail;
+use crate::postgres::Pool;
 use crate::projections::projector::Projector;
 use crate::tasks::Tasks;
 
@@ -40,11 +40,11 @@ pub struct ApiState {
     pub imports: Imports,
     pub auth: Auth,
     /// For short queries to the primary.
-    pub short: PgPool,
+    pub short: Pool,
     /// For long queries to the primary.
-    pub long: PgPool,
+    pub long: Pool,
     pub replica: Option<Replica>,
-    pub rebuild: PgPool,
+    pub rebuild: Pool,
     /// The projector of `customers`.
     pub projector: Projector,
     /// The projector of `customer_history`.
@@ -86,12 +86,19 @@ impl Api {
     }
 
     /// The pool for a query.
-    pub(super) fn pool(&self, source: Source, kind: PoolKind) -> &PgPool {
+    pub(super) fn pool(&self, source: Source, kind: PoolKind) -> &Pool {
         match (source, &self.replica, kind) {
             (Source::Replica, Some(replica), PoolKind::Short) => &replica.short,
             (Source::Replica, Some(replica), PoolKind::Long) => &replica.long,
             (_, _, PoolKind::Short) => &self.short,
             (_, _, PoolKind::Long) => &self.long,
+        }
+    }
+
+    /// Compares the replica with the primary, for as long as the process runs.
+    pub async fn watch_replica(self) {
+        if let Some(replica) = &self.replica {
+            replica.watch(&self.short, &self.clock).await;
         }
     }
 

@@ -2,7 +2,6 @@
 //! the log, appended by the function that changes the row (migration 10).
 
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::clock;
@@ -11,6 +10,7 @@ use crate::events::log::payload::EncodedMetadata;
 use crate::events::log::{Append, AppendError, Appender, NewEvent};
 use crate::events::metadata::Metadata;
 use crate::events::values::{Role, Username, ValueError};
+use crate::postgres::Pool;
 
 /// The shortest and the longest password, in bytes.
 pub const PASSWORD_BYTES: std::ops::RangeInclusive<usize> = 8..=1024;
@@ -48,7 +48,7 @@ impl Account {
 /// The table of accounts.
 #[derive(Clone)]
 pub struct Accounts {
-    pool: PgPool,
+    pool: Pool,
     /// Appends the events of sessions. The events of accounts are appended in the transaction that
     /// changes the row.
     appender: Appender,
@@ -72,26 +72,43 @@ pub struct Change {
     pub previous: i64,
 }
 
-/// A checked query that calls a function of migration 10, which changes an account and appends the event
-/// in one transaction. It has no row if there is nothing to change.
+/// Calls a function of migration 10, which changes an account and appends the event in one transaction.
+/// It has no row if there is nothing to change. If the connection was lost before the answer, the log
+/// tells whether the change was made; if not, the function is called once more.
 macro_rules! change {
-    ($call:tt, $($argument:expr),+) => {
-        sqlx::query_as!(
-            Change,
-            r#"select position as "position!", previous as "previous!" from "# + $call,
-            $($argument),+
-        )
-    };
+    ($accounts:expr, $username:expr, $event:expr, $call:tt, $($argument:expr),+) => {{
+        let pool = &$accounts.pool;
+        macro_rules! call {
+            () => {
+                sqlx::query_as!(
+                    Change,
+                    r#"select position as "position!", previous as "previous!" from "# + $call,
+                    $($argument),+
+                )
+                .fetch_optional(pool.once())
+                .await
+            };
+        }
+        match call!() {
+            Err(error) if pool.server().report(&error) => {
+                match $accounts.recorded($username, $event.command_id).await? {
+                    Some(change) => Ok(Some(change)),
+                    None => call!(),
+                }
+            }
+            answered => answered,
+        }
+    }};
 }
 
 impl Accounts {
     #[must_use]
-    pub fn new(pool: PgPool, appender: Appender) -> Self {
+    pub fn new(pool: Pool, appender: Appender) -> Self {
         Self { pool, appender }
     }
 
     /// The pool for reads of the log.
-    pub(super) fn pool(&self) -> &PgPool {
+    pub(super) fn pool(&self) -> &Pool {
         &self.pool
     }
 
@@ -154,6 +171,9 @@ impl Accounts {
         let event = AccountEvent::AccountAdded { username: username.clone(), role };
         let event = NewChange::new(&event, metadata);
         let added = change!(
+            self,
+            username,
+            event,
             "add_account($1, $2, $3, $4, $5, $6)",
             username.as_str(),
             password_hash,
@@ -162,8 +182,7 @@ impl Accounts {
             event.payload,
             event.metadata.as_str()
         );
-        let added = added.fetch_optional(&self.pool).await?;
-        added.map(drop).ok_or_else(|| AccountError::Exists(username.clone()))
+        added?.map(drop).ok_or_else(|| AccountError::Exists(username.clone()))
     }
 
     /// Replaces the password hash; with `old`, only if that is still the hash and the account is enabled.
@@ -177,6 +196,9 @@ impl Accounts {
     ) -> Result<Change, AccountError> {
         let event = NewChange::new(&AccountEvent::PasswordChanged {}, metadata);
         let changed = change!(
+            self,
+            username,
+            event,
             "change_password($1, $2, $3, $4, $5, $6)",
             username.as_str(),
             old,
@@ -185,7 +207,7 @@ impl Accounts {
             event.payload,
             event.metadata.as_str()
         );
-        known(username, changed.fetch_optional(&self.pool).await?)
+        known(username, changed?)
     }
 
     /// Changes the role; [`AccountError::Unknown`] if there is no such account.
@@ -197,6 +219,9 @@ impl Accounts {
     ) -> Result<Change, AccountError> {
         let event = NewChange::new(&AccountEvent::RoleChanged { role }, metadata);
         let changed = change!(
+            self,
+            username,
+            event,
             "change_role($1, $2, $3, $4, $5)",
             username.as_str(),
             role.as_str(),
@@ -204,7 +229,7 @@ impl Accounts {
             event.payload,
             event.metadata.as_str()
         );
-        known(username, changed.fetch_optional(&self.pool).await?)
+        known(username, changed?)
     }
 
     /// Disables the account for log-ins; its name is never reused. [`AccountError::Unknown`] if there is no
@@ -216,13 +241,16 @@ impl Accounts {
     ) -> Result<Change, AccountError> {
         let event = NewChange::new(&AccountEvent::AccountDisabled {}, metadata);
         let changed = change!(
+            self,
+            username,
+            event,
             "disable_account($1, $2, $3, $4)",
             username.as_str(),
             event.command_id,
             event.payload,
             event.metadata.as_str()
         );
-        known(username, changed.fetch_optional(&self.pool).await?)
+        known(username, changed?)
     }
 
     /// Replaces `old` by a hash with the current parameters; `false` if the hash has changed meanwhile.
@@ -235,6 +263,9 @@ impl Accounts {
     ) -> Result<bool, sqlx::Error> {
         let event = NewChange::new(&AccountEvent::PasswordRehashed {}, metadata);
         let changed = change!(
+            self,
+            username,
+            event,
             "rehash_password($1, $2, $3, $4, $5, $6)",
             username.as_str(),
             old,
@@ -243,7 +274,30 @@ impl Accounts {
             event.payload,
             event.metadata.as_str()
         );
-        Ok(changed.fetch_optional(&self.pool).await?.is_some())
+        Ok(changed?.is_some())
+    }
+
+    /// The change that this command has made, if the log has it.
+    async fn recorded(
+        &self,
+        username: &Username,
+        command_id: Uuid,
+    ) -> Result<Option<Change>, sqlx::Error> {
+        sqlx::query_as!(
+            Change,
+            r#"select e.position,
+                      (select coalesce(max(b.position), 0) from events b
+                       where b.aggregate_type = 'account' and b.aggregate_id = e.aggregate_id
+                         and b.event_type in ('PasswordChanged', 'RoleChanged', 'AccountDisabled')
+                         and b.position < e.position
+                      ) as "previous!"
+               from events e
+               where e.aggregate_type = 'account' and e.aggregate_id = $1 and e.command_id = $2"#,
+            username.as_str(),
+            command_id
+        )
+        .fetch_optional(&self.pool)
+        .await
     }
 
     /// Appends events of the account's sessions.

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use secrecy::{ExposeSecret as _, SecretString};
-use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
 
 use super::database::DEV_FOLDER;
@@ -149,7 +148,7 @@ async fn serve_seeded(
         check_seedable(&config).await?;
     }
     if seeding != Seeding::Never {
-        serve::migrate(&config).await?;
+        serve::migrate(&config, &serve::MigrateArguments::default()).await?;
     }
     let urls = urls(&config);
     write_env(env, &urls)?;
@@ -183,7 +182,7 @@ async fn seed(app: &App) -> anyhow::Result<()> {
 async fn check_seedable(config: &Config) -> anyhow::Result<()> {
     let url = config.owner_database_url.as_ref().or(config.database_url.as_ref());
     let Some(url) = url else { return Ok(()) };
-    let mut connection = PgConnection::connect(url.expose_secret()).await?;
+    let mut connection = schema::connect(url).await?;
     if schema::is_empty(&mut connection).await? {
         return Ok(());
     }

@@ -8,9 +8,8 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use indicatif::ProgressBar;
-use secrecy::ExposeSecret as _;
 use serde_json::json;
-use sqlx::{Connection as _, PgConnection};
+use sqlx::Connection as _;
 use tokio::sync::mpsc;
 
 use super::database::{misconfigured, pools};
@@ -24,6 +23,7 @@ use crate::config::Config;
 use crate::events::log::notify::Subscription;
 use crate::events::metadata::Metadata;
 use crate::feed::log_copy;
+use crate::schema;
 use crate::tasks::Tasks;
 
 /// The actor of the events, and the account of the import.
@@ -206,7 +206,7 @@ fn fingerprint(mut file: &File, format: Format) -> anyhow::Result<Vec<u8>> {
 async fn restore_log(config: &Config, file: File) -> anyhow::Result<()> {
     let owner = config.owner_database_url.as_ref();
     let url = owner.map_or_else(|| database_url(config), Ok).map_err(misconfigured)?;
-    let mut connection = PgConnection::connect(url.expose_secret()).await?;
+    let mut connection = schema::connect_unlimited(url).await?;
     let bar = progress_bar(file.metadata()?.len());
     let lines = BufReader::new(bar.wrap_read(file)).lines();
     let summary = log_copy::restore(&mut connection, lines).await?;

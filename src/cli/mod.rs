@@ -72,7 +72,7 @@ enum Command {
     /// Run the service
     Serve,
     /// Bring the database's schema up to date
-    Migrate,
+    Migrate(serve::MigrateArguments),
     /// Add demo customers
     Demo(demo::Arguments),
     /// Add and change accounts
@@ -143,7 +143,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         #[cfg(feature = "embedded")]
         Command::Dev(_) => {}
         Command::Serve => serve::serve(config).await?,
-        Command::Migrate => serve::migrate(&config).await?,
+        Command::Migrate(arguments) => serve::migrate(&config, &arguments).await?,
         Command::Demo(arguments) => demo::run(&config, arguments).await?,
         Command::Account(command) => account::run(&config, command).await?,
         Command::Keys(command) => keys::run(&config, &command)?,

@@ -4,12 +4,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use sqlx::PgPool;
 
 use super::database::pools;
 use super::progress::progress_bar;
 use crate::config::Config;
 use crate::pools::Pools;
+use crate::postgres::Pool;
 use crate::projections::status::{self, State, Status};
 use crate::projections::{self, Projection, parked, rebuild, verify};
 
@@ -107,7 +107,7 @@ async fn rebuild(projection: &'static dyn Projection, pools: &Pools) -> anyhow::
     Ok(true)
 }
 
-async fn verify(projection: &dyn Projection, pool: &PgPool) -> anyhow::Result<bool> {
+async fn verify(projection: &dyn Projection, pool: &Pool) -> anyhow::Result<bool> {
     let name = projection.name();
     let verify::Verified { position, difference, parked } =
         verify::verify(projection, pool).await?;
@@ -128,7 +128,7 @@ async fn verify(projection: &dyn Projection, pool: &PgPool) -> anyhow::Result<bo
     Ok(difference.is_none() && parked.is_empty())
 }
 
-async fn retry(projection: &dyn Projection, pool: &PgPool) -> anyhow::Result<bool> {
+async fn retry(projection: &dyn Projection, pool: &Pool) -> anyhow::Result<bool> {
     let retried = parked::retry(projection, pool).await?;
     say!("{} repaired, {} still parked", retried.repaired, retried.still_parked);
     for parked in parked::list(projection, pool).await? {

@@ -15,7 +15,7 @@ use crate::app::{App, database_url};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::events::values::Role;
-use crate::schema;
+use crate::schema::{self, Migrated};
 
 /// How long requests in progress may take after a stop signal.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -26,19 +26,47 @@ const HEALTH_LIMIT: Duration = Duration::from_secs(3);
 /// `customers serve`
 pub async fn serve(config: Config) -> anyhow::Result<()> {
     let stop = stop_signal()?;
-    let app = App::build(config, Clock::system()).await.map_err(misconfigured)?;
+    let Some(app) = stop.run_until_cancelled(App::build(config, Clock::system())).await else {
+        return Ok(());
+    };
+    let app = app.map_err(misconfigured)?;
     say!("address http://{}", app.address());
     Ok(app.run(stop, DRAIN).await?)
 }
 
+#[derive(clap::Args, Default)]
+pub struct MigrateArguments {
+    /// Only print what would be applied
+    #[arg(long)]
+    dry_run: bool,
+}
+
 /// `customers migrate`
-pub async fn migrate(config: &Config) -> anyhow::Result<()> {
+pub async fn migrate(config: &Config, arguments: &MigrateArguments) -> anyhow::Result<()> {
     let owner = match &config.owner_database_url {
         Some(owner) => owner,
         None => database_url(config).map_err(misconfigured)?,
     };
-    schema::migrate(owner, config.database_url.as_ref()).await?;
-    eprintln!("the schema is up to date");
+    let migrated = if arguments.dry_run {
+        schema::plan(owner).await?
+    } else {
+        schema::migrate(owner, config.database_url.as_ref()).await?
+    };
+    match migrated {
+        // Not an error: programs of this version go on with a newer schema, as after a roll-back.
+        Migrated::Newer { database, program } => {
+            eprintln!(
+                "the database is of a newer program ({database}, mine {program}): nothing was changed"
+            );
+        }
+        Migrated::Steps(steps) if steps.is_empty() => eprintln!("the schema is up to date"),
+        Migrated::Steps(steps) => {
+            let done = if arguments.dry_run { "would apply" } else { "applied" };
+            for (version, name) in steps {
+                eprintln!("{done} {version:04} {name}");
+            }
+        }
+    }
     Ok(())
 }
 

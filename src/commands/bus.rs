@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use cqrs_es::event_sink::EventSink;
-use sqlx::PgPool;
 use tokio_util::task::TaskTracker;
 
 use super::aggregate::{IdSource, LastEventAggregate};
@@ -23,6 +22,7 @@ use crate::events::log::read::{self, ReadError};
 use crate::events::log::{Append, AppendError, Appender, IdempotencyKey, NewEvent, Outcome};
 use crate::events::metadata::Metadata;
 use crate::events::values::{CustomerId, DateOfBirth, Name};
+use crate::postgres::Pool;
 
 /// How many times a command is decided again after another process has appended first. In each round at
 /// least one command of the aggregate succeeds, so only constant writes of many processes to one aggregate
@@ -51,7 +51,7 @@ impl<A: LastEventAggregate, I> Clone for CommandBus<A, I> {
 
 struct Inner<A: LastEventAggregate, I> {
     appender: Appender,
-    pool: PgPool,
+    pool: Pool,
     ids: I,
     cache: AggregateCache<A>,
     aggregate_locks: StripedLock,
@@ -132,7 +132,7 @@ impl From<sqlx::Error> for BusError {
 impl Bus {
     /// Appends through `appender` and loads over `pool`, both on the same primary.
     #[must_use]
-    pub fn new(appender: Appender, pool: PgPool) -> Self {
+    pub fn new(appender: Appender, pool: Pool) -> Self {
         let ids = IdLease::new(pool.clone());
         Self::with_ids(appender, pool, ids)
     }
@@ -161,7 +161,7 @@ impl Bus {
 impl<A: LastEventAggregate, I: IdSource<A::Id>> CommandBus<A, I> {
     /// As [`Bus::new`], for any aggregate and source of ids.
     #[must_use]
-    pub fn with_ids(appender: Appender, pool: PgPool, ids: I) -> Self {
+    pub fn with_ids(appender: Appender, pool: Pool, ids: I) -> Self {
         Self(Arc::new(Inner {
             appender,
             pool,

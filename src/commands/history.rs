@@ -5,12 +5,12 @@ use chrono::{DateTime, Utc};
 use cqrs_es::EventStore as _;
 use cqrs_es::persist::PersistedEventStore;
 use postgres_es::PostgresEventRepository;
-use sqlx::PgPool;
 
 use super::customer::{Customer, State};
 use crate::events::log::read;
 use crate::events::upcast;
 use crate::events::values::CustomerId;
+use crate::postgres::Pool;
 
 /// One change of a customer.
 #[derive(Debug, Clone)]
@@ -35,9 +35,9 @@ pub struct FieldChange {
 }
 
 /// All changes of the customer, oldest first; empty when it was never created.
-pub async fn load(pool: &PgPool, id: CustomerId) -> Result<Vec<Change>, HistoryError> {
+pub async fn load(pool: &Pool, id: CustomerId) -> Result<Vec<Change>, HistoryError> {
     let store = PersistedEventStore::<_, Customer>::new_event_store(PostgresEventRepository::new(
-        pool.clone(),
+        pool.once().clone(),
     ))
     .with_upcasters(upcast::upcasters());
     let envelopes = store.load_events(&id.to_string()).await?;

@@ -4,11 +4,11 @@
 //! nothing, and the same request may succeed later.
 
 use aws_lc_rs::digest::{Context, SHA256};
-use sqlx::PgPool;
 
 use super::command::{CustomerCommand, IfMatch};
 use crate::events::log::IdempotencyKey;
 use crate::events::values::CustomerId;
+use crate::postgres::Pool;
 
 /// How many keys one step of the purge deletes; it takes milliseconds, so that requests do not wait.
 const PURGE_STEP: i64 = 500;
@@ -43,7 +43,7 @@ pub fn fingerprint(id: Option<CustomerId>, command: &CustomerCommand) -> Vec<u8>
 }
 
 /// The stored key, if there is one.
-pub async fn find(pool: &PgPool, key: &IdempotencyKey) -> Result<Option<StoredKey>, sqlx::Error> {
+pub async fn find(pool: &Pool, key: &IdempotencyKey) -> Result<Option<StoredKey>, sqlx::Error> {
     sqlx::query_as!(
         StoredKey,
         "select fingerprint, position from idempotency_keys where account = $1 and key = $2",
@@ -55,7 +55,7 @@ pub async fn find(pool: &PgPool, key: &IdempotencyKey) -> Result<Option<StoredKe
 }
 
 /// Deletes keys that are older than a day, step by step.
-pub async fn purge(pool: &PgPool) -> Result<(), sqlx::Error> {
+pub async fn purge(pool: &Pool) -> Result<(), sqlx::Error> {
     loop {
         let deleted = sqlx::query!(
             "delete from idempotency_keys where (account, key) in (

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use sqlx::PgPool;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, Semaphore, broadcast};
 
@@ -15,6 +14,7 @@ use super::page::{self, Filter};
 use crate::events::log::notify::Subscription;
 use crate::events::log::read::{self, ReadError};
 use crate::events::log::{DecodeError, StoredEvent};
+use crate::postgres::Pool;
 use crate::tasks::Tasks;
 
 /// How many events the tail reads at a time.
@@ -49,7 +49,7 @@ pub type Frame = fn(&StoredEvent) -> Result<String, DecodeError>;
 pub struct Tail(Arc<Inner>);
 
 struct Inner {
-    pool: PgPool,
+    pool: Pool,
     frame: Frame,
     live: Mutex<Live>,
     joined: Notify,
@@ -86,7 +86,7 @@ impl Chunk {
 impl Tail {
     /// Starts the task that reads the log while there are followers, until shutdown.
     #[must_use]
-    pub fn start(pool: PgPool, appends: Subscription, frame: Frame, tasks: &Tasks) -> Self {
+    pub fn start(pool: Pool, appends: Subscription, frame: Frame, tasks: &Tasks) -> Self {
         let live = Mutex::new(Live { position: 0, ring: broadcast::Sender::new(RING) });
         let (joined, catching_up) = (Notify::new(), Semaphore::new(CATCH_UP_MAX));
         let tail = Self(Arc::new(Inner { pool, frame, live, joined, catching_up }));

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use sqlx::{Connection as _, PgConnection, PgExecutor, PgPool};
+use sqlx::{Connection as _, PgConnection, PgExecutor};
 
 use super::checkpoint::{self, checkpoint_of};
 use super::checksum::Checksum;
@@ -14,6 +14,7 @@ use super::stream_reader::customers_of;
 use super::table_slot::TableSlot;
 use crate::events::log::{StoredEvent, read};
 use crate::events::values::CustomerId;
+use crate::postgres::Pool;
 use crate::postgres::transaction;
 
 /// One parked customer.
@@ -223,7 +224,7 @@ async fn park(
 
 /// Retries every parked customer of the served table: the events that wait, in their order, each
 /// customer in a transaction of its own. After an error the customers repaired so far stay repaired.
-pub async fn retry(projection: &dyn Projection, pool: &PgPool) -> Result<Retried, ProjectionError> {
+pub async fn retry(projection: &dyn Projection, pool: &Pool) -> Result<Retried, ProjectionError> {
     let mut retried = Retried::default();
     for parked in list(projection, pool).await? {
         let Some(id) = CustomerId::new(parked.customer_id) else { continue };

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 use tokio::sync::watch;
 
 use super::checkpoint::set_checkpoint;
@@ -13,6 +13,7 @@ use super::parked;
 use super::projection::{Projection, ProjectionError};
 use super::table_slot::TableSlot;
 use crate::events::log::notify::Subscription;
+use crate::postgres::Pool;
 use crate::postgres::transaction;
 use crate::tasks::Tasks;
 use crate::telemetry::as_f64;
@@ -67,7 +68,7 @@ impl Projector {
     #[must_use]
     pub fn start(
         projection: &'static dyn Projection,
-        pool: PgPool,
+        pool: Pool,
         mut appends: Subscription,
         tasks: &Tasks,
     ) -> Self {
@@ -92,7 +93,7 @@ impl Projector {
     }
 
     /// Whether events of the customer up to the checkpoint are parked.
-    pub async fn has_parked(&self, pool: &PgPool, customer_id: i64) -> Result<bool, sqlx::Error> {
+    pub async fn has_parked(&self, pool: &Pool, customer_id: i64) -> Result<bool, sqlx::Error> {
         let has_parked = self.progress.borrow().has_parked;
         Ok(has_parked && parked::is_parked(self.projection, pool, customer_id).await?)
     }
@@ -100,7 +101,7 @@ impl Projector {
 
 async fn follow(
     projection: &dyn Projection,
-    pool: &PgPool,
+    pool: &Pool,
     appends: &mut Subscription,
     progress: &watch::Sender<Progress>,
 ) {
@@ -158,7 +159,7 @@ enum Next {
 
 async fn apply_next_page(
     projection: &dyn Projection,
-    pool: &PgPool,
+    pool: &Pool,
     mode: PageMode,
 ) -> Result<Applied, ProjectionError> {
     let mut transaction = transaction::begin(pool).await?;

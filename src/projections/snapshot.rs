@@ -4,10 +4,11 @@
 use std::ops::{Deref, DerefMut};
 
 use sqlx::pool::PoolConnection;
-use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{PgConnection, Postgres, Transaction};
 
 use super::checkpoint::checkpoint_of;
 use super::projection::{Projection, ProjectionError};
+use crate::postgres::Pool;
 use crate::postgres::transaction;
 
 /// A connection to read from.
@@ -41,7 +42,7 @@ impl DerefMut for Reader {
 /// A snapshot of a projection, and its checkpoint in that snapshot.
 pub async fn take(
     projection: &dyn Projection,
-    pool: &PgPool,
+    pool: &Pool,
 ) -> Result<(Transaction<'static, Postgres>, i64), ProjectionError> {
     let begin = "begin isolation level repeatable read, read only";
     let mut transaction = transaction::begin_with(pool, begin).await?;
@@ -59,7 +60,7 @@ pub async fn take(
 /// not applied the position.
 pub async fn showing(
     projection: &dyn Projection,
-    pool: &PgPool,
+    pool: &Pool,
     position: Option<i64>,
 ) -> Result<Option<Reader>, ProjectionError> {
     let Some(position) = position else {

@@ -1,10 +1,9 @@
 //! Checkpoint, lag and rebuild of each projection, against the last position of the log.
 
-use sqlx::PgPool;
-
 use super::projection::{Projection, ProjectionError};
 use super::rebuild::lock;
 use super::registry::ALL;
+use crate::postgres::Pool;
 use crate::telemetry::as_f64;
 
 /// The state of a projection at one moment.
@@ -45,7 +44,7 @@ pub struct Progress {
 }
 
 /// The status of every projection.
-pub async fn status(pool: &PgPool) -> Result<Vec<Status>, ProjectionError> {
+pub async fn status(pool: &Pool) -> Result<Vec<Status>, ProjectionError> {
     let mut all = Vec::with_capacity(ALL.len());
     for projection in ALL {
         all.push(of(projection, pool).await?);
@@ -54,7 +53,7 @@ pub async fn status(pool: &PgPool) -> Result<Vec<Status>, ProjectionError> {
 }
 
 /// The status of one projection.
-pub async fn of(projection: &dyn Projection, pool: &PgPool) -> Result<Status, ProjectionError> {
+pub async fn of(projection: &dyn Projection, pool: &Pool) -> Result<Status, ProjectionError> {
     // One statement, so one snapshot: a lag is never negative.
     let row = sqlx::query!(
         r#"select p.checkpoint,

@@ -1,12 +1,13 @@
 //! Compares the served table of a projection with the log.
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 
 use super::parked::{self, Parked};
 use super::projection::{Projection, ProjectionError};
 use super::snapshot;
 use super::stream_reader::{END, StreamReader};
 use super::table_slot::TableSlot;
+use crate::postgres::Pool;
 
 /// The result of a comparison.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,10 +22,7 @@ pub struct Verified {
 
 /// Folds the log up to the checkpoint, stream by stream, and compares the rows with the table, all in one
 /// snapshot.
-pub async fn verify(
-    projection: &dyn Projection,
-    pool: &PgPool,
-) -> Result<Verified, ProjectionError> {
+pub async fn verify(projection: &dyn Projection, pool: &Pool) -> Result<Verified, ProjectionError> {
     let (mut transaction, position) = snapshot::take(projection, pool).await?;
     let parked = parked::list(projection, &mut *transaction).await?;
     let difference = difference(projection, &mut transaction, position, &parked).await?;

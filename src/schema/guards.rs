@@ -1,8 +1,8 @@
 //! Guards: checks that the database protects the log from the service's role and from all other roles.
 //! Each is one boolean SQL expression.
 
-use secrecy::{ExposeSecret as _, SecretString};
-use sqlx::{Connection as _, PgConnection};
+use secrecy::SecretString;
+use sqlx::Connection as _;
 
 use super::SchemaError;
 
@@ -124,8 +124,8 @@ const GUARDS: [Guard; 13] = [
 
 /// Evaluates every guard as the role of `service`; `true` if the guard holds.
 pub async fn inspect(service: &SecretString) -> Result<Vec<(Guard, bool)>, SchemaError> {
-    super::check(service).await?;
-    let mut connection = PgConnection::connect(service.expose_secret()).await?;
+    let mut connection = super::connect(service).await?;
+    super::check_on(&mut connection).await?;
     let functions = super::FUNCTIONS.map(|name| format!("('public.{name}'::regproc::oid)"));
     let functions = format!("(values {}) function (oid)", functions.join(", "));
     let mut answers = Vec::with_capacity(GUARDS.len());

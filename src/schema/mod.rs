@@ -7,10 +7,12 @@ pub mod guards;
 use std::sync::LazyLock;
 
 use secrecy::{ExposeSecret as _, SecretString};
-use sqlx::migrate::{Migrate as _, MigrateError, Migrator};
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection};
+use sqlx::migrate::{Migrate as _, MigrateError, Migration, Migrator};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 
+use crate::postgres::Server;
+use crate::postgres::address::AddressError;
+use crate::postgres::server::{Demand, Settings};
 use crate::projections;
 
 /// The migrations of this program. [`migrate`] has a lock of its own, because every role that may connect
@@ -86,34 +88,111 @@ const REVOKES: &str = "
 pub enum SchemaError {
     #[error("the database schema is not that of this program: run `customers migrate`")]
     NotMigrated,
+    #[error("the URL of the database: {0}")]
+    Address(#[from] AddressError),
     #[error("cannot query PostgreSQL")]
     Database(#[from] sqlx::Error),
     #[error("cannot migrate the schema")]
     Migrate(#[from] MigrateError),
 }
 
+/// A migration as it is shown: its number and its name.
+pub type Step = (i64, String);
+
+/// What a migration has done, or would do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Migrated {
+    /// These steps; none if the schema was up to date.
+    Steps(Vec<Step>),
+    /// Nothing: the database has steps that this program does not know.
+    Newer { database: i64, program: i64 },
+}
+
+/// A migration may take as long as it needs.
+const UNLIMITED: Settings = &[
+    ("lock_timeout", "0"),
+    ("statement_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+];
+
+/// For the checks at start.
+const LIMITED: Settings = &[("lock_timeout", "2s"), ("statement_timeout", "5s")];
+
+/// The connection of the owner, or of the service's role, outside all pools.
+pub async fn connect(url: &SecretString) -> Result<PgConnection, SchemaError> {
+    let server = Server::new(url.expose_secret(), Demand::Primary)?;
+    Ok(server.connect("customers", LIMITED).await?)
+}
+
+/// As [`connect`], for work that may take long.
+pub async fn connect_unlimited(url: &SecretString) -> Result<PgConnection, SchemaError> {
+    let server = Server::new(url.expose_secret(), Demand::Primary)?;
+    Ok(server.connect("customers", UNLIMITED).await?)
+}
+
 /// Applies the missing migrations as `owner`, and grants the rights to the service's role if that is
-/// another one: all in one transaction, so no other session sees an object before its rights are set.
+/// another one: all in one transaction, so no other session sees an object before its rights are set. A
+/// schema that is newer than the program is not changed.
 pub async fn migrate(
     owner: &SecretString,
     service: Option<&SecretString>,
-) -> Result<(), SchemaError> {
-    let owner: PgConnectOptions = owner.expose_secret().parse()?;
-    let mut connection = owner.connect().await?;
+) -> Result<Migrated, SchemaError> {
+    let owner = Server::new(owner.expose_secret(), Demand::Primary)?;
+    let mut connection = owner.connect("customers migrate", UNLIMITED).await?;
     create_migrations_table(&mut connection).await?;
     let mut transaction = connection.begin().await?;
     // A concurrent migration waits here.
     transaction.execute("lock table _sqlx_migrations in share row exclusive mode").await?;
-    MIGRATOR.run(&mut *transaction).await?;
-    transaction.execute(REVOKES).await?;
-    if let Some(service) = service {
-        let service: PgConnectOptions = service.expose_secret().parse()?;
-        if service.get_username() != owner.get_username() {
-            grant(&mut transaction, service.get_username()).await?;
+    let migrated = missing(&mut transaction).await?;
+    if matches!(migrated, Migrated::Steps(_)) {
+        MIGRATOR.run(&mut *transaction).await?;
+        transaction.execute(REVOKES).await?;
+        if let Some(service) = service {
+            let service = Server::new(service.expose_secret(), Demand::Primary)?;
+            if service.username() != owner.username() {
+                grant(&mut transaction, service.username()).await?;
+            }
         }
     }
     transaction.commit().await?;
-    Ok(connection.close().await?)
+    connection.close().await?;
+    Ok(migrated)
+}
+
+/// What [`migrate`] would do; changes nothing.
+pub async fn plan(owner: &SecretString) -> Result<Migrated, SchemaError> {
+    missing(&mut connect(owner).await?).await
+}
+
+/// The steps that the database lacks.
+async fn missing(connection: &mut PgConnection) -> Result<Migrated, SchemaError> {
+    let applied = applied(connection).await?.unwrap_or_default();
+    let newest = |versions: &mut dyn Iterator<Item = i64>| versions.max().unwrap_or(0);
+    let database = newest(&mut applied.iter().map(|(version, _)| *version));
+    let program = newest(&mut MIGRATOR.iter().map(|migration| migration.version));
+    if database > program {
+        return Ok(Migrated::Newer { database, program });
+    }
+    let is_missing =
+        |migration: &&Migration| !applied.iter().any(|(version, _)| *version == migration.version);
+    let steps = MIGRATOR.iter().filter(is_missing);
+    Ok(Migrated::Steps(
+        steps.map(|step| (step.version, step.description.clone().into_owned())).collect(),
+    ))
+}
+
+/// The applied migrations with their checksums; `None` in a database that was never migrated.
+async fn applied(
+    connection: &mut PgConnection,
+) -> Result<Option<Vec<(i64, Vec<u8>)>>, sqlx::Error> {
+    let applied = sqlx::query_as("select version, checksum from _sqlx_migrations where success")
+        .fetch_all(connection)
+        .await;
+    match applied {
+        Ok(applied) => Ok(Some(applied)),
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Creates the table of applied migrations, if it is missing. Of concurrent statements that create it,
@@ -137,27 +216,33 @@ async fn grant(connection: &mut PgConnection, role: &str) -> Result<(), sqlx::Er
 }
 
 /// Checks that the migrations of this program are applied, each with its checksum; otherwise fails with
-/// [`SchemaError::NotMigrated`].
+/// [`SchemaError::NotMigrated`]. The database may have further ones: a newer program has migrated it, and
+/// this one goes on until it is replaced.
 pub async fn check(url: &SecretString) -> Result<(), SchemaError> {
-    // A pool would retry until its time limit and report only a timeout.
-    let mut connection = PgConnection::connect(url.expose_secret()).await?;
-    let applied: Result<Vec<(i64, Vec<u8>)>, sqlx::Error> =
-        sqlx::query_as("select version, checksum from _sqlx_migrations where success")
-            .fetch_all(&mut connection)
-            .await;
-    let applied = match applied {
-        Ok(applied) => applied,
-        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => {
-            return Err(SchemaError::NotMigrated);
-        }
-        Err(error) => return Err(error.into()),
-    };
+    check_on(&mut connect(url).await?).await
+}
+
+/// As [`check`], on this connection.
+pub async fn check_on(connection: &mut PgConnection) -> Result<(), SchemaError> {
+    let applied = applied(connection).await?.ok_or(SchemaError::NotMigrated)?;
     let all = MIGRATOR.iter().all(|migration| {
         applied.iter().any(|(version, checksum)| {
             *version == migration.version && checksum.as_slice() == migration.checksum.as_ref()
         })
     });
-    if all { Ok(()) } else { Err(SchemaError::NotMigrated) }
+    if !all {
+        return Err(SchemaError::NotMigrated);
+    }
+    let newest = applied.iter().map(|(version, _)| *version).max().unwrap_or(0);
+    let own = MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or(0);
+    if newest > own {
+        tracing::warn!(
+            database = newest,
+            program = own,
+            "schema: the database is of a newer program"
+        );
+    }
+    Ok(())
 }
 
 /// Whether the database has no table, view or sequence of anybody.

@@ -74,7 +74,7 @@ async fn theirs(service: &Service) -> PostgresEventRepository {
     let mut owner = PgConnection::connect(service.database_url()).await.unwrap();
     owner.execute("create sequence postgres_es_positions").await.unwrap();
     owner.execute(DEFAULTS).await.unwrap();
-    PostgresEventRepository::new(service.pools.short.clone())
+    PostgresEventRepository::new(service.pools.short.once().clone())
 }
 
 /// Sets the sequence of postgres-es to the head of the log, so that its next position follows.
@@ -116,7 +116,7 @@ async fn the_framework_runs_on_the_log_and_each_repository_reads_what_the_other_
     // Both repositories load the same aggregate, with its metadata.
     let on_both = [
         store(ours(&service)).load_events("1").await.unwrap(),
-        store(PostgresEventRepository::new(service.pools.short.clone()))
+        store(PostgresEventRepository::new(service.pools.short.once().clone()))
             .load_events("1")
             .await
             .unwrap(),
@@ -193,7 +193,7 @@ async fn an_event_of_an_older_version_is_upcast_in_every_store() {
     let (name, dob) = values("Ada");
     let expected = CustomerEvent::CustomerCreated { name, dob };
     assert_eq!(seen.take(), [("1".to_owned(), 1, expected)]);
-    let theirs = store(PostgresEventRepository::new(service.pools.short.clone()));
+    let theirs = store(PostgresEventRepository::new(service.pools.short.once().clone()));
     assert_eq!(theirs.load_events("1").await.unwrap().len(), 1);
     service.stop().await;
 }

@@ -3,22 +3,19 @@
 
 use std::pin::pin;
 
+use customers::postgres::server::Demand;
 use customers::postgres::transaction::begin;
+use customers::postgres::{Pool, Server};
 use futures_util::poll;
-use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
-use crate::harness::empty_database;
+use crate::harness::{PATIENCE, empty_database};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_written_behind_a_transaction_that_was_given_up_at_its_begin_is_there() {
     let url = empty_database().await;
-    let pool = PgPoolOptions::new()
-        .max_connections(1)
-        .test_before_acquire(false)
-        .connect(&url)
-        .await
-        .unwrap();
+    let server = Server::new(&url, Demand::Primary).unwrap();
+    let pool = Pool::new(&server, "test", 1, PATIENCE, &[]);
     pool.execute("create table written (polls integer)").await.unwrap();
     for polls in 0..100 {
         {

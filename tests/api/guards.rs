@@ -19,7 +19,7 @@ use crate::harness::{
 use crate::replica::program;
 
 /// Creates a role that may log in; returns its name and its URL for the database.
-async fn role(database_url: &str) -> (String, String) {
+pub async fn role(database_url: &str) -> (String, String) {
     let name = unique_name("role");
     let mut owner = PgConnection::connect(database_url).await.unwrap();
     owner.execute(format!("create role {name} login password 'secret'").as_str()).await.unwrap();

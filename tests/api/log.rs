@@ -5,7 +5,8 @@ use customers::events::customer::{CUSTOMER, CustomerEvent};
 use customers::events::log::{Append, AppendError, NewEvent, Outcome, append, read};
 use customers::events::metadata::Metadata;
 use customers::events::values::{DateOfBirth, Name};
-use sqlx::{Executor as _, PgPool, Row as _};
+use customers::postgres::Pool;
+use sqlx::{Executor as _, Row as _};
 
 use crate::harness::{Service, until};
 
@@ -19,7 +20,7 @@ fn bus(service: &Service) -> Bus {
 }
 
 /// Position, sequence and time (microseconds) of every event, in the order of the positions.
-async fn log(pool: &PgPool) -> Vec<(i64, i64, i64)> {
+async fn log(pool: &Pool) -> Vec<(i64, i64, i64)> {
     let rows = pool
         .fetch_all(
             "select position, sequence, (extract(epoch from recorded_at) * 1000000)::bigint as at
@@ -240,7 +241,7 @@ async fn a_connection_that_is_cut_in_the_middle_of_an_append_loses_and_doubles_n
     let (name, dob) = person();
     for round in 1..=3 {
         // While the test holds the append lock, the append call waits in PostgreSQL.
-        let mut holder = service.pools.long.begin().await.unwrap();
+        let mut holder = service.pools.long.once().begin().await.unwrap();
         holder.execute("lock table locks.append in exclusive mode").await.unwrap();
         let (name, bus) = (name.clone(), bus.clone());
         let create = tokio::spawn(async move { bus.create(name, dob, Metadata::default()).await });

@@ -13,6 +13,8 @@ use customers::dev::{Servers, StartError};
 use customers::events::log::{AppendError, Appender, read};
 use customers::events::metadata::Metadata;
 use customers::events::values::Role;
+use customers::postgres::Server;
+use customers::postgres::server::Demand;
 use customers::schema;
 use rustix::process::{Pid, Signal, kill_process};
 use secrecy::SecretString;
@@ -26,7 +28,7 @@ use crate::harness::{
 use crate::proxy::{Cut, Proxy};
 
 /// The address of the server of a database URL.
-fn server_of(url: &str) -> SocketAddr {
+pub fn server_of(url: &str) -> SocketAddr {
     let options: PgConnectOptions = url.parse().unwrap();
     let ip = if options.get_host() == "localhost" { "127.0.0.1" } else { options.get_host() };
     format!("{ip}:{}", options.get_port()).parse().unwrap()
@@ -36,9 +38,9 @@ fn server_of(url: &str) -> SocketAddr {
 async fn bus_through_proxy(service: &Service) -> (Bus, Appender, Proxy) {
     let url = service.database_url();
     let proxy = Proxy::start(server_of(url)).await;
-    let options: PgConnectOptions = url.parse().unwrap();
-    let options = options.host(&proxy.address.ip().to_string()).port(proxy.address.port());
-    let appender = Appender::start(options);
+    let through = url.replace(&server_of(url).to_string(), &proxy.address.to_string());
+    let server = Server::new(&through, Demand::Primary).unwrap();
+    let appender = Appender::start(server, &[("statement_timeout", "5s")]);
     (Bus::new(appender.clone(), service.pools.short.clone()), appender, proxy)
 }
 

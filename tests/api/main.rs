@@ -36,6 +36,7 @@ mod log_ins;
 mod lost_connections;
 mod nginx;
 mod ops;
+mod other_postgres;
 mod own_redis;
 mod own_sessions;
 mod own_writes;

@@ -109,7 +109,7 @@ async fn an_account_that_is_disabled_during_a_log_in_is_not_let_in() {
     with_old_hash(&service).await;
     // The log-in finds its account and checks its password; then it replaces the hash, where it waits
     // for this transaction.
-    let mut disabling = service.pools.long.begin().await.unwrap();
+    let mut disabling = service.pools.long.once().begin().await.unwrap();
     sqlx::query("update accounts set disabled = true").execute(&mut *disabling).await.unwrap();
     let body = json!({"username": "editor", "password": PASSWORD});
     let log_in = tokio::spawn(send(service.post("/login").json(&body)));
@@ -164,7 +164,7 @@ async fn a_new_password_does_not_undo_one_that_was_given_meanwhile() {
     let service = Service::start().await;
     let thief = service.log_in_as(Role::Viewer).await;
     // The operator's change is not committed: the row is locked, and readers still see the old hash.
-    let mut changing = service.pools.long.begin().await.unwrap();
+    let mut changing = service.pools.long.once().begin().await.unwrap();
     sqlx::query("update accounts set password_hash = 'of the operator'")
         .execute(&mut *changing)
         .await

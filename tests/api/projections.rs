@@ -6,13 +6,14 @@ use customers::commands::{Bus, CustomerCommand, IfMatch};
 use customers::events::log::read;
 use customers::events::metadata::Metadata;
 use customers::events::values::{CustomerId, DateOfBirth, Name, Role};
+use customers::postgres::Pool;
 use customers::projections::customers::Customers;
 use customers::projections::rebuild::rebuild;
 use customers::projections::verify::verify;
 use customers::projections::{ALL, Projection};
 use proptest::prelude::*;
 use serde_json::json;
-use sqlx::{Connection as _, Executor as _, PgConnection, PgPool};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use crate::harness::{Service, With as _, send};
 
@@ -64,14 +65,14 @@ async fn execute(bus: &Bus, steps: &[Step]) {
     }
 }
 
-async fn rows(pool: &PgPool) -> Vec<String> {
+async fn rows(pool: &Pool) -> Vec<String> {
     sqlx::query_scalar("select customers::text from customers order by dob desc, id")
         .fetch_all(pool)
         .await
         .unwrap()
 }
 
-async fn history(pool: &PgPool) -> Vec<String> {
+async fn history(pool: &Pool) -> Vec<String> {
     sqlx::query_scalar("select h::text from customer_history h order by customer_id, version")
         .fetch_all(pool)
         .await
@@ -80,8 +81,8 @@ async fn history(pool: &PgPool) -> Vec<String> {
 
 /// The rows of both tables after the log is applied in pages of these sizes, in turn. The transaction is
 /// rolled back, so the tables do not change.
-async fn by_pages(pool: &PgPool, sizes: &[i64]) -> (Vec<String>, Vec<String>) {
-    let mut transaction = pool.begin().await.unwrap();
+async fn by_pages(pool: &Pool, sizes: &[i64]) -> (Vec<String>, Vec<String>) {
+    let mut transaction = pool.once().begin().await.unwrap();
     transaction.execute("truncate customers, customer_history").await.unwrap();
     let mut position = 0;
     for size in sizes.iter().cycle() {
@@ -106,7 +107,7 @@ async fn by_pages(pool: &PgPool, sizes: &[i64]) -> (Vec<String>, Vec<String>) {
 }
 
 /// Begins a rebuild and drops it after `after` milliseconds.
-async fn interrupted_rebuild(projection: &'static dyn Projection, pool: &PgPool, after: u64) {
+async fn interrupted_rebuild(projection: &'static dyn Projection, pool: &Pool, after: u64) {
     let work = rebuild(projection, pool);
     let _ = tokio::time::timeout(std::time::Duration::from_millis(after), work).await;
 }

@@ -49,6 +49,14 @@ impl Proxy {
         proxy
     }
 
+    /// The URL of a database behind the proxy.
+    pub fn url(&self, url: &str) -> String {
+        let server = crate::lost_connections::server_of(url);
+        let through = url.replace(&server.to_string(), &self.address.to_string());
+        assert_ne!(through, url);
+        through
+    }
+
     pub fn arm(&self, cut: Cut) {
         self.cut.store(cut as u8, Ordering::SeqCst);
     }

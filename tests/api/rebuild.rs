@@ -192,7 +192,7 @@ async fn stop(running: JoinHandle<impl Debug>) {
 /// a kill.
 async fn interrupted_rebuild(service: &Service) -> Transaction<'static, Postgres> {
     drop(Rebuild::begin(&Customers, &service.pools.rebuild).await.unwrap());
-    let mut left = service.pools.long.begin().await.unwrap();
+    let mut left = service.pools.long.once().begin().await.unwrap();
     left.execute("select from rebuilds for share").await.unwrap();
     left
 }
@@ -202,7 +202,7 @@ async fn what_is_left_of_a_rebuild_that_was_stopped_changes_nothing_in_the_next(
     let (service, admin) = filled(50).await;
     let pool = &service.pools.rebuild;
     // The attempt is stopped when its only partition is about to begin.
-    let mut kept = service.pools.long.begin().await.unwrap();
+    let mut kept = service.pools.long.once().begin().await.unwrap();
     let begun = Rebuild::begin(&Customers, pool).await.unwrap();
     kept.execute("select from rebuilds for update").await.unwrap();
     let running = tokio::spawn(begun.run());
@@ -235,7 +235,7 @@ async fn parts_of_a_stopped_rebuild_that_are_at_work_are_waited_for() {
     let (service, _) = filled(50).await;
     let pool = &service.pools.rebuild;
     let begun = Rebuild::begin(&Customers, pool).await.unwrap();
-    let mut kept = service.pools.long.begin().await.unwrap();
+    let mut kept = service.pools.long.once().begin().await.unwrap();
     kept.execute("lock table shadow.customers in share mode").await.unwrap();
     let running = tokio::spawn(begun.run());
     until_waiting(&service, "the partition is running", 1).await;

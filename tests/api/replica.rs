@@ -33,6 +33,20 @@ async fn start(folder: &Path) -> Servers {
     Servers::start(postgres_alone(folder, [9; 32])).await.unwrap()
 }
 
+/// Starts a streaming standby of the server in the folder `of_primary`.
+pub async fn standby_of(of_primary: &Path, url: &str, folder: &Path, settings: &str) -> Servers {
+    let data = folder.join("postgres");
+    let mut copy = Command::new(program("pg_basebackup"));
+    copy.arg("--dbname").arg(url).arg("--pgdata").arg(&data);
+    copy.args(["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast"]);
+    assert!(copy.status().await.unwrap().success());
+    let file = data.join("postgresql.auto.conf");
+    let kept = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{kept}\n{settings}\n")).unwrap();
+    std::fs::copy(of_primary.join("postgres.password"), folder.join("postgres.password")).unwrap();
+    start(folder).await
+}
+
 /// A primary, its streaming replica, and a service that uses both.
 struct Pair {
     primary: Servers,
@@ -47,17 +61,7 @@ impl Pair {
         let primary = start(&of_primary).await;
         let url = primary.database_url().unwrap().to_owned();
         schema::migrate(&SecretString::from(url.clone()), None).await.unwrap();
-        let data = of_replica.join("postgres");
-        let mut copy = Command::new(program("pg_basebackup"));
-        copy.arg("--dbname").arg(&url).arg("--pgdata").arg(&data);
-        copy.args(["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast"]);
-        assert!(copy.status().await.unwrap().success());
-        let file = data.join("postgresql.auto.conf");
-        let kept = std::fs::read_to_string(&file).unwrap();
-        std::fs::write(&file, format!("{kept}\n{settings}\n")).unwrap();
-        std::fs::copy(of_primary.join("postgres.password"), of_replica.join("postgres.password"))
-            .unwrap();
-        let replica = start(&of_replica).await;
+        let replica = standby_of(&of_primary, &url, &of_replica, settings).await;
         let mut config = config_on(&url);
         config.read_database_url = Some(SecretString::from(replica.database_url().unwrap()));
         let service = Service::with(config).await;

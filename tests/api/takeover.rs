@@ -6,6 +6,7 @@ use customers::demo;
 use customers::events::log::read;
 use customers::events::metadata::Metadata;
 use customers::pools::Pools;
+use customers::postgres::Pool;
 use customers::projections::checkpoint::checkpoint_of;
 use customers::projections::customer_history::CustomerHistory;
 use customers::projections::customers::Customers;
@@ -13,7 +14,7 @@ use customers::projections::verify::verify;
 use customers::projections::{ALL, Projection};
 use rustix::process::Signal;
 use secrecy::SecretString;
-use sqlx::{Executor as _, PgPool};
+use sqlx::Executor as _;
 
 use crate::harness::{database, folder, until, variables};
 use crate::process::{Process, command};
@@ -32,7 +33,7 @@ async fn create(bus: &Bus, number: u64) {
 }
 
 /// Waits until both projections show the whole log.
-async fn until_caught_up(pool: &PgPool) {
+async fn until_caught_up(pool: &Pool) {
     let head = read::head(pool).await.unwrap();
     until("the projections have caught up", async || {
         for projection in ALL {
@@ -55,7 +56,7 @@ async fn stopped_in_page(bus: &Bus, database_url: &str) -> Process {
         sqlx::query_scalar(question).fetch_one(&pools.short).await.unwrap()
     };
     loop {
-        let mut locked = pools.long.begin().await.unwrap();
+        let mut locked = pools.long.once().begin().await.unwrap();
         locked.execute("lock table customers in share mode").await.unwrap();
         create(bus, 1).await;
         let waits = "select exists (
@@ -84,7 +85,7 @@ async fn stopped_in_page(bus: &Bus, database_url: &str) -> Process {
     }
 }
 
-async fn assert_verified(pool: &PgPool) {
+async fn assert_verified(pool: &Pool) {
     let all: [&dyn Projection; 2] = [&Customers, &CustomerHistory];
     for projection in all {
         assert_eq!(

@@ -7,6 +7,7 @@ use customers::events::log::StoredEvent;
 use customers::events::log::notify::Subscription;
 use customers::events::values::{CustomerId, Role};
 use customers::pools::Pools;
+use customers::postgres::Pool;
 use customers::postgres::copy::CopyEncoder;
 use customers::projections::projector::Projector;
 use customers::projections::rebuild::rebuild;
@@ -16,7 +17,7 @@ use customers::tasks::Tasks;
 use rustix::process::Signal;
 use secrecy::SecretString;
 use serde_json::json;
-use sqlx::{Connection as _, Executor as _, PgConnection, PgPool};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use crate::harness::{PATIENCE, Service, With as _, folder, send, variables};
 use crate::process::{Process, command};
@@ -109,7 +110,7 @@ async fn shouted(db: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
 }
 
 /// The name of the customer in the table of version 2.
-async fn name_in_two(pool: &PgPool, id: i64) -> Option<String> {
+async fn name_in_two(pool: &Pool, id: i64) -> Option<String> {
     sqlx::query_scalar("select shouted from customers_2 where id = $1")
         .bind(id)
         .fetch_optional(pool)

@@ -9,7 +9,6 @@ use std::io;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use sqlx::PgPool;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +20,7 @@ use crate::events::log::import::{self, ChunkError, ImportKey, Progress};
 use crate::events::log::{Appender, NewEvent, id_lease};
 use crate::events::metadata::Metadata;
 use crate::events::values::CustomerId;
+use crate::postgres::Pool;
 
 /// The most lines in one transaction: half of the appender's largest batch.
 const CHUNK: usize = 128;
@@ -42,7 +42,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// Imports files. Clones share the pool.
 #[derive(Clone)]
 pub struct Imports {
-    pool: PgPool,
+    pool: Pool,
     appender: Appender,
 }
 
@@ -136,7 +136,7 @@ impl ImportRequest {
 impl Imports {
     /// Appends over `pool`, and notifies the subscribers of `appender`.
     #[must_use]
-    pub fn new(pool: PgPool, appender: Appender) -> Self {
+    pub fn new(pool: Pool, appender: Appender) -> Self {
         Self { pool, appender }
     }
 

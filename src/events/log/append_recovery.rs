@@ -3,19 +3,20 @@
 //! So the backend is terminated first, and only then the log is read.
 
 use chrono::{DateTime, Utc};
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
+use sqlx::{Connection as _, PgConnection};
 use std::time::Duration;
+use tokio::time::Instant;
 
 use super::append::{Append, Appended, Outcome};
-
-/// How long one attempt to connect may take.
-const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+use crate::postgres::Server;
+use crate::postgres::server::{CONNECT_LIMIT, Settings};
 
 /// One connection, reopened after a loss.
 pub struct Connection {
-    options: PgConnectOptions,
+    server: Server,
+    settings: Settings,
     open: Option<PgConnection>,
+    opened_at: Instant,
     backend: Option<Backend>,
 }
 
@@ -26,17 +27,19 @@ struct Backend {
 }
 
 impl Connection {
-    pub(super) fn new(options: PgConnectOptions) -> Self {
-        // A generic plan: planning each call costs more than a small batch.
-        let options = options.options([("plan_cache_mode", "force_generic_plan")]);
-        Self { options, open: None, backend: None }
+    pub(super) fn new(server: Server, settings: Settings) -> Self {
+        Self { server, settings, open: None, opened_at: Instant::now(), backend: None }
     }
 
     /// Returns the connection, and opens it first if necessary.
     pub(super) async fn open(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
+        if !self.server.is_valid_since(self.opened_at) {
+            self.open = None;
+        }
         if self.open.is_none() {
-            let connect = tokio::time::timeout(CONNECT_LIMIT, self.options.connect());
-            let mut connection = connect.await.map_err(|_| sqlx::Error::PoolTimedOut)??;
+            self.opened_at = Instant::now();
+            let mut connection =
+                self.server.connect("customers append", self.settings, CONNECT_LIMIT).await?;
             self.end_old_backend(&mut connection).await?;
             let backend = sqlx::query!(
                 r#"select pid as "pid!", backend_start as "started_at!"
@@ -48,6 +51,11 @@ impl Connection {
             self.open = Some(connection);
         }
         self.open.as_mut().ok_or(sqlx::Error::WorkerCrashed)
+    }
+
+    /// Reports the error of a call to the server's pools; whether the connection is of no more use.
+    pub(super) fn report(&self, error: &sqlx::Error) -> bool {
+        self.server.report(error)
     }
 
     /// Drops the connection, and keeps the identity of its backend.
@@ -97,12 +105,6 @@ async fn find_outcomes_on<'a>(
     commands: impl Iterator<Item = &'a Append>,
 ) -> Result<Vec<Option<Outcome>>, sqlx::Error> {
     let mut transaction = connection.begin().await?;
-    let replica = sqlx::query_scalar!(r#"select pg_is_in_recovery() as "replica!""#)
-        .fetch_one(&mut *transaction)
-        .await?;
-    if replica {
-        return Err(sqlx::Error::Protocol("this server is a replica".to_owned()));
-    }
     let mut found = vec![];
     for command in commands {
         // The command's last event, by the command id, in the aggregate's stream.

@@ -6,13 +6,14 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::append::{Append, Outcome, append};
 use super::append_recovery::{self, Connection};
+use crate::postgres::Server;
+use crate::postgres::server::Settings;
 
 /// How many commands may be queued. At 20,000 a second the last of them waits 100 ms.
 const QUEUE_MAX: usize = 2048;
@@ -80,12 +81,12 @@ impl Appender {
     /// Starts the task. It connects when there is something to append, and ends when the last handle is
     /// dropped and every accepted command has its outcome.
     #[must_use]
-    pub fn start(options: PgConnectOptions) -> Self {
+    pub fn start(server: Server, settings: Settings) -> Self {
         let (sender, queue) = mpsc::channel(QUEUE_MAX);
         let (stopping, stopped) = (CancellationToken::new(), CancellationToken::new());
         let done = stopped.clone().drop_guard();
         let appended = watch::Sender::new(());
-        let run = run(Connection::new(options), queue, stopping.clone(), appended.clone());
+        let run = run(Connection::new(server, settings), queue, stopping.clone(), appended.clone());
         tokio::spawn(async move {
             run.await;
             drop(done);
@@ -249,8 +250,10 @@ async fn call_append(connection: &mut Connection, jobs: &[Job]) -> Result<Vec<Ou
     let call = append(open, jobs.iter().map(|job| &job.append));
     let answered = tokio::time::timeout(CALL_LIMIT, call).await;
     answered.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(|error| {
+        // A read-only server rejects the call; the next one goes to the server that took its place.
+        let is_lost = connection.report(&error);
         let failure = Failure::from(error);
-        if matches!(failure, Failure::Unknown(_)) {
+        if is_lost || matches!(failure, Failure::Unknown(_)) {
             connection.discard();
         }
         failure

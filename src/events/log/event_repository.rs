@@ -8,13 +8,13 @@ use cqrs_es::persist::{
     SerializedSnapshot,
 };
 use serde_json::Value;
-use sqlx::PgPool;
 
 use super::append::{Append, Outcome};
 use super::appender::{AppendError, Appender};
 use super::payload::{DecodeError, EncodedMetadata, NewEvent};
 use super::read::{self, StoredEvent};
 use crate::clock;
+use crate::postgres::Pool;
 
 /// How many events are read at a time; a stream buffers at most as many again.
 const PAGE: i64 = 200;
@@ -22,13 +22,13 @@ const PAGE: i64 = 200;
 /// Reads over a pool and appends through an appender, both on the same primary.
 #[derive(Clone)]
 pub struct EventRepository {
-    pool: PgPool,
+    pool: Pool,
     appender: Appender,
 }
 
 impl EventRepository {
     #[must_use]
-    pub fn new(pool: PgPool, appender: Appender) -> Self {
+    pub fn new(pool: Pool, appender: Appender) -> Self {
         Self { pool, appender }
     }
 
@@ -121,7 +121,7 @@ impl PersistedEventRepository for EventRepository {
 
 /// The events of one aggregate, or of all of one type.
 struct Source {
-    pool: PgPool,
+    pool: Pool,
     aggregate_type: &'static str,
     aggregate_id: Option<String>,
 }

@@ -2,24 +2,25 @@
 
 use std::ops::Range;
 
-use sqlx::{PgExecutor, PgPool};
+use sqlx::PgExecutor;
 use tokio::sync::Mutex;
 
 use crate::events::values::CustomerId;
+use crate::postgres::Pool;
 
 /// How many ids one lease holds: the increment of the sequence `customer_ids` (migration 0003).
 const BLOCK: i64 = 32;
 
 /// This process's lease.
 pub struct IdLease {
-    pool: PgPool,
+    pool: Pool,
     left: Mutex<Range<i64>>,
 }
 
 impl IdLease {
     /// An empty lease; the first call of `next` fills it.
     #[must_use]
-    pub fn new(pool: PgPool) -> Self {
+    pub fn new(pool: Pool) -> Self {
         Self { pool, left: Mutex::new(0..0) }
     }
 

@@ -1,13 +1,14 @@
 //! Appends a chunk of an import and stores the progress of the import, in one call of `import_customers`
 //! (migration 0005).
 
-use sqlx::{PgExecutor, PgPool};
+use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use super::NewEvent;
 use super::payload::EncodedMetadata;
 use crate::events::metadata::Metadata;
 use crate::events::values::CustomerId;
+use crate::postgres::Pool;
 
 /// How many imports one step of the purge deletes.
 const PURGE_STEP: i64 = 500;
@@ -123,7 +124,7 @@ pub async fn append_chunk(
 }
 
 /// Deletes the progress of an import.
-pub async fn delete_progress(pool: &PgPool, key: &ImportKey) -> Result<(), sqlx::Error> {
+pub async fn delete_progress(pool: &Pool, key: &ImportKey) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "delete from imports where account = $1 and import_id = $2 and fingerprint = $3",
         key.account,
@@ -136,7 +137,7 @@ pub async fn delete_progress(pool: &PgPool, key: &ImportKey) -> Result<(), sqlx:
 }
 
 /// Deletes imports that were not continued for a week, step by step.
-pub async fn purge(pool: &PgPool) -> Result<(), sqlx::Error> {
+pub async fn purge(pool: &Pool) -> Result<(), sqlx::Error> {
     loop {
         let deleted = sqlx::query!(
             "delete from imports where (account, import_id) in (

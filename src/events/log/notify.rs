@@ -7,11 +7,11 @@
 
 use std::time::Duration;
 
-use sqlx::PgPool;
 use sqlx::postgres::PgListener;
 use tokio::sync::watch;
 
 use super::Appender;
+use crate::postgres::Pool;
 use crate::tasks::Tasks;
 
 /// The channel of `NOTIFY`.
@@ -34,7 +34,7 @@ impl Subscription {
     /// Starts to publish the appends of `appender` and to listen for those of other processes, until
     /// shutdown.
     #[must_use]
-    pub fn start(appender: &Appender, pool: PgPool, tasks: &Tasks) -> Self {
+    pub fn start(appender: &Appender, pool: Pool, tasks: &Tasks) -> Self {
         let (appended, subscription) = watch::channel(());
         let batches = appender.subscribe();
         let work = async move {
@@ -70,7 +70,7 @@ async fn forward(mut batches: watch::Receiver<()>, appended: &watch::Sender<()>)
 }
 
 /// Notifies other processes, at most once per interval.
-async fn publish(mut batches: watch::Receiver<()>, pool: &PgPool) {
+async fn publish(mut batches: watch::Receiver<()>, pool: &Pool) {
     while batches.changed().await.is_ok() {
         let published = sqlx::query!("select pg_notify($1, '')", CHANNEL).execute(pool).await;
         if let Err(error) = published {
@@ -81,7 +81,7 @@ async fn publish(mut batches: watch::Receiver<()>, pool: &PgPool) {
 }
 
 /// Listens for notifications of other processes; reconnects when the connection is lost.
-async fn listen(pool: &PgPool, appended: &watch::Sender<()>) {
+async fn listen(pool: &Pool, appended: &watch::Sender<()>) {
     loop {
         if let Err(error) = listen_once(pool, appended).await {
             if matches!(error, sqlx::Error::PoolClosed) {
@@ -95,14 +95,18 @@ async fn listen(pool: &PgPool, appended: &watch::Sender<()>) {
     }
 }
 
-/// Listens until the connection is lost.
-async fn listen_once(pool: &PgPool, appended: &watch::Sender<()>) -> Result<(), sqlx::Error> {
-    let mut listener = PgListener::connect_with(pool).await?;
+/// Listens until the connection is lost, or leads to another server than the new ones.
+async fn listen_once(pool: &Pool, appended: &watch::Sender<()>) -> Result<(), sqlx::Error> {
+    let mut listener = PgListener::connect_with(pool.once()).await?;
     listener.listen(CHANNEL).await?;
     loop {
         // The first iteration makes up for the notifications before `LISTEN`.
         appended.send_replace(());
-        if listener.try_recv().await?.is_none() {
+        let received = tokio::select! {
+            received = listener.try_recv() => received?,
+            () = pool.server().replaced() => None,
+        };
+        if received.is_none() {
             return Ok(());
         }
     }

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use sqlx::PgExecutor;
+use uuid::Uuid;
 
 use super::payload::{DecodeError, decode};
 use crate::events::customer::CUSTOMER;
@@ -92,6 +93,20 @@ pub async fn head(executor: impl PgExecutor<'_>) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar!(r#"select coalesce(max(position), 0) as "head!" from events"#)
         .fetch_one(executor)
         .await
+}
+
+/// What tells one log from another: command and time of the event at that position.
+pub async fn identity(
+    executor: impl PgExecutor<'_>,
+    position: i64,
+) -> Result<Option<(Uuid, DateTime<Utc>)>, sqlx::Error> {
+    let event = sqlx::query!(
+        r#"select command_id as "command_id!", recorded_at from events where position = $1"#,
+        position
+    )
+    .fetch_optional(executor)
+    .await?;
+    Ok(event.map(|event| (event.command_id, event.recorded_at)))
 }
 
 /// Whether the log has an event of any customer.

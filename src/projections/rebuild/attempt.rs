@@ -6,11 +6,12 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{PgConnection, Postgres, Transaction};
 
 use super::error::{RebuildError, is_lock_timeout};
 use super::partition;
 use crate::events::log::read;
+use crate::postgres::Pool;
 use crate::postgres::transaction;
 use crate::projections::projection::{Projection, ProjectionError};
 
@@ -27,7 +28,7 @@ const PROGRAM: &str = env!("CARGO_PKG_VERSION");
 #[derive(Clone)]
 pub(super) struct Attempt {
     pub(super) projection: &'static dyn Projection,
-    pub(super) pool: PgPool,
+    pub(super) pool: Pool,
     /// The position up to which the table is backfilled; from there on it follows the log.
     pub(super) target: i64,
     pub(super) is_backfilled: bool,
@@ -40,7 +41,7 @@ impl Attempt {
     /// running, or will write, once this returns.
     pub(super) async fn begin(
         projection: &'static dyn Projection,
-        pool: &PgPool,
+        pool: &Pool,
     ) -> Result<Self, RebuildError> {
         let mut transaction = after_previous(projection, pool).await?;
         let begun = match resume(projection, &mut transaction).await? {
@@ -55,8 +56,7 @@ impl Attempt {
     /// The same attempt with a pool of one connection of its own, for a worker with its own runtime:
     /// a connection belongs to the runtime that it was made on.
     pub(super) fn on_own_connection(&self) -> Self {
-        let options = self.pool.options().clone().max_connections(1).acquire_timeout(CONNECT_LIMIT);
-        let pool = options.connect_lazy_with((*self.pool.connect_options()).clone());
+        let pool = self.pool.of_one(CONNECT_LIMIT);
         Self { pool, ..self.clone() }
     }
 
@@ -85,7 +85,7 @@ impl Attempt {
 /// begins.
 pub(super) async fn after_previous(
     projection: &dyn Projection,
-    pool: &PgPool,
+    pool: &Pool,
 ) -> Result<Transaction<'static, Postgres>, RebuildError> {
     let mut transaction = transaction::begin(pool).await?;
     sqlx::query!("select set_config('lock_timeout', $1, true)", PREVIOUS_ATTEMPT_WAIT)

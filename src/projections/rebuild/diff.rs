@@ -1,8 +1,7 @@
 //! Counts the rows that differ between the rebuilt table and the live one.
 
-use sqlx::PgPool;
-
 use super::load_probe::LoadProbe;
+use crate::postgres::Pool;
 use crate::postgres::transaction;
 use crate::projections::checkpoint::checkpoint_of;
 use crate::projections::projection::{Projection, ProjectionError};
@@ -11,7 +10,7 @@ use crate::projections::projection::{Projection, ProjectionError};
 /// has; without the rows of customers with events that only one of the tables has applied.
 pub(super) async fn count_differences(
     projection: &dyn Projection,
-    pool: &PgPool,
+    pool: &Pool,
     load: &LoadProbe,
 ) -> Result<i64, ProjectionError> {
     let mut transaction = transaction::begin(pool).await?;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sqlx::{PgConnection, PgPool};
+use crate::postgres::Pool;
+use sqlx::PgConnection;
 use tokio_util::task::AbortOnDropHandle;
 
 /// The `application_name` of connections of rebuilds, which do not count as other load.
@@ -29,7 +30,7 @@ pub(super) struct LoadProbe {
 }
 
 impl LoadProbe {
-    pub(super) fn start(pool: PgPool) -> Self {
+    pub(super) fn start(pool: Pool) -> Self {
         // Busy until the window is full.
         let is_busy = Arc::new(AtomicBool::new(true));
         let result = Arc::clone(&is_busy);
@@ -70,7 +71,7 @@ impl LoadProbe {
     }
 }
 
-async fn probe(pool: &PgPool) -> Result<bool, sqlx::Error> {
+async fn probe(pool: &Pool) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar!(
         r#"select exists (
                select from pg_stat_activity

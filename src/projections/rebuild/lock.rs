@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection as _, Executor as _, PgConnection, PgPool};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::time::Instant;
 
 use super::error::RebuildError;
+use crate::postgres::Pool;
 use crate::projections::projection::Projection;
 
 /// How long a rebuild waits for the lock of another one, since PostgreSQL takes a while to notice that a
@@ -29,7 +30,7 @@ pub(super) struct RebuildLock {
 impl RebuildLock {
     pub(super) async fn acquire(
         projection: &'static dyn Projection,
-        pool: &PgPool,
+        pool: &Pool,
     ) -> Result<Self, RebuildError> {
         let mut connection = pool.acquire().await?.detach();
         let (name, version) = (projection.name(), projection.version());

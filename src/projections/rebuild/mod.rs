@@ -32,8 +32,6 @@ mod error;
 
 use std::sync::Arc;
 
-use sqlx::PgPool;
-
 pub use self::error::RebuildError;
 pub use self::load_probe::APPLICATION_NAME;
 
@@ -44,6 +42,7 @@ use self::lock::RebuildLock;
 use self::swap::{Standby, set_standby_checkpoint, standby_checkpoint};
 use super::projection::Projection;
 use super::table_slot::TableSlot;
+use crate::postgres::Pool;
 
 /// The result of a rebuild.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +63,7 @@ impl Rebuild {
     /// Begins a rebuild, or resumes an interrupted one.
     pub async fn begin(
         projection: &'static dyn Projection,
-        pool: &PgPool,
+        pool: &Pool,
     ) -> Result<Self, RebuildError> {
         let lock = RebuildLock::acquire(projection, pool).await?;
         Ok(Self { attempt: Attempt::begin(projection, pool).await?, lock })
@@ -93,7 +92,7 @@ impl Rebuild {
 /// Begins a rebuild and runs it.
 pub async fn rebuild(
     projection: &'static dyn Projection,
-    pool: &PgPool,
+    pool: &Pool,
 ) -> Result<Rebuilt, RebuildError> {
     Rebuild::begin(projection, pool).await?.run().await
 }
@@ -102,7 +101,7 @@ pub async fn rebuild(
 /// Returns the position that the table shows. An interrupted rebuild is discarded.
 pub async fn rollback(
     projection: &'static dyn Projection,
-    pool: &PgPool,
+    pool: &Pool,
 ) -> Result<i64, RebuildError> {
     let lock = RebuildLock::acquire(projection, pool).await?;
     let mut transaction = attempt::after_previous(projection, pool).await?;

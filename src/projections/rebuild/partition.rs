@@ -1,8 +1,9 @@
 //! The partitions of a backfill: ranges of streams, each backfilled in one transaction, so that several
 //! workers share them and an interrupted rebuild keeps those that are done.
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 
+use crate::postgres::Pool;
 use crate::projections::checksum::Checksum;
 use crate::projections::projection::Projection;
 use crate::projections::stream_reader::END;
@@ -47,7 +48,7 @@ pub(super) async fn plan(
 /// The partitions that are not done.
 pub(super) async fn pending(
     projection: &dyn Projection,
-    pool: &PgPool,
+    pool: &Pool,
 ) -> Result<Vec<Partition>, sqlx::Error> {
     sqlx::query_as!(
         Partition,

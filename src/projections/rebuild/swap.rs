@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
-use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{PgConnection, Postgres, Transaction};
 use tokio::time::Instant;
 
 use super::attempt::Attempt;
 use super::error::{RebuildError, is_lock_timeout};
+use crate::postgres::Pool;
 use crate::postgres::transaction;
 use crate::projections::checkpoint;
 use crate::projections::page::{PageMode, PageStep};
@@ -29,7 +30,7 @@ const SWAP_LIMIT: Duration = Duration::from_mins(10);
 /// A table on standby.
 pub(super) struct Standby<'a> {
     pub(super) projection: &'a dyn Projection,
-    pub(super) pool: &'a PgPool,
+    pub(super) pool: &'a Pool,
     pub(super) slot: TableSlot,
     /// The attempt that backfilled the table; `None` for the previous table.
     pub(super) attempt: Option<&'a Attempt>,

@@ -1,0 +1,228 @@
+//! A pool of connections to one server.
+//!
+//! A connection may have died while nobody used it: the server was restarted, a proxy or an
+//! administrator ended it. So a connection that was idle is asked first, and a statement whose
+//! connection is lost is tried once more on a fresh one. A read is not told from a write here: a
+//! statement that must not be carried out twice goes to [`Pool::once`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{
+    PgArguments, PgPool, PgPoolOptions, PgQueryResult, PgRow, PgStatement, PgTypeInfo,
+};
+use sqlx::{Connection as _, Describe, Either, Execute, Executor, Postgres};
+use tokio::time::timeout;
+
+use super::server::{Server, Settings};
+
+/// A connection that was idle for this long is asked before it is used.
+const ASKED_AFTER: Duration = Duration::from_secs(1);
+
+/// How long it may take to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+
+/// A pool. As an executor it tries a statement once more after a lost connection, and it reads all rows
+/// before it returns the first: rows are streamed from a connection, with [`Pool::acquire`].
+#[derive(Clone)]
+pub struct Pool {
+    connections: PgPool,
+    server: Server,
+    name: &'static str,
+    settings: Settings,
+    /// The host of `server` that new connections lead to.
+    host: Arc<AtomicUsize>,
+}
+
+impl Pool {
+    /// At most `max` connections with these settings, which are opened when they are needed; `wait` is
+    /// how long a caller waits for one. `name` is shown by `pg_stat_activity`.
+    #[must_use]
+    pub fn new(
+        server: &Server,
+        name: &'static str,
+        max: u32,
+        wait: Duration,
+        settings: Settings,
+    ) -> Self {
+        let (of_new, of_idle) = (server.clone(), server.clone());
+        let host = Arc::new(AtomicUsize::new(server.host()));
+        let connections = PgPoolOptions::new()
+            .max_connections(max)
+            .acquire_timeout(wait)
+            .test_before_acquire(false)
+            .after_connect(move |connection, _| {
+                let server = of_new.clone();
+                Box::pin(async move { server.prepare(connection, settings).await })
+            })
+            .before_acquire(move |connection, meta| {
+                let server = of_idle.clone();
+                Box::pin(async move {
+                    if !server.is_valid(meta.age) {
+                        return Ok(false);
+                    }
+                    if meta.idle_for < ASKED_AFTER {
+                        return Ok(true);
+                    }
+                    let answer = timeout(ANSWER_LIMIT, connection.ping()).await;
+                    // If one was lost, others probably are, too.
+                    let lost = answer.as_ref().is_ok_and(|pinged| {
+                        pinged.as_ref().is_err_and(|error| server.report(error))
+                    });
+                    Ok(!lost && answer.is_ok())
+                })
+            })
+            .connect_lazy_with(server.pool_options(name));
+        Self { connections, server: server.clone(), name, settings, host }
+    }
+
+    /// For statements that must not be carried out twice.
+    #[must_use]
+    pub fn once(&self) -> &PgPool {
+        let host = self.server.host();
+        if self.host.swap(host, Ordering::Relaxed) != host {
+            self.connections.set_connect_options(self.server.pool_options(self.name));
+        }
+        &self.connections
+    }
+
+    #[must_use]
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// A connection of the pool.
+    pub async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        self.once().acquire().await
+    }
+
+    /// A pool with the same settings and one connection of its own, for another runtime: a connection
+    /// belongs to the runtime that it was made on.
+    #[must_use]
+    pub fn of_one(&self, wait: Duration) -> Self {
+        Self::new(&self.server, self.name, 1, wait, self.settings)
+    }
+
+    /// Waits for the connections that are in use, and closes all.
+    pub async fn close(&self) {
+        self.connections.close().await;
+    }
+
+    /// The rows and results of a statement.
+    async fn run(
+        &self,
+        statement: Statement<'_>,
+    ) -> Result<Vec<Either<PgQueryResult, PgRow>>, sqlx::Error> {
+        let first = self.once().fetch_many(statement.clone()).try_collect().await;
+        match first {
+            Err(error) if self.server.report(&error) => {
+                tracing::debug!(%error, "postgres: connection lost, the statement is tried again");
+                self.once().fetch_many(statement).try_collect().await
+            }
+            answered => answered,
+        }
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.connections.fmt(formatter)
+    }
+}
+
+/// A statement that can be sent twice.
+#[derive(Clone)]
+struct Statement<'q> {
+    sql: &'q str,
+    arguments: Option<PgArguments>,
+    persistent: bool,
+}
+
+impl<'q> Execute<'q, Postgres> for Statement<'q> {
+    fn sql(&self) -> &'q str {
+        self.sql
+    }
+
+    fn statement(&self) -> Option<&PgStatement<'q>> {
+        None
+    }
+
+    fn take_arguments(&mut self) -> Result<Option<PgArguments>, sqlx::error::BoxDynError> {
+        Ok(self.arguments.take())
+    }
+
+    fn persistent(&self) -> bool {
+        self.persistent
+    }
+}
+
+impl<'p> Executor<'p> for &'p Pool {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q, E>(
+        self,
+        mut query: E,
+    ) -> BoxStream<'e, Result<Either<PgQueryResult, PgRow>, sqlx::Error>>
+    where
+        'p: 'e,
+        E: Execute<'q, Postgres>,
+        'q: 'e,
+        E: 'q,
+    {
+        let (sql, persistent) = (query.sql(), query.persistent());
+        let arguments = query.take_arguments().map_err(sqlx::Error::Encode);
+        stream::once(async move {
+            let rows = self.run(Statement { sql, arguments: arguments?, persistent }).await?;
+            Ok::<_, sqlx::Error>(stream::iter(rows).map(Ok))
+        })
+        .try_flatten()
+        .boxed()
+    }
+
+    fn fetch_optional<'e, 'q, E>(
+        self,
+        query: E,
+    ) -> BoxFuture<'e, Result<Option<PgRow>, sqlx::Error>>
+    where
+        'p: 'e,
+        E: Execute<'q, Postgres>,
+        'q: 'e,
+        E: 'q,
+    {
+        let mut answers = self.fetch_many(query);
+        Box::pin(async move {
+            let mut first = None;
+            while let Some(answer) = answers.try_next().await? {
+                if let (None, Either::Right(row)) = (&first, answer) {
+                    first = Some(row);
+                }
+            }
+            Ok(first)
+        })
+    }
+
+    fn prepare_with<'e, 'q: 'e>(
+        self,
+        sql: &'q str,
+        parameters: &'e [PgTypeInfo],
+    ) -> BoxFuture<'e, Result<PgStatement<'q>, sqlx::Error>>
+    where
+        'p: 'e,
+    {
+        self.once().prepare_with(sql, parameters)
+    }
+
+    fn describe<'e, 'q: 'e>(
+        self,
+        sql: &'q str,
+    ) -> BoxFuture<'e, Result<Describe<Postgres>, sqlx::Error>>
+    where
+        'p: 'e,
+    {
+        self.once().describe(sql)
+    }
+}
