@@ -29,6 +29,7 @@ use crate::events::log::notify::Subscription;
 use crate::feed::tail::Tail;
 use crate::pools::{self, Pools};
 use crate::postgres::Pool;
+use crate::postgres::server::CONNECT_LIMIT;
 use crate::postgres::{self, Server};
 use crate::projections::customer_history::CustomerHistory;
 use crate::projections::customers::Customers;
@@ -281,7 +282,7 @@ async fn wait_for_postgres(
 }
 
 async fn check_postgres(server: &Server) -> Result<(), StartError> {
-    schema::check_on(&mut server.connect("customers start", &[]).await?).await?;
+    schema::check_on(&mut server.connect("customers start", &[], CONNECT_LIMIT).await?).await?;
     if server.is_transaction_pooled().await? {
         return Err(StartError::TransactionPooled);
     }

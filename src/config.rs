@@ -217,7 +217,37 @@ pub fn check_environment() -> Result<(), ConfigError> {
             return Err(ConfigError::new(name, "must be UTF-8"));
         }
     }
-    Ok(())
+    let mut set = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    set.try_for_each(|name| check_name(&name))
+}
+
+/// The beginnings of names that others give: the project's own tests, and Kubernetes, which sets
+/// `CUSTOMERS_PORT` and `CUSTOMERS_SERVICE_HOST` for a service named `customers`.
+const FOREIGN: [&str; 3] = ["CUSTOMERS_TEST_", "CUSTOMERS_PORT", "CUSTOMERS_SERVICE_"];
+
+/// Fails if the variable begins like one of ours and is none: a misspelt one must not count as unset,
+/// because it may be meant as a restriction.
+fn check_name(name: &str) -> Result<(), ConfigError> {
+    let known: Vec<String> = variables()
+        .into_iter()
+        .flat_map(|variable| {
+            let file = variable.is_secret.then(|| format!("{}_FILE", variable.name));
+            [Some(variable.name), file]
+        })
+        .flatten()
+        .collect();
+    let is_foreign = FOREIGN.iter().any(|start| name.starts_with(start));
+    if !name.starts_with("CUSTOMERS_") || is_foreign || known.iter().any(|known| known == name) {
+        return Ok(());
+    }
+    let nearest = known
+        .iter()
+        .max_by(|a, b| strsim::jaro_winkler(name, a).total_cmp(&strsim::jaro_winkler(name, b)));
+    let nearest = nearest.map(String::as_str).unwrap_or_default();
+    Err(ConfigError::new(
+        name,
+        format!("is not a variable of this program; did you mean {nearest}?"),
+    ))
 }
 
 /// The variable of a refused argument, and the problem that clap reports.

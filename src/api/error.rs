@@ -61,7 +61,8 @@ pub enum ApiError {
     TooManyAtOnce { what: &'static str, limit: usize },
     #[error("the service is overloaded; retry later")]
     Overloaded,
-    #[error("the spool space is used up; retry later")]
+    /// The budget of spool files, or the disk.
+    #[error("the spool space is used up")]
     SpoolFull,
     /// PostgreSQL, Redis or the disk is unavailable. The cause is logged and not sent.
     #[error("a dependency is unavailable; retry later")]
@@ -167,7 +168,6 @@ impl ApiError {
             }
             Self::TooManyAtOnce { .. }
             | Self::Overloaded
-            | Self::SpoolFull
             | Self::Unavailable(_)
             | Self::ConnectionLost(_)
             | Self::PositionNotShown => Some((header::RETRY_AFTER, HeaderValue::from(1))),
@@ -182,6 +182,8 @@ impl ApiError {
             | Self::TooLarge(_)
             | Self::VersionMismatch { .. }
             | Self::IdempotencyMismatch
+            // When there is room again is not known.
+            | Self::SpoolFull
             | Self::Internal(_) => None,
         }
     }

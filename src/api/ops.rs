@@ -17,7 +17,7 @@ use crate::projections::{self, status};
 use crate::telemetry::as_f64;
 
 /// How long PostgreSQL may take to answer a check.
-const CHECK_LIMIT: Duration = Duration::from_millis(500);
+const CHECK_LIMIT: Duration = Duration::from_secs(2);
 
 /// The body of both checks.
 #[derive(Serialize)]

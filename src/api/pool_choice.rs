@@ -8,7 +8,6 @@ use axum::http::request::Parts;
 use metrics::gauge;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::clock::Clock;
 use crate::events::log::read;
 use crate::postgres::Pool;
 
@@ -90,14 +89,14 @@ impl Replica {
     }
 
     /// Compares it with the primary once a second, for as long as the process runs.
-    pub(super) async fn watch(&self, primary: &Pool, clock: &Clock) {
+    pub(super) async fn watch(&self, primary: &Pool) {
         let mut ticks = interval(COMPARED_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             // While one of them does not answer, the last comparison stands: without the primary its
             // replica goes on serving.
-            let Ok(refused) = self.compare(primary, clock).await else { continue };
+            let Ok(refused) = self.compare(primary).await else { continue };
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             if state.refused != refused {
                 if let Some(reason) = refused {
@@ -112,17 +111,14 @@ impl Replica {
 
     /// Why it must not be used. The log of a replica is the beginning of the primary's log, and the first
     /// event that it lacks is young.
-    async fn compare(&self, primary: &Pool, clock: &Clock) -> Result<Option<Refused>, sqlx::Error> {
+    async fn compare(&self, primary: &Pool) -> Result<Option<Refused>, sqlx::Error> {
         let shown = read::head(&self.short).await?;
         let head = read::head(primary).await?;
         let last = read::identity(&self.short, shown).await?;
         if shown > 0 && last != read::identity(primary, shown).await? {
             return Ok(Some(Refused::OtherLog));
         }
-        let lacked = if shown < head { read::identity(primary, shown + 1).await? } else { None };
-        let lag = lacked
-            .map(|(_, recorded_at)| (clock.now() - recorded_at).to_std().unwrap_or_default())
-            .unwrap_or_default();
+        let lag = if shown < head { read::age(primary, shown + 1).await? } else { Duration::ZERO };
         gauge!("customers_replica_lag_seconds").set(lag.as_secs_f64());
         Ok((lag > self.lag_max).then_some(Refused::Lags))
     }

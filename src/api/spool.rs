@@ -1,6 +1,7 @@
 //! Spool files: unlinked files for lists that are sent to slow clients, and for the bodies of imports. They
 //! share a budget, so that no client can fill the disk.
 
+use std::io::ErrorKind;
 use std::io::SeekFrom;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,6 +37,10 @@ impl SpoolSpace {
 
 /// 503: the spool folder is full or not writable.
 pub(super) fn unavailable(error: &std::io::Error) -> ApiError {
+    if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
+        tracing::error!(%error, "spool: the disk is full");
+        return ApiError::SpoolFull;
+    }
     ApiError::Unavailable(format!("spool file: {error}"))
 }
 

@@ -98,7 +98,7 @@ impl Api {
     /// Compares the replica with the primary, for as long as the process runs.
     pub async fn watch_replica(self) {
         if let Some(replica) = &self.replica {
-            replica.watch(&self.short, &self.clock).await;
+            replica.watch(&self.short).await;
         }
     }
 

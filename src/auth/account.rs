@@ -283,20 +283,31 @@ impl Accounts {
         username: &Username,
         command_id: Uuid,
     ) -> Result<Option<Change>, sqlx::Error> {
-        sqlx::query_as!(
-            Change,
-            r#"select e.position,
-                      (select coalesce(max(b.position), 0) from events b
-                       where b.aggregate_type = 'account' and b.aggregate_id = e.aggregate_id
-                         and b.event_type in ('PasswordChanged', 'RoleChanged', 'AccountDisabled')
-                         and b.position < e.position
-                      ) as "previous!"
-               from events e
-               where e.aggregate_type = 'account' and e.aggregate_id = $1 and e.command_id = $2"#,
+        let position = sqlx::query_scalar!(
+            "select position from events
+             where aggregate_type = 'account' and aggregate_id = $1 and command_id = $2",
             username.as_str(),
             command_id
+        );
+        let Some(position) = position.fetch_optional(&self.pool).await? else { return Ok(None) };
+        let previous = self.change_before(username, position).await?;
+        Ok(Some(Change { position, previous }))
+    }
+
+    /// The position of the last change before this one that ended sessions; 0 if there was none.
+    pub(super) async fn change_before(
+        &self,
+        username: &Username,
+        position: i64,
+    ) -> Result<i64, sqlx::Error> {
+        sqlx::query_scalar!(
+            r#"select coalesce(max(position), 0) as "position!" from events
+               where aggregate_type = 'account' and aggregate_id = $1 and position < $2
+                 and event_type in ('PasswordChanged', 'RoleChanged', 'AccountDisabled')"#,
+            username.as_str(),
+            position
         )
-        .fetch_optional(&self.pool)
+        .fetch_one(&self.pool)
         .await
     }
 

@@ -317,11 +317,16 @@ impl Reconciler {
             | AccountEvent::SessionOpened { .. }
             | AccountEvent::LoginThrottled { .. } => return Ok(()),
         };
-        // The session in which the password was changed has the position of the change if the change
-        // completed in Redis; otherwise it ends like the other sessions.
-        let revocation = Revocation { cause, position: stored.position, epochs };
         // The actor is that of the change.
         let metadata = stored.metadata().unwrap_or_else(|_| Metadata::of_program("customers"));
+        // The process that changed the password may not have told Redis yet which session stays open.
+        let session = metadata.session.clone().filter(|_| cause == CloseCause::PasswordChanged);
+        let previous = match session {
+            Some(_) => self.accounts.change_before(&username, stored.position).await?,
+            None => 0,
+        };
+        let except = session.as_deref().map(|sid| (sid, previous));
+        let revocation = Revocation { cause, position: stored.position, except, epochs };
         revoke(&self.sessions, &self.accounts, &username, revocation, metadata).await
     }
 }

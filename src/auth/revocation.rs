@@ -15,6 +15,8 @@ pub struct Revocation<'a> {
     pub cause: CloseCause,
     /// The position of the change.
     pub position: i64,
+    /// The session in which the password was changed, and the position of the change before it.
+    pub except: Option<(&'a str, i64)>,
     /// The epochs of Redis in which they may be ended, or [`ANY_EPOCH`](super::redis_epoch::ANY_EPOCH).
     pub epochs: &'a str,
 }
@@ -28,8 +30,8 @@ pub async fn revoke(
     revocation: Revocation<'_>,
     metadata: Metadata,
 ) -> Result<(), AuthError> {
-    let Revocation { cause, position, epochs } = revocation;
-    let ended = sessions.close_all(username, None, position, epochs).await?;
+    let Revocation { cause, position, except, epochs } = revocation;
+    let ended = sessions.close_all(username, except, position, epochs).await?;
     accounts.record(username, &closed(&ended, cause), metadata).await?;
     Ok(())
 }

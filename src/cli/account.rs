@@ -111,7 +111,7 @@ pub async fn run(config: &Config, command: Command) -> anyhow::Result<()> {
                 &Tasks::default(),
             )
             .map_err(|error| ConfigError::new("REDIS_URL", error.to_string()))?;
-            let revocation = Revocation { cause, position, epochs: ANY_EPOCH };
+            let revocation = Revocation { cause, position, except: None, epochs: ANY_EPOCH };
             revoke(
                 &Sessions::new(client, SessionLimits::default()),
                 &accounts,

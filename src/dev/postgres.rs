@@ -76,12 +76,12 @@ pub async fn start(
 }
 
 fn arguments(cluster: &Cluster<'_>, port: u16, settings: &[String]) -> Vec<OsString> {
-    // The settings below come last, so that they override the given ones. The server logs to standard
-    // error, since that is the file with the lock of the watchdog.
-    let given = settings.iter().flat_map(|setting| ["-c".into(), setting.into()]);
-    let mut arguments: Vec<OsString> = given.collect();
+    let mut arguments: Vec<OsString> = words("-c unix_socket_directories=");
+    arguments.extend(settings.iter().flat_map(|setting| ["-c".into(), setting.into()]));
+    // These come last, so that they override the given ones. The server logs to standard error, since
+    // that is the file with the lock of the watchdog.
     arguments.extend(words(
-        "-c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=on \
+        "-c listen_addresses=127.0.0.1 -c fsync=on \
          -c logging_collector=off -c log_destination=stderr -c log_timezone=UTC",
     ));
     arguments.extend(words(&format!("-c port={port}")));

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
 use super::address::{Address, AddressError, Wanted};
-use super::is_lost;
+use super::lost::is_lost;
 
 /// How long connecting to one host may take while requests wait for it.
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(2);

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use sqlx::{Postgres, Transaction};
 
-use super::Pool;
+use super::pool::Pool;
 
 /// Begins a transaction on a connection of the pool; on a fresh one, if that connection is lost.
 ///

@@ -12,7 +12,7 @@ use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use crate::postgres::Server;
 use crate::postgres::address::AddressError;
-use crate::postgres::server::{Demand, Settings};
+use crate::postgres::server::{Demand, PATIENT_LIMIT, Settings};
 use crate::projections;
 
 /// The migrations of this program. [`migrate`] has a lock of its own, because every role that may connect
@@ -121,13 +121,13 @@ const LIMITED: Settings = &[("lock_timeout", "2s"), ("statement_timeout", "5s")]
 /// The connection of the owner, or of the service's role, outside all pools.
 pub async fn connect(url: &SecretString) -> Result<PgConnection, SchemaError> {
     let server = Server::new(url.expose_secret(), Demand::Primary)?;
-    Ok(server.connect("customers", LIMITED).await?)
+    Ok(server.connect("customers", LIMITED, PATIENT_LIMIT).await?)
 }
 
 /// As [`connect`], for work that may take long.
 pub async fn connect_unlimited(url: &SecretString) -> Result<PgConnection, SchemaError> {
     let server = Server::new(url.expose_secret(), Demand::Primary)?;
-    Ok(server.connect("customers", UNLIMITED).await?)
+    Ok(server.connect("customers", UNLIMITED, PATIENT_LIMIT).await?)
 }
 
 /// Applies the missing migrations as `owner`, and grants the rights to the service's role if that is
@@ -138,7 +138,7 @@ pub async fn migrate(
     service: Option<&SecretString>,
 ) -> Result<Migrated, SchemaError> {
     let owner = Server::new(owner.expose_secret(), Demand::Primary)?;
-    let mut connection = owner.connect("customers migrate", UNLIMITED).await?;
+    let mut connection = owner.connect("customers migrate", UNLIMITED, PATIENT_LIMIT).await?;
     create_migrations_table(&mut connection).await?;
     let mut transaction = connection.begin().await?;
     // A concurrent migration waits here.

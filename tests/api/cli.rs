@@ -12,6 +12,7 @@ use customers::config;
 use customers::events::values::Role;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
@@ -150,6 +151,10 @@ async fn a_bad_value_is_named_in_one_line_without_its_secret() {
         ("DATABASE_URL", "hunter2"),
         ("DATABASE_URL", "postgres://"),
         ("DATABASE_URL", "postgres://me:hunter2@db:port/customers"),
+        ("DATABASE_URL", "postgres://me@db/customers?sslpassword=hunter2"),
+        ("DATABASE_URL", "postgres://me@db/customers?target_session_attrs=standby"),
+        ("DATABASE_READ_URL", "postgres://me@db/customers?channel_binding=require"),
+        ("CUSTOMERS_REPLICA_MAX_LAG", "late"),
         ("CUSTOMERS_OWNER_DATABASE_URL", "http://me:hunter2@db/customers"),
         ("DATABASE_READ_URL", "http://me:hunter2@db/customers"),
         ("REDIS_URL", "http://:hunter2@redis:6379"),
@@ -175,6 +180,57 @@ async fn a_bad_value_is_named_in_one_line_without_its_secret() {
         assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
         assert!(!ended.stderr.contains(SECRET), "{ended:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_misspelt_variable_is_named_with_the_nearest_right_one() {
+    let shell = Shell::migrated().await;
+    for (name, nearest) in [
+        ("CUSTOMERS_COOKIE_BINDNG", "CUSTOMERS_COOKIE_BINDING"),
+        ("CUSTOMERS_RATELIMIT", "CUSTOMERS_RATE_LIMIT"),
+        ("CUSTOMERS_OWNER_DATABASE_URL_FIL", "CUSTOMERS_OWNER_DATABASE_URL_FILE"),
+    ] {
+        let ended = Shell { folder: shell.folder.clone(), variables: shell.variables.clone() }
+            .with(name, "always")
+            .run("serve")
+            .await;
+        assert_eq!(ended.code, 2, "{ended:?}");
+        let text = format!("{name}: is not a variable of this program; did you mean {nearest}?");
+        assert_eq!(ended.stderr, format!("customers: {text}\n"));
+    }
+    // Kubernetes sets these for a service named `customers`.
+    let ended = shell
+        .with("CUSTOMERS_SERVICE_HOST", "10.0.0.1")
+        .with("CUSTOMERS_PORT", "tcp://10.0.0.1:80");
+    assert_eq!(ended.run("migrate").await.code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn migrate_says_what_it_applied_and_what_it_would_apply() {
+    let shell = Shell::on(&empty_database().await);
+    let planned = shell.run("migrate --dry-run").await;
+    let applied = shell.run("migrate").await;
+    assert_eq!((planned.code, applied.code), (0, 0), "{planned:?} {applied:?}");
+    assert!(planned.stderr.starts_with("would apply 0001 "), "{planned:?}");
+    assert_eq!(planned.stderr.replace("would apply", "applied"), applied.stderr);
+    for arguments in ["migrate", "migrate --dry-run"] {
+        assert_eq!(shell.run(arguments).await.stderr, "the schema is up to date\n");
+    }
+    let mut owner = PgConnection::connect(&shell.variables[0].1).await.unwrap();
+    owner
+        .execute(
+            "insert into _sqlx_migrations
+                 (version, description, installed_on, success, checksum, execution_time)
+             values (9999, 'later', now(), true, '\\x00', 0)",
+        )
+        .await
+        .unwrap();
+    let newer = shell.run("migrate").await;
+    assert_eq!(newer.code, 0);
+    assert!(
+        newer.stderr.starts_with("the database is of a newer program (9999, mine "),
+        "{newer:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

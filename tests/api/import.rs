@@ -496,7 +496,7 @@ async fn spool_files_have_a_budget() {
     ] {
         assert_eq!(refused.status, 503, "{refused:?}");
         assert_eq!(refused.body["type"], "/problems/overloaded");
-        assert_eq!(refused.body["detail"], "the spool space is used up; retry later");
+        assert_eq!(refused.body["detail"], "the spool space is used up");
     }
     assert_eq!(send(service.get("/customers?numbers=1000").login(&editor)).await.status, 200);
     service.stop().await;

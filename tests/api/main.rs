@@ -43,6 +43,8 @@ mod own_writes;
 mod parked;
 mod password;
 mod past;
+mod pgbouncer;
+mod postgres_tls;
 mod process;
 mod projections;
 mod proxy;

@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 use crate::harness::{Service, config, folder, until};
 
 /// The path of a program; `None` only on a developer's machine.
-fn program(name: &str) -> Option<PathBuf> {
+pub fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap();
     let found = std::env::split_paths(&path)
         .chain([PathBuf::from("/usr/sbin")])
@@ -21,13 +21,13 @@ fn program(name: &str) -> Option<PathBuf> {
     found
 }
 
-async fn run(command: &mut Command) -> (bool, String) {
+pub async fn run(command: &mut Command) -> (bool, String) {
     let output = command.stdin(Stdio::null()).output().await.unwrap();
     let text = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8_lossy(&text).into_owned())
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use customers::config::Config;
-use customers::events::values::Role;
+use customers::events::metadata::Metadata;
+use customers::events::values::{Role, Username};
 use serde_json::json;
 
 use crate::harness::{PASSWORD, Service, With as _, send, until};
@@ -209,5 +210,28 @@ async fn a_new_password_keeps_no_session_that_a_change_before_it_ends() {
         assert!(["200", "401 unauthenticated"].contains(&told.as_str()), "{told}");
         assert_eq!(token_alone(&service, session).await, "401 unauthenticated");
     }
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_session_that_changes_the_password_stays_open_whoever_ends_the_others() {
+    let service = Service::start().await;
+    let (own, other) = (service.log_in_as(Role::Viewer).await, service.log_in("viewer").await);
+    let sessions = send(service.get("/sessions").login(&own)).await;
+    let sessions = sessions.body["sessions"].as_array().unwrap().clone();
+    let current = sessions.iter().find(|session| session["current"] == true).unwrap();
+    // The change as `POST /password` makes it; its process is killed before it tells Redis, so only the
+    // reconciler ends sessions.
+    let metadata = Metadata {
+        session: Some(current["sid"].as_str().unwrap().to_owned()),
+        ..Metadata::of_program("test")
+    };
+    let name = Username::parse("viewer").unwrap();
+    service.accounts().change_password(&name, None, "another hash", metadata).await.unwrap();
+    until("the other session has ended", async || {
+        send(service.get("/customers").login(&other)).await.status == 401
+    })
+    .await;
+    assert_eq!(send(service.get("/customers").login(&own)).await.status, 200);
     service.stop().await;
 }

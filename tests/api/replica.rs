@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+use customers::config::Config;
 use customers::dev::Servers;
 use customers::events::values::Role;
 use customers::projections::ALL;
@@ -14,7 +17,9 @@ use serde_json::json;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::process::Command;
 
-use crate::harness::{Login, Service, With as _, config_on, folder, postgres_alone, send, until};
+use crate::harness::{
+    Login, Service, With as _, config_on, database, folder, postgres_alone, send, until,
+};
 use crate::sessions::verdict;
 
 /// The path of a program of PostgreSQL.
@@ -57,6 +62,10 @@ struct Pair {
 
 impl Pair {
     async fn start(settings: &str) -> Self {
+        Self::with(settings, |_| ()).await
+    }
+
+    async fn with(settings: &str, configure: impl Fn(&mut Config)) -> Self {
         let (of_primary, of_replica) = (folder("primary"), folder("replica"));
         let primary = start(&of_primary).await;
         let url = primary.database_url().unwrap().to_owned();
@@ -64,6 +73,7 @@ impl Pair {
         let replica = standby_of(&of_primary, &url, &of_replica, settings).await;
         let mut config = config_on(&url);
         config.read_database_url = Some(SecretString::from(replica.database_url().unwrap()));
+        configure(&mut config);
         let service = Service::with(config).await;
         let admin = service.log_in_as(Role::Admin).await;
         Self { primary, replica, service: Arc::new(service), admin }
@@ -72,6 +82,24 @@ impl Pair {
     async fn on_replica(&self, statement: &str) {
         let url = self.replica.database_url().unwrap();
         PgConnection::connect(url).await.unwrap().execute(statement).await.unwrap();
+    }
+
+    /// Whether a read runs a statement on the replica, other than those that compare it.
+    async fn reads_from_replica(&self) -> bool {
+        let url = self.replica.database_url().unwrap();
+        let mut replica = PgConnection::connect(url).await.unwrap();
+        let now: DateTime<Utc> =
+            sqlx::query_scalar("select clock_timestamp()").fetch_one(&mut replica).await.unwrap();
+        send(self.service.get("/customers?numbers=1").login(&self.admin)).await;
+        sqlx::query_scalar(
+            "select exists (select from pg_stat_activity
+                            where application_name = 'customers replica' and query_start > $1
+                              and query not like '%from events%')",
+        )
+        .bind(now)
+        .fetch_one(&mut replica)
+        .await
+        .unwrap()
     }
 
     /// Renames customer 1; returns the position.
@@ -205,5 +233,92 @@ async fn a_replica_that_cancels_stops_or_is_away_costs_no_read() {
     for reader in readers {
         assert!(reader.await.unwrap() > 0);
     }
+    pair.primary.stop().await;
+}
+
+/// The names of customer 1 in 20 reads.
+async fn reads(service: &Service, admin: &Login) -> Vec<String> {
+    let mut names = vec![];
+    for _ in 0..20 {
+        let read = send(service.get("/customers/1").login(admin)).await;
+        assert_eq!(read.status, 200, "{read:?}");
+        names.push(read.body["name"].as_str().unwrap().to_owned());
+    }
+    names.dedup();
+    names
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_no_replica_of_this_log_is_not_read() {
+    let ada = json!({"name": "Ada", "dob": "1990-12-10"});
+    let pair = Pair::start("").await;
+    let other = json!({"name": "Other", "dob": "1990-12-10"});
+    let created = send(pair.service.post("/customers").login(&pair.admin).json(&other)).await;
+    assert_eq!(created.status, 201);
+    let restored = pair.primary.database_url().unwrap().to_owned();
+    let standby = pair.replica.database_url().unwrap().to_owned();
+    for (url, is_standby) in [(restored, false), (standby.clone(), true)] {
+        let mut config = config_on(&database().await);
+        config.read_database_url = Some(SecretString::from(url));
+        let service = Service::with(config).await;
+        let admin = service.log_in_as(Role::Admin).await;
+        assert_eq!(send(service.post("/customers").login(&admin).json(&ada)).await.status, 201);
+        assert_eq!(reads(&service, &admin).await, ["Ada"]);
+        if is_standby {
+            let mut on_standby = PgConnection::connect(&standby).await.unwrap();
+            until("the standby was compared", async || {
+                let compared = "select count(*) from pg_stat_activity
+                    where application_name = 'customers replica' and query like '%command_id%'";
+                let count: i64 =
+                    sqlx::query_scalar(compared).fetch_one(&mut on_standby).await.unwrap();
+                count > 0
+            })
+            .await;
+            assert_eq!(reads(&service, &admin).await, ["Ada"]);
+        }
+        service.stop().await;
+    }
+    pair.replica.stop().await;
+    pair.primary.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_lags_too_far_is_left_and_taken_again() {
+    let pair = Pair::with("", |config| config.replica_max_lag = Duration::from_millis(300)).await;
+    let ada = json!({"name": "Ada", "dob": "1990-12-10"});
+    let created = send(pair.service.post("/customers").login(&pair.admin).json(&ada)).await;
+    assert_eq!(created.status, 201);
+    let is_used = async || pair.reads_from_replica().await;
+    until("the replica is used", is_used).await;
+    let mut on_replica = PgConnection::connect(pair.replica.database_url().unwrap()).await.unwrap();
+    until("the replica has the customer", async || {
+        let count = "select count(*) from customers";
+        sqlx::query_scalar::<_, i64>(count).fetch_one(&mut on_replica).await.unwrap() == 1
+    })
+    .await;
+    pair.on_replica("select pg_wal_replay_pause()").await;
+    pair.rename("Later").await;
+    // Reads without a position, which may show what the replica shows.
+    until("the replica is left", async || pair.names(None).await == vec!["Later"; 4]).await;
+    pair.on_replica("select pg_wal_replay_resume()").await;
+    until("the replica is used again", is_used).await;
+    pair.replica.stop().await;
+    pair.primary.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_is_read_again_counts_once() {
+    let pair = Pair::with("", |config| config.account_limit = 100).await;
+    until("the replica is used", async || pair.reads_from_replica().await).await;
+    let began = std::time::Instant::now();
+    let mut limited = 0;
+    for _ in 0..60 {
+        // The replica has no such customer, so the primary is asked, too.
+        let read = send(pair.service.get("/customers/4711").login(&pair.admin)).await;
+        limited += u32::from(read.status == 429);
+    }
+    // A new second would give new credit, and prove nothing.
+    assert!(limited == 0 || began.elapsed().as_secs() > 5, "{limited} of 60 were refused");
+    pair.replica.stop().await;
     pair.primary.stop().await;
 }

@@ -1,5 +1,7 @@
 //! Reads the log. Every query starts from a position or in a stream; no query sorts.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use sqlx::PgExecutor;
@@ -107,6 +109,18 @@ pub async fn identity(
     .fetch_optional(executor)
     .await?;
     Ok(event.map(|event| (event.command_id, event.recorded_at)))
+}
+
+/// How long ago the event at that position was recorded, by the clock of the server; zero without it.
+pub async fn age(executor: impl PgExecutor<'_>, position: i64) -> Result<Duration, sqlx::Error> {
+    let seconds = sqlx::query_scalar!(
+        r#"select extract(epoch from clock_timestamp() - recorded_at)::float8 as "seconds!"
+           from events where position = $1"#,
+        position
+    )
+    .fetch_optional(executor)
+    .await?;
+    Ok(seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or_default())
 }
 
 /// Whether the log has an event of any customer.

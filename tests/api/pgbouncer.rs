@@ -1,0 +1,139 @@
+//! PgBouncer in front of PostgreSQL. Without the program nothing is tested; `script/bootstrap --all` installs
+//! it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use customers::app::{App, StartError};
+use customers::clock::Clock;
+use customers::events::values::Role;
+use customers::postgres::Server;
+use customers::postgres::server::{Demand, PATIENT_LIMIT};
+use customers::projections::ALL;
+use customers::projections::rebuild::rebuild;
+use serde_json::json;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection as _, Executor as _, PgConnection};
+use tokio::process::{Child, Command};
+
+use crate::harness::{Service, With as _, config_on, database, folder, send, until};
+use crate::nginx::{free_port, program};
+
+/// A running PgBouncer, and the URL of the database behind it.
+struct PgBouncer {
+    _process: Child,
+    url: String,
+}
+
+impl PgBouncer {
+    /// `None` without the program.
+    async fn start(database_url: &str, mode: &str) -> Option<Self> {
+        let pgbouncer = program("pgbouncer")?;
+        let options: PgConnectOptions = database_url.parse().unwrap();
+        let (database, port) = (options.get_database().unwrap(), free_port());
+        let password = database_url.split_once("://").unwrap().1.split_once('@').unwrap().0;
+        let (user, password) = password.split_once(':').unwrap();
+        let folder = folder("pgbouncer");
+        let configuration = format!(
+            "[databases]\n\
+             {database} = host=127.0.0.1 port={} dbname={database} user={user} password={password}\n\
+             [pgbouncer]\n\
+             listen_addr = 127.0.0.1\n\
+             listen_port = {port}\n\
+             unix_socket_dir =\n\
+             auth_type = any\n\
+             pool_mode = {mode}\n\
+             default_pool_size = 80\n\
+             max_client_conn = 500\n\
+             logfile = \n",
+            options.get_port()
+        );
+        let file = folder.join("pgbouncer.ini");
+        std::fs::write(&file, configuration).unwrap();
+        let mut command = Command::new(pgbouncer);
+        command.arg("-q");
+        // It refuses to run as root.
+        if rustix::process::geteuid().is_root() {
+            command.args(["-u", "nobody"]);
+            open_to_all(&folder);
+        }
+        let process = command.arg(&file).kill_on_drop(true).spawn().unwrap();
+        let url = format!("postgres://{user}:{password}@127.0.0.1:{port}/{database}");
+        let server = Server::new(&url, Demand::Primary).unwrap();
+        let answers = async || server.connect("test", &[], PATIENT_LIMIT).await.is_ok();
+        until("PgBouncer answers", answers).await;
+        Some(Self { _process: process, url })
+    }
+}
+
+fn open_to_all(folder: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_pgbouncer_in_session_mode_everything_works_with_its_limits() {
+    let direct = database().await;
+    let Some(pooler) = PgBouncer::start(&direct, "session").await else {
+        eprintln!("pgbouncer: not installed, left out");
+        return;
+    };
+    let service = Service::with(config_on(&pooler.url)).await;
+    let limits =
+        "select current_setting('statement_timeout') || ' ' || current_setting('lock_timeout')
+                      || ' ' || current_setting('idle_in_transaction_session_timeout')";
+    for (pool, expected) in [
+        (&service.pools.short, "5s 2s 2s"),
+        (&service.pools.long, "5min 10s 1min"),
+        (&service.pools.import, "15s 10s 1min"),
+    ] {
+        let shown: String = sqlx::query_scalar(limits).fetch_one(pool).await.unwrap();
+        assert_eq!(shown, expected);
+    }
+    let admin = service.log_in_as(Role::Admin).await;
+    let ada = json!({"name": "Ada", "dob": "1990-12-10"});
+    assert_eq!(send(service.post("/customers").login(&admin).json(&ada)).await.status, 201);
+    let import = service.post("/customers/import").header("content-type", "text/csv");
+    let imported = send(import.body("name,dob\nGrace,1985-12-09\n").login(&admin)).await;
+    assert_eq!(imported.status, 200, "{imported:?}");
+    for path in ["/customers", "/customers/1", "/customers/1/history", "/events", "/readyz"] {
+        assert_eq!(send(service.get(path).login(&admin)).await.status, 200, "{path}");
+    }
+    for projection in ALL {
+        rebuild(projection, &service.pools.rebuild).await.unwrap();
+    }
+    // A create that cannot get its lock ends with its limit, and is not carried out later.
+    let mut owner = PgConnection::connect(&direct).await.unwrap();
+    owner.execute("begin; lock table locks.append in exclusive mode").await.unwrap();
+    let refused = send(service.post("/customers").login(&admin).json(&ada)).await;
+    assert_eq!(refused.status, 503, "{refused:?}");
+    owner.execute("rollback").await.unwrap();
+    let created = send(service.post("/customers").login(&admin).json(&ada)).await;
+    assert_eq!((created.status, created.position()), (201, refused_after(&mut owner).await));
+    service.stop().await;
+}
+
+/// The position of the last event.
+async fn refused_after(owner: &mut PgConnection) -> i64 {
+    let count: (i64, i64) = sqlx::query_as(
+        "select max(position), count(*) filter (where event_type = 'CustomerCreated') from events",
+    )
+    .fetch_one(owner)
+    .await
+    .unwrap();
+    assert_eq!(count.1, 3, "the refused create was carried out");
+    count.0
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pgbouncer_in_transaction_mode_is_refused_at_start_with_the_cure() {
+    let Some(pooler) = PgBouncer::start(&database().await, "transaction").await else {
+        eprintln!("pgbouncer: not installed, left out");
+        return;
+    };
+    let started = App::build(config_on(&pooler.url), Clock::system());
+    let started = tokio::time::timeout(Duration::from_mins(1), started).await.unwrap();
+    let Err(error) = started else { panic!("it started") };
+    assert!(matches!(error, StartError::TransactionPooled), "{error:?}");
+    assert!(error.to_string().contains("session mode"), "{error}");
+}
