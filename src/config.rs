@@ -81,6 +81,9 @@ pub struct Config {
     /// comma-separated origins whose pages may call (CORS); none if empty
     #[arg(long, env = "CUSTOMERS_CORS_ORIGINS", default_value = "", value_parser = origins)]
     pub cors_origins: std::vec::Vec<String>,
+    /// how long a stopping process goes on serving, as not ready, before it closes its port: 0s to 5m
+    #[arg(long, env = "CUSTOMERS_DRAIN_DELAY", default_value = "0s", value_parser = drain_delay)]
+    pub drain_delay: Duration,
     /// log filter: off, error, warn, info, debug, or directives
     #[arg(long, env = "CUSTOMERS_LOG", default_value = "info", value_parser = log_directives)]
     pub log: String,
@@ -141,6 +144,9 @@ const SESSIONS_MAX: u32 = 1000;
 
 /// The longest lifetime of a token, and so the time for which a log-out must be kept.
 const TOKEN_TTL_MAX: Duration = Duration::from_hours(24);
+
+/// The longest drain delay: an orchestrator waits for it before it kills the process.
+const DRAIN_DELAY_MAX: Duration = Duration::from_mins(5);
 
 /// An environment variable with an invalid value.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -358,6 +364,12 @@ fn token_ttl(text: &str) -> Result<Duration, &'static str> {
         return Err("must be whole seconds, from 1s to 24h");
     }
     Ok(ttl)
+}
+
+fn drain_delay(text: &str) -> Result<Duration, &'static str> {
+    let delay =
+        humantime::parse_duration(text).map_err(|_| "must be a duration like 0s, 500ms or 5s")?;
+    if delay > DRAIN_DELAY_MAX { Err("must be at most 5m") } else { Ok(delay) }
 }
 
 fn cookie_binding(text: &str) -> Result<CookieBinding, &'static str> {

@@ -35,9 +35,13 @@ pub(super) async fn livez(params: Params) -> Result<Response, ApiError> {
 /// `GET /readyz`: checks PostgreSQL with its schema, and Redis. Reports the lag of the projections, but
 /// a lag does not make the process unready, because all processes would lag together. A process with a
 /// new version of a projection becomes ready after its first build; until then the processes of the old
-/// version serve.
+/// version serve. A process that is told to stop is not ready, although it still serves.
 pub(super) async fn readyz(State(api): State<Api>, params: Params) -> Result<Response, ApiError> {
     params.none()?;
+    if api.draining.is_cancelled() {
+        let body = Health { status: "unavailable", checks: json!({"process": "stopping"}) };
+        return Ok((StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response());
+    }
     let (postgres, redis) = tokio::join!(
         tokio::time::timeout(CHECK_LIMIT, status::status(&api.short)),
         api.auth.ready(),

@@ -1,5 +1,5 @@
 //! The caller of a request, and the outermost middleware: request id, the client's address, problem
-//! bodies, panics as problems, security headers.
+//! bodies, panics as problems, security headers, and `Connection: close` while the process drains.
 
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::FutureExt as _;
@@ -71,6 +71,8 @@ pub(super) async fn envelope(State(api): State<Api>, mut request: Request, next:
     api.requests.fetch_add(1, Ordering::Relaxed);
     let caller = Caller::of(&request, &api.trusted_proxies);
     let request_id = caller.request_id.clone();
+    // HTTP/2 has no such header; its connections are closed when the port is.
+    let has_connection_header = request.version() < Version::HTTP_2;
     request.extensions_mut().insert(caller);
     let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
     let mut response = answer.unwrap_or_else(|panic| {
@@ -82,6 +84,9 @@ pub(super) async fn envelope(State(api): State<Api>, mut request: Request, next:
         ApiError::Internal(cause).into_response()
     });
     finish(&mut response, &request_id, api.https);
+    if has_connection_header && api.draining.is_cancelled() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 

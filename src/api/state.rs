@@ -75,6 +75,8 @@ pub struct ApiState {
     /// How many requests have arrived.
     pub requests: AtomicU64,
     pub tasks: Tasks,
+    /// Cancelled when the process shall end: it is not ready, and its answers close their connections.
+    pub draining: CancellationToken,
     /// Cancelled when long-lived responses have to end.
     pub stopping: CancellationToken,
 }

@@ -17,6 +17,7 @@ mod deployment;
 mod dev;
 mod docs;
 mod doctor;
+mod drain;
 mod evolution;
 mod feed;
 mod given_up;

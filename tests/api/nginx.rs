@@ -1,14 +1,19 @@
 //! `deploy/nginx.conf` on a real nginx, in front of a real service. The addresses and paths are those of the
-//! test, and two lines that nginx before 1.27 does not know are left out. Without nginx, openssl and curl
+//! test, and what nginx before 1.27 does not know is left out. Without nginx, openssl and curl
 //! nothing is tested; `script/bootstrap` installs them where `CI` is set.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use customers::config::Config;
+use customers::events::values::Role;
 use tokio::process::{Child, Command};
 
-use crate::harness::{Service, config, folder, until};
+use crate::harness::{Login, Service, config, folder, until};
+use crate::proxy::{Cut, Proxy};
 
 /// The path of a program; `None` only on a developer's machine.
 pub fn program(name: &str) -> Option<PathBuf> {
@@ -41,7 +46,7 @@ struct Nginx {
 
 impl Nginx {
     /// `None` without the programs.
-    async fn start(service: &Service) -> Option<Self> {
+    async fn start(processes: &[SocketAddr]) -> Option<Self> {
         let (nginx, openssl, curl) = (program("nginx")?, program("openssl")?, program("curl")?);
         let folder = folder("nginx");
         let at = |name: &str| folder.join(name).display().to_string();
@@ -53,15 +58,19 @@ impl Nginx {
         assert!(made, "{text}");
         std::fs::write(folder.join("server_name"), "server_name customers.test;\n").unwrap();
         let (http, https) = (free_port(), free_port());
+        let servers = processes.iter().map(|address| format!("server {address} max_fails=0;"));
+        let servers = servers.collect::<Vec<_>>().concat();
         let mut conf = std::fs::read_to_string("deploy/nginx.conf").unwrap();
         for (deployed, here) in [
             // First, because the path of the folder may contain it.
             (" /tmp/", format!(" {}/", folder.display())),
             ("listen 8080", format!("listen 127.0.0.1:{http}")),
             ("listen 8443", format!("listen 127.0.0.1:{https}")),
-            ("server customers:8080 resolve", format!("server {}", service.address)),
+            // A variable may name a group of servers, too.
+            ("resolver_timeout 5s;", format!("upstream customers {{ {servers} }}")),
+            ("set $service customers:8080;", "set $service customers;".to_owned()),
             ("http2 on;", String::new()),
-            ("resolver 127.0.0.11 valid=5s ipv6=off;", String::new()),
+            ("resolver 127.0.0.11 valid=1s ipv6=off;", String::new()),
             ("/run/secrets/server_name", at("server_name")),
             ("/run/secrets/tls_certificate;", format!("{certificate};")),
             ("/run/secrets/tls_key", key),
@@ -86,21 +95,39 @@ impl Nginx {
     /// Sends a request to a host name (for https also in the handshake), perhaps with another `Host`;
     /// returns whether there was an answer, and the answer with its head.
     async fn get(&self, scheme: &str, name: &str, path: &str, host: &str) -> (bool, String) {
+        let mut curl = self.curl(scheme, name, path);
+        if !host.is_empty() {
+            curl.arg("-H").arg(format!("Host: {host}"));
+        }
+        run(&mut curl).await
+    }
+
+    /// Sends a request of an account over https; returns the answer with its head.
+    async fn send(&self, method: &str, path: &str, login: &Login, more: &[&str]) -> String {
+        let mut curl = self.curl("https", "customers.test", path);
+        curl.args(["-X", method, "-H", &format!("Authorization: Bearer {}", login.token)]);
+        run(curl.args(["-H", "Content-Type: application/json"]).args(more)).await.1
+    }
+
+    fn curl(&self, scheme: &str, name: &str, path: &str) -> Command {
         let port = if scheme == "http" { self.http } else { self.https };
         let mut curl = Command::new(&self.curl);
         curl.args(["--noproxy", "*", "-sSki", "--max-time", "10"])
             .arg("--resolve")
             .arg(format!("{name}:{port}:127.0.0.1"))
             .arg(format!("{scheme}://{name}:{port}{path}"));
-        if !host.is_empty() {
-            curl.arg("-H").arg(format!("Host: {host}"));
-        }
-        run(&mut curl).await
+        curl
     }
 }
 
+/// The path of a created customer.
+fn location(answer: &str) -> String {
+    assert_eq!(status(answer), "201", "{answer}");
+    values(answer, "location").concat()
+}
+
 fn status(answer: &str) -> &str {
-    answer.split_whitespace().nth(1).unwrap()
+    answer.split_whitespace().nth(1).unwrap_or_default()
 }
 
 /// The values of a header.
@@ -117,7 +144,7 @@ fn values<'a>(answer: &'a str, name: &str) -> Vec<&'a str> {
 async fn nginx_answers_for_one_name_with_forward_secrecy_and_keeps_operations_private() {
     let public_url = Some("https://customers.test".to_owned());
     let service = Service::with(Config { public_url, ..config().await }).await;
-    let Some(nginx) = Nginx::start(&service).await else { return };
+    let Some(nginx) = Nginx::start(&[service.address]).await else { return };
 
     let (_, right) = nginx.get("https", "customers.test", "/livez", "").await;
     assert_eq!(status(&right), "200", "{right}");
@@ -154,4 +181,100 @@ async fn nginx_answers_for_one_name_with_forward_secrecy_and_keeps_operations_pr
     assert_eq!(status(&away), "503", "{away}");
     assert_eq!(values(&away, "strict-transport-security").len(), 1, "{away}");
     assert_eq!(values(&away, "x-request-id").len(), 1, "{away}");
+}
+
+const ADA: &str = r#"{"name": "Ada", "dob": "1990-12-10"}"#;
+
+/// Two processes of one installation, and a login of an editor.
+async fn two_processes() -> (Service, Service, Login) {
+    let public_url = Some("https://customers.test".to_owned());
+    let drain_delay = Duration::from_secs(3);
+    let first = Service::with(Config { public_url, drain_delay, ..config().await }).await;
+    let second = Service::with(first.config.clone()).await;
+    let login = first.log_in_as(Role::Editor).await;
+    (first, second, login)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nginx_sends_a_request_again_only_if_that_executes_nothing_twice() {
+    let (first, second, login) = two_processes().await;
+    let breaking = Proxy::start(first.address).await;
+    // One process is away, the connections of another break, a third is in order.
+    let away = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let Some(nginx) = Nginx::start(&[away, breaking.address, second.address]).await else { return };
+
+    let mut created = 0;
+    for (method, answer_of_broken, replayed) in
+        [("GET", "200", 0), ("PUT", "200", 1), ("DELETE", "200", 1), ("POST", "503", 0)]
+    {
+        // Until the request is the one whose answer is lost. All others get through at once.
+        for attempt in 0.. {
+            assert!(attempt < 30, "{method}: never sent to the process whose answers are lost");
+            // nginx takes turns: another request in between, so that this one has each turn once.
+            if attempt % 2 == 1 {
+                nginx.send("GET", "/livez", &login, &[]).await;
+            }
+            let path = location(&nginx.send("POST", "/customers", &login, &["-d", ADA]).await);
+            created += 1;
+            breaking.arm(Cut::NextAnswer);
+            let answer = match method {
+                // A second execution would be refused: the version is 2 then.
+                "PUT" => {
+                    let bob =
+                        ["-H", "If-Match: \"1\"", "-d", r#"{"name":"Bob","dob":"1990-12-10"}"#];
+                    nginx.send(method, &path, &login, &bob).await
+                }
+                // A second DELETE would find no customer.
+                "GET" | "DELETE" => nginx.send(method, &path, &login, &[]).await,
+                _ => {
+                    created += 1;
+                    nginx.send(method, "/customers", &login, &["-d", ADA]).await
+                }
+            };
+            let broken = !breaking.is_armed();
+            breaking.arm(Cut::Nothing);
+            if broken {
+                assert_eq!(status(&answer), answer_of_broken, "{method}: {answer}");
+                assert_eq!(values(&answer, "idempotent-replayed").len(), replayed, "{answer}");
+                break;
+            }
+            assert!(["200", "201"].contains(&status(&answer)), "{method}: {answer}");
+            assert_eq!(values(&answer, "idempotent-replayed"), Vec::<&str>::new(), "{answer}");
+        }
+    }
+    // The POST whose answer was lost was executed, once.
+    let events = sqlx::query_scalar::<_, i64>(
+        "select count(*) from events where event_type = 'CustomerCreated'",
+    );
+    assert_eq!(events.fetch_one(&second.pools.short).await.unwrap(), created);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_stops_behind_nginx_fails_no_request() {
+    let (first, second, login) = two_processes().await;
+    let Some(nginx) = Nginx::start(&[first.address, second.address]).await else { return };
+    let stopped = AtomicUsize::new(0);
+    let counted = AtomicUsize::new(0);
+    let client = async || {
+        // A while with both processes, while one stops, and with one.
+        let mut after = 0;
+        while after < 20 {
+            after += stopped.load(Ordering::Relaxed);
+            let path = location(&nginx.send("POST", "/customers", &login, &["-d", ADA]).await);
+            let bob = ["-d", r#"{"name":"Bob","dob":"1990-12-10"}"#];
+            let requests: [(&str, &[&str]); 3] = [("PUT", &bob), ("GET", &[]), ("DELETE", &[])];
+            for (method, more) in requests {
+                let answer = nginx.send(method, &path, &login, more).await;
+                assert_eq!(status(&answer), "200", "{method}: {answer}");
+            }
+            counted.fetch_add(4, Ordering::Relaxed);
+        }
+    };
+    let stop = async {
+        until("there is load", async || counted.load(Ordering::Relaxed) > 40).await;
+        first.stop().await;
+        stopped.store(1, Ordering::Relaxed);
+    };
+    tokio::join!(stop, client(), client(), client(), client());
+    second.stop().await;
 }

@@ -11,6 +11,13 @@ use serde_yaml_ng::Value;
 const SECRETS: [&str; 4] =
     ["DATABASE_URL", "CUSTOMERS_OWNER_DATABASE_URL", "DATABASE_READ_URL", "REDIS_URL"];
 
+/// The variables that only the compose files read: ports and subnet of the host.
+const OF_THE_HOST: [&str; 3] = ["HTTP_PORT", "HTTPS_PORT", "FRONT_SUBNET"];
+
+/// What Compose 1.29 understands at the top level, apart from `x-` entries. It refuses `name` and ignores
+/// `configs`.
+const TOP_LEVEL: [&str; 4] = ["services", "networks", "volumes", "secrets"];
+
 /// The variables and subcommands of the built program, from its `--help`, and the stages of the
 /// Dockerfile.
 pub static KNOWN: LazyLock<Known> = LazyLock::new(|| Known {
@@ -49,10 +56,14 @@ pub fn problems(text: &str) -> Vec<String> {
         found.extend(complaints.map(|complaint| format!("{name}: {complaint}")));
     }
     found.extend(declaration_problems(&file));
+    let unknown = entries(&file)
+        .into_iter()
+        .filter(|key| !key.starts_with("x-") && !TOP_LEVEL.contains(&key.as_str()));
+    found.extend(unknown.map(|key| format!("Compose 1.29 does not understand `{key}`")));
     let interpolated = text.replace("$$", "");
     for rest in interpolated.split("${").skip(1) {
         let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
-        if !is_variable(&rest[..end]) {
+        if !is_variable(&rest[..end]) && !OF_THE_HOST.contains(&&rest[..end]) {
             found.push(format!("no variable `{}`", &rest[..end]));
         }
     }
@@ -86,10 +97,18 @@ fn dependency_problems(file: &Value, service: &Value) -> Vec<String> {
     found
 }
 
-/// Volumes, secrets, configs and networks that a service uses and that do not exist.
+/// Volumes, secrets and networks that a service uses and that do not exist.
 fn resource_problems(file: &Value, service: &Value) -> Vec<String> {
     let mut found = Vec::new();
-    for kind in ["volumes", "secrets", "configs", "networks"] {
+    if !service["configs"].is_null() {
+        found.push("Compose 1.29 ignores its `configs`".to_owned());
+    }
+    for mount in entries(&service["volumes"]) {
+        if mount.starts_with(['.', '/']) && !mount.ends_with(":ro") {
+            found.push(format!("may write to {mount}"));
+        }
+    }
+    for kind in ["volumes", "secrets", "networks"] {
         for name in used(service, kind) {
             if name.starts_with(['.', '/']) {
                 found.extend(file_problem(&name));
@@ -113,7 +132,7 @@ fn resource_problems(file: &Value, service: &Value) -> Vec<String> {
 /// Declarations at the top level that no service uses, or whose file does not exist.
 fn declaration_problems(file: &Value) -> Vec<String> {
     let mut found = Vec::new();
-    for kind in ["volumes", "secrets", "configs", "networks"] {
+    for kind in ["volumes", "secrets", "networks"] {
         for name in entries(&file[kind]) {
             if !services(file).any(|(_, service)| used(service, kind).contains(&name)) {
                 found.push(format!("`{name}` is declared in {kind} and not used"));

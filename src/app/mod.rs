@@ -29,8 +29,6 @@ use crate::events::log::notify::Subscription;
 use crate::feed::tail::Tail;
 use crate::pools::{self, Pools};
 use crate::postgres::Pool;
-use crate::postgres::server::CONNECT_LIMIT;
-use crate::postgres::{self, Server};
 use crate::projections::customer_history::CustomerHistory;
 use crate::projections::customers::Customers;
 use crate::projections::projector::Projector;
@@ -39,14 +37,22 @@ use crate::schema::{self, SchemaError};
 use crate::tasks::Tasks;
 use crate::telemetry;
 
+/// What a process waits for at its start.
+mod start;
+
+/// The port, and how it closes.
+mod port;
+
+use self::port::Port;
+
 /// How long queued commands may take to be appended at shutdown.
 const APPEND_DRAIN: Duration = Duration::from_secs(2);
 
 /// How long background tasks may take to end at shutdown.
 const TASK_DRAIN: Duration = Duration::from_secs(2);
 
-/// The pause between two attempts to reach PostgreSQL at the start.
-const START_RETRY: Duration = Duration::from_millis(500);
+/// How long a connection that was accepted just before the port closed may take to bring its request.
+const LAST_REQUESTS: Duration = Duration::from_millis(200);
 
 /// How often expired idempotency keys and imports are deleted.
 const PURGE_EVERY: Duration = Duration::from_mins(1);
@@ -68,9 +74,19 @@ pub struct App {
     projector: Projector,
     history: Projector,
     pools: Pools,
+    shutdown: Shutdown,
+    tasks: Tasks,
+}
+
+/// The steps of a shutdown, in their order.
+#[derive(Default)]
+struct Shutdown {
+    /// Cancelled when the process shall end.
+    draining: CancellationToken,
+    /// How long the process then goes on serving.
+    drain_delay: Duration,
     /// Cancelled when the service accepts no more requests.
     stopping: CancellationToken,
-    tasks: Tasks,
 }
 
 /// Why a process cannot start.
@@ -114,7 +130,7 @@ impl App {
         let listener = TcpListener::bind(config.listen)
             .await
             .map_err(|error| StartError::Listen(config.listen, error))?;
-        let listener = wait_for_postgres(listener, &config, &pools.server).await?;
+        let listener = start::wait_for_postgres(listener, &config, &pools.server).await?;
         // Read before the first projector starts, which moves the checkpoints.
         let empty = status::status(&pools.short).await?.into_iter().filter(|of| of.checkpoint == 0);
         let built_at = empty.map(|of| of.head).max().unwrap_or(0);
@@ -124,11 +140,7 @@ impl App {
 
         let tasks = Tasks::default();
         let auth = auth(&config, &pools, &clock, &tasks)?;
-        // So that the first request need not wait for Redis. Without Redis the service serves those
-        // requests that do not need it.
-        if let Err(error) = auth.ready().await {
-            tracing::warn!(%error, "redis: not ready, requests that need it are answered 503");
-        }
+        start::caught_up(&auth).await;
         auth.follow(&tasks);
         let bus = Bus::new(pools.appender.clone(), pools.short.clone());
         tasks.spawn_until_shutdown(pools.server.clone().watch());
@@ -144,7 +156,7 @@ impl App {
         }
         let frame = api::stream::frame;
         let tail = Tail::start(pools.short.clone(), appends.clone(), frame, &tasks);
-        let stopping = CancellationToken::new();
+        let shutdown = Shutdown { drain_delay: config.drain_delay, ..Shutdown::default() };
         let replica = config.read_database_url.as_ref().map(pools::replica).transpose()?;
         let replica =
             replica.map(|(short, long)| Replica::new(short, long, config.replica_max_lag));
@@ -175,12 +187,13 @@ impl App {
             account_queries: AccountSlots::new("long queries", 1),
             requests: AtomicU64::new(0),
             tasks: tasks.clone(),
-            stopping: stopping.clone(),
+            draining: shutdown.draining.clone(),
+            stopping: shutdown.stopping.clone(),
         });
         tasks.spawn_until_shutdown(api.clone().watch_replica());
         let rate_limit = RateLimit::new(config.rate_limit, &tasks);
         let router = api::router(api, rate_limit.as_ref(), &config.cors_origins);
-        Ok(Self { listener, router, bus, auth, projector, history, pools, stopping, tasks })
+        Ok(Self { listener, router, bus, auth, projector, history, pools, shutdown, tasks })
     }
 
     /// The address of the listener.
@@ -211,17 +224,26 @@ impl App {
         &self.pools
     }
 
-    /// Serves until `stop` is cancelled; then accepts no more connections, and waits up to `drain` for
-    /// the requests in flight.
+    /// Serves until `stop` is cancelled. Then the process is not ready, and serves for the drain delay:
+    /// every answer closes its connection, so that a proxy has none left that it could use. Then it
+    /// accepts no more connections, and waits up to `drain` for the requests in flight.
     pub async fn run(self, stop: CancellationToken, drain: Duration) -> std::io::Result<()> {
         let service = self.router.into_make_service_with_connect_info::<SocketAddr>();
-        let listener = self.listener.tap_io(|stream| set_options(stream));
-        let serve = axum::serve(listener, service)
-            .with_graceful_shutdown(stop.clone().cancelled_owned())
+        let close = CancellationToken::new();
+        let port = Port::new(self.listener, close.clone());
+        let serve = axum::serve(port.tap_io(|stream| set_options(stream)), service)
+            .with_graceful_shutdown(self.shutdown.stopping.clone().cancelled_owned())
             .into_future();
         let deadline = async {
             stop.cancelled().await;
-            self.stopping.cancel();
+            self.shutdown.draining.cancel();
+            if !self.shutdown.drain_delay.is_zero() {
+                tracing::info!(delay = ?self.shutdown.drain_delay, "shutdown: not ready, still serving");
+                tokio::time::sleep(self.shutdown.drain_delay).await;
+                close.cancel();
+                tokio::time::sleep(LAST_REQUESTS).await;
+            }
+            self.shutdown.stopping.cancel();
             tokio::time::sleep(drain).await;
         };
         let served = tokio::select! {
@@ -243,61 +265,6 @@ impl App {
         let _ = tokio::time::timeout(Duration::from_secs(1), self.pools.close()).await;
         served
     }
-}
-
-/// Checks the server and its schema. While PostgreSQL does not answer, the listener answers that the
-/// process is alive and not ready.
-async fn wait_for_postgres(
-    listener: TcpListener,
-    config: &Config,
-    server: &Server,
-) -> Result<TcpListener, StartError> {
-    let Err(error) = check_postgres(server).await else { return Ok(listener) };
-    if !is_away(&error) {
-        return Err(error);
-    }
-    let failed = |error| StartError::Listen(config.listen, error);
-    let listener = listener.into_std().map_err(failed)?;
-    let early = listener.try_clone().and_then(TcpListener::from_std).map_err(failed)?;
-    let check = async {
-        let mut problem = Err(error);
-        let mut warned = None;
-        loop {
-            match problem {
-                Err(error) if is_away(&error) => {
-                    let text = format!("{:#}", anyhow::Error::from(error));
-                    if warned.as_ref() != Some(&text) {
-                        tracing::warn!(error = text, "start: waiting for PostgreSQL");
-                        warned = Some(text);
-                    }
-                }
-                checked => return checked,
-            }
-            tokio::time::sleep(START_RETRY).await;
-            problem = check_postgres(server).await;
-        }
-    };
-    api::waiting::answer_during(early, config.is_https(), check).await?;
-    TcpListener::from_std(listener).map_err(failed)
-}
-
-async fn check_postgres(server: &Server) -> Result<(), StartError> {
-    schema::check_on(&mut server.connect("customers start", &[], CONNECT_LIMIT).await?).await?;
-    if server.is_transaction_pooled().await? {
-        return Err(StartError::TransactionPooled);
-    }
-    Ok(())
-}
-
-/// Whether the server may answer later.
-fn is_away(error: &StartError) -> bool {
-    let (StartError::Database(error) | StartError::Schema(SchemaError::Database(error))) = error
-    else {
-        return false;
-    };
-    // Too many connections.
-    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    postgres::is_lost(error) || code.is_some_and(|code| code == "53300")
 }
 
 /// Accounts, tokens and sessions of this process.
