@@ -122,14 +122,14 @@ async fn authentication(service: &Service, cookie: &str) {
     let prefix = database.rsplit('/').next().unwrap().to_owned();
     let keys = std::env::temp_dir().join("bench-keys").display().to_string();
     let config = Config::from_lookup(|name| match name {
+        "REDIS_URL" => Some(redis.clone()),
         "CUSTOMERS_REDIS_PREFIX" => Some(prefix.clone()),
         "CUSTOMERS_KEYS_DIR" => Some(keys.clone()),
         "CUSTOMERS_PUBLIC_URL" => Some(service.url.clone()),
         "CUSTOMERS_ACCOUNT_LIMIT" => Some("1000000".to_owned()),
         _ => None,
     });
-    let auth =
-        Auth::new(&config.unwrap(), &redis, accounts, Clock::system(), &Tasks::default()).unwrap();
+    let auth = Auth::new(&config.unwrap(), accounts, Clock::system(), &Tasks::default()).unwrap();
     let address = routes(auth).await;
     let head = format!(
         "HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {}\r\ncookie: {cookie}\r\n\r\n",

@@ -81,8 +81,9 @@ const ALLOWED: [(&str, &[&str]); 19] = [
 ];
 
 /// Crates that only some modules may use.
-const CRATE_USERS: [(&str, &[&str]); 5] = [
+const CRATE_USERS: [(&str, &[&str]); 6] = [
     ("redis", &["auth"]),
+    ("rustls", &["auth"]),
     ("jsonwebtoken", &["auth"]),
     ("argon2", &["auth"]),
     ("axum", &["api", "app"]),

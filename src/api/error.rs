@@ -329,6 +329,7 @@ impl From<AuthError> for ApiError {
                 error.into()
             }
             AuthError::Account(error) => Self::Internal(error.to_string()),
+            AuthError::Config(error) => Self::Internal(error.to_string()),
             AuthError::Keys(error) => Self::Internal(error.to_string()),
             AuthError::TaskFailed(error) => Self::Internal(error.to_string()),
             AuthError::Password(error) => Self::Internal(error.to_string()),

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use axum::serve::ListenerExt as _;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -270,15 +270,11 @@ impl App {
 /// Accounts, tokens and sessions of this process.
 fn auth(config: &Config, pools: &Pools, clock: &Clock, tasks: &Tasks) -> Result<Auth, StartError> {
     let accounts = Accounts::new(pools.accounts.clone(), pools.appender.clone());
-    Auth::new(config, redis_url(config)?.expose_secret(), accounts, clock.clone(), tasks).map_err(
-        |error| match error {
-            // No call to Redis was made yet, so the error is about its URL.
-            AuthError::Redis(error) => {
-                StartError::Config(ConfigError::new("REDIS_URL", error.to_string()))
-            }
-            error => error.into(),
-        },
-    )
+    redis_url(config)?;
+    Auth::new(config, accounts, clock.clone(), tasks).map_err(|error| match error {
+        AuthError::Config(error) => StartError::Config(error),
+        error => error.into(),
+    })
 }
 
 /// Sets the options of a connection. Errors are ignored: the service works without the options.

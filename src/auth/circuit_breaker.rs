@@ -10,7 +10,7 @@ use tokio::time::Instant;
 const FAILURE_THRESHOLD: u32 = 8;
 
 /// How long the circuit stays open before a trial call.
-const OPEN_FOR: Duration = Duration::from_millis(200);
+pub(super) const OPEN_FOR: Duration = Duration::from_millis(200);
 
 /// The minimum age of a connection before timeouts replace it.
 const CONNECTION_MIN_AGE: Duration = Duration::from_secs(2);

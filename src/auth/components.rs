@@ -14,6 +14,7 @@ use super::principal::Principal;
 use super::reconciler::Reconciler;
 use super::redis_client::RedisClient;
 use super::redis_epoch::RedisEpochs;
+use super::redis_permissions::RedisPermissions;
 use super::session::{OpenSession, SessionLimits, Sessions};
 use super::throttle::Throttle;
 use super::token::Tokens;
@@ -34,6 +35,7 @@ pub struct Components {
     pub(super) passwords: Passwords,
     pub(super) tokens: Tokens,
     pub(super) sessions: TrustedSessions,
+    pub(super) permissions: RedisPermissions,
     pub(super) throttle: Throttle,
     reconciler: Arc<Reconciler>,
     pub(super) clock: Clock,
@@ -55,12 +57,11 @@ impl Auth {
     /// Reads the signing keys, or creates the first one; does not wait for Redis.
     pub fn new(
         config: &Config,
-        redis_url: &str,
         accounts: Accounts,
         clock: Clock,
         tasks: &Tasks,
     ) -> Result<Self, AuthError> {
-        let client = RedisClient::new(redis_url, &config.redis_prefix, tasks)?;
+        let client = RedisClient::new(config, tasks)?;
         let limits = SessionLimits {
             live: config.session_limit,
             log_ins: config.session_rate,
@@ -68,13 +69,20 @@ impl Auth {
         };
         let sessions = Sessions::new(client.clone(), limits);
         let epochs = RedisEpochs::new(client.clone());
-        let reconciler =
-            Arc::new(Reconciler::new(sessions, epochs, accounts.clone(), tasks.clone()));
+        let permissions = RedisPermissions::new(client.clone());
+        let reconciler = Arc::new(Reconciler::new(
+            sessions,
+            epochs,
+            accounts.clone(),
+            permissions.clone(),
+            tasks.clone(),
+        ));
         Ok(Self(Arc::new(Components {
             accounts,
             passwords: Passwords::new(),
             tokens: Tokens::new(Keys::open(&config.keys_dir)?, config.public_url()),
             sessions: TrustedSessions::new(Arc::clone(&reconciler)),
+            permissions,
             throttle: Throttle::new(client, config.login_limit, config.session_rate),
             reconciler,
             clock,
@@ -136,9 +144,13 @@ impl Auth {
         self.tokens.keys().jwks(self.clock.now())
     }
 
-    /// Fails unless Redis is in a trusted epoch and accepts writes.
+    /// Fails unless Redis is in a trusted epoch and accepts writes, and its user has all permissions.
     pub async fn ready(&self) -> Result<(), AuthError> {
-        self.sessions.ready().await
+        let permitted = self.permissions.check_bypassing_breaker("ready");
+        // At the same time, because both together must stay within the 500 ms of an answer.
+        let (permitted, ready) = tokio::join!(permitted, self.sessions.ready());
+        permitted?;
+        ready
     }
 
     async fn reload_keys(self) {

@@ -6,6 +6,7 @@ use super::account::AccountError;
 use super::keys::KeyError;
 use super::password::PasswordError;
 use super::redis_client::RedisClientError;
+use crate::config::ConfigError;
 use crate::events::log::AppendError;
 
 /// The errors that callers of [`Auth`](super::Auth) distinguish.
@@ -26,6 +27,8 @@ pub enum AuthError {
     Overloaded,
     #[error("Redis: {0}")]
     Redis(#[from] RedisClientError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     #[error(transparent)]
     Account(#[from] AccountError),
     #[error(transparent)]

@@ -140,6 +140,8 @@ impl Auth {
         bind_now: bool,
         mut metadata: Metadata,
     ) -> Result<LoggedIn, AuthError> {
+        // So that no log-in opens a session that no request can use.
+        self.permissions.check(account.username.as_str()).await?;
         let cookie = BASE64_URL_SAFE_NO_PAD.encode(clock::random_bytes::<32>());
         let sid = clock::new_id().to_string();
         let jti = BASE64_URL_SAFE_NO_PAD.encode(clock::random_bytes::<16>());

@@ -56,6 +56,21 @@ pub mod redis_epoch;
 /// The client of a Redis or a Redis Cluster, with a time limit on every call.
 pub mod redis_client;
 
+/// The configured Redis: addresses, user, certificates.
+mod redis_server;
+
+/// Asks the Sentinels for the master.
+mod redis_sentinels;
+
+/// What the user of Redis must be allowed.
+pub mod redis_permissions;
+
+/// The failures of Redis in the log: each cause once.
+mod redis_causes;
+
+/// What `customers doctor` checks in Redis.
+pub mod redis_doctor;
+
 /// A circuit breaker: calls fail at once while Redis does not answer.
 mod circuit_breaker;
 

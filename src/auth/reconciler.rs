@@ -16,6 +16,7 @@ use super::account::Accounts;
 use super::error::AuthError;
 use super::redis_client::RedisClientError;
 use super::redis_epoch::RedisEpochs;
+use super::redis_permissions::{RedisPermissions, is_forbidden};
 use super::revocation::{Revocation, revoke};
 use super::session::Sessions;
 use super::token::{LEEWAY_SECONDS, LIFETIME_MAX_SECONDS};
@@ -51,6 +52,7 @@ const CONCURRENCY: usize = 32;
 pub(super) struct Reconciler {
     sessions: Sessions,
     epochs: RedisEpochs,
+    permissions: RedisPermissions,
     accounts: Accounts,
     tasks: Tasks,
     /// The epochs that have the effects of the log, separated by commas: one, or those of the masters of
@@ -78,11 +80,13 @@ impl Reconciler {
         sessions: Sessions,
         epochs: RedisEpochs,
         accounts: Accounts,
+        permissions: RedisPermissions,
         tasks: Tasks,
     ) -> Self {
         Self {
             sessions,
             epochs,
+            permissions,
             accounts,
             tasks,
             trusted: RwLock::default(),
@@ -219,6 +223,7 @@ impl Reconciler {
 
     /// Applies the new events of the log in the trusted epochs that answer.
     async fn reconcile(self: &Arc<Self>) -> Result<(), AuthError> {
+        self.epochs.follow_master().await;
         let checked = self.check_epochs().await;
         if let Err(AuthError::Redis(RedisClientError::Replica)) = checked {
             self.epochs.reconnect();
@@ -229,7 +234,14 @@ impl Reconciler {
             }
             applied => applied,
         };
-        checked.and(applied)
+        match checked.and(applied) {
+            // Names what is missing.
+            Err(AuthError::Redis(RedisClientError::Redis(error))) if is_forbidden(&error) => {
+                self.permissions.check("ready").await?;
+                Err(RedisClientError::Redis(error).into())
+            }
+            reconciled => reconciled,
+        }
     }
 
     /// Checks the epochs that answer, including those of cluster nodes that get no requests.

@@ -1,45 +1,45 @@
-//! One Redis, or a Redis Cluster, with a time limit on every call: while Redis is unreachable or frozen
-//! a call fails within the limit, and at once when the circuit is open.
+//! One Redis, a Redis Cluster, or the master that Sentinels name, with a time limit on every call: while
+//! Redis is unreachable or frozen a call fails within the limit, and at once when the circuit is open.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::cluster::{ClusterClient, ClusterClientBuilder, ClusterConfig};
+use redis::aio::ConnectionManager;
+use redis::cluster::ClusterConfig;
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo};
-use redis::{FromRedisValue, RedisError, ScriptInvocation};
+use redis::{ErrorKind, FromRedisValue, RedisError, Script, ScriptInvocation};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
-use super::circuit_breaker::CircuitBreaker;
+use super::circuit_breaker::{CircuitBreaker, OPEN_FOR};
+use super::redis_causes::{Causes, DIAGNOSIS_LIMIT, advice, diagnose};
+use super::redis_sentinels::find_master;
+use super::redis_server::{CALL_LIMIT, RedisServer, manager};
 use crate::clock;
+use crate::config::redis_url::{Host, Topology};
+use crate::config::{Config, ConfigError};
 use crate::tasks::Tasks;
-
-/// The time limit of one call: two of them fit into the 500 ms after which a request that needs Redis
-/// is answered 503.
-const CALL_LIMIT: Duration = Duration::from_millis(250);
-
-/// How long a node of a cluster may take to return the slot map, before the next node is asked.
-const NODE_LIMIT: Duration = Duration::from_millis(500);
-
-/// How long connecting to a node of a cluster may take: calls for the other nodes wait meanwhile.
-const CONNECT_LIMIT: Duration = Duration::from_millis(100);
 
 /// A connection that reconnects by itself. Clones share it.
 #[derive(Clone)]
 pub struct RedisClient {
-    server: Server,
-    connection: Arc<RwLock<Connection>>,
+    server: Arc<RedisServer>,
+    connected: Arc<RwLock<Connected>>,
+    /// Held while the Sentinels are asked.
+    searching: Arc<Mutex<()>>,
     breaker: Arc<CircuitBreaker>,
+    causes: Arc<Causes>,
     tasks: Tasks,
     prefix: String,
 }
 
-/// Where to connect.
-#[derive(Clone)]
-enum Server {
-    One(redis::Client),
-    Cluster(Box<ClusterClient>),
+/// The connection; none before the Sentinels were asked for the first time.
+struct Connected {
+    connection: Option<Connection>,
+    /// The master that the Sentinels named.
+    master: Option<Host>,
+    since: Instant,
 }
 
 #[derive(Clone)]
@@ -60,31 +60,45 @@ pub enum RedisClientError {
     /// The server replicates another one, and may lag.
     #[error("the server is a replica")]
     Replica,
+    /// No Sentinel names a master.
+    #[error("{0}")]
+    NoMaster(String),
+    /// The user of Redis lacks permissions, or the server lacks commands.
+    #[error("the user of Redis lacks: {0}")]
+    Forbidden(String),
     #[error(transparent)]
     Redis(#[from] RedisError),
 }
 
 impl RedisClient {
-    /// Parses the URL; does not connect. Several URLs, separated by commas, are nodes of one cluster.
-    /// Reconnects run in `tasks`.
-    pub fn new(urls: &str, prefix: &str, tasks: &Tasks) -> Result<Self, RedisClientError> {
-        let server = match urls.replace(",redis://", "\nredis://") {
-            nodes if nodes.contains('\n') => Server::Cluster(Box::new(cluster(nodes.lines())?)),
-            url => Server::One(redis::Client::open(url)?),
+    /// Parses the configuration; does not connect. Reconnects run in `tasks`.
+    pub fn new(config: &Config, tasks: &Tasks) -> Result<Self, ConfigError> {
+        let server = RedisServer::new(config)?;
+        // It connects on the first call.
+        let connection = match &server.url.topology {
+            Topology::Sentinels { .. } => Ok(None),
+            Topology::One(host) => {
+                server.client(host).and_then(manager).map(Connection::One).map(Some)
+            }
+            Topology::Socket(path) => {
+                server.socket_client(path).and_then(manager).map(Connection::One).map(Some)
+            }
+            Topology::Cluster(nodes) => server.cluster_client(nodes).map(|client| {
+                let config = ClusterConfig::new();
+                Some(Connection::Cluster(client.get_pending_async_connection_with_config(config)))
+            }),
         };
-        // Both connect on the first call.
-        let connection = match &server {
-            Server::One(client) => Connection::One(manager(client)?),
-            Server::Cluster(client) => Connection::Cluster(
-                client.get_pending_async_connection_with_config(ClusterConfig::new()),
-            ),
-        };
+        let connection =
+            connection.map_err(|error| ConfigError::new("REDIS_URL", error.to_string()))?;
+        let connected = Connected { connection, master: None, since: Instant::now() };
         Ok(Self {
-            server,
-            connection: Arc::new(RwLock::new(connection)),
+            server: Arc::new(server),
+            connected: Arc::new(RwLock::new(connected)),
+            searching: Arc::default(),
             breaker: Arc::new(CircuitBreaker::new()),
+            causes: Arc::default(),
             tasks: tasks.clone(),
-            prefix: prefix.to_owned(),
+            prefix: config.redis_prefix.clone(),
         })
     }
 
@@ -92,6 +106,15 @@ impl RedisClient {
     /// one slot of a cluster), and the rest.
     pub(super) fn key(&self, tag: &str, rest: &str) -> String {
         format!("{}:{{{tag}}}:{rest}", self.prefix)
+    }
+
+    /// The pattern that all keys match.
+    pub(super) fn key_pattern(&self) -> String {
+        format!("{}:*", self.prefix)
+    }
+
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self.server.url.topology, Topology::Cluster(_))
     }
 
     /// Runs a script; fails at once while the circuit is open.
@@ -110,89 +133,229 @@ impl RedisClient {
         &self,
         script: &ScriptInvocation<'_>,
     ) -> Result<T, RedisClientError> {
-        let connection = self.connection();
-        let call = async {
-            match connection {
-                Connection::One(mut one) => script.invoke_async(&mut one).await,
-                Connection::Cluster(mut cluster) => script.invoke_async(&mut cluster).await,
-            }
-        };
-        self.limited(call).await
+        self.limited(async {
+            Ok(match self.connection().await? {
+                Connection::One(mut one) => script.invoke_async(&mut one).await?,
+                Connection::Cluster(mut cluster) => script.invoke_async(&mut cluster).await?,
+            })
+        })
+        .await
+    }
+
+    /// Loads a script into Redis, or into each master of the cluster.
+    pub(super) async fn load(&self, script: &Script) -> Result<(), RedisClientError> {
+        let script = script.prepare_invoke();
+        self.limited(async {
+            match self.connection().await? {
+                Connection::One(mut one) => script.load_async(&mut one).await?,
+                Connection::Cluster(mut cluster) => script.load_async(&mut cluster).await?,
+            };
+            Ok(())
+        })
+        .await
     }
 
     /// The answer of each master of the cluster to `INFO replication`; `None` for a single server.
     pub(super) async fn masters(&self) -> Result<Option<Vec<String>>, RedisClientError> {
-        let Connection::Cluster(mut cluster) = self.connection() else { return Ok(None) };
-        let mut info = redis::cmd("INFO");
-        info.arg("replication");
-        let all = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
-        let reply = self.limited(cluster.route_command(info, all)).await?;
-        let by_node: HashMap<String, String> =
-            redis::from_redis_value(reply).map_err(RedisError::from)?;
-        Ok(Some(by_node.into_values().collect()))
+        if !self.is_cluster() {
+            return Ok(None);
+        }
+        let asking = async {
+            let Connection::Cluster(mut cluster) = self.connection().await? else {
+                return Ok(None);
+            };
+            let mut info = redis::cmd("INFO");
+            info.arg("replication");
+            let all = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
+            let reply = cluster.route_command(info, all).await?;
+            let by_node: HashMap<String, String> =
+                redis::from_redis_value(reply).map_err(RedisError::from)?;
+            Ok(Some(by_node.into_values().collect()))
+        };
+        self.limited(asking).await
     }
 
-    fn connection(&self) -> Connection {
-        self.connection.read().unwrap_or_else(PoisonError::into_inner).clone()
+    async fn connection(&self) -> Result<Connection, RedisClientError> {
+        let connection =
+            self.connected.read().unwrap_or_else(PoisonError::into_inner).connection.clone();
+        match connection {
+            Some(connection) => Ok(connection),
+            None => self.connect_to_master(false).await,
+        }
+    }
+
+    /// Connects to another server if the Sentinels name another master, and stays with the present one if
+    /// none of them answers. Does nothing without Sentinels.
+    pub(super) async fn follow_master(&self) {
+        if matches!(self.server.url.topology, Topology::Sentinels { .. })
+            && let Err(error) = self.connect_to_master(false).await
+        {
+            self.log(&error);
+        }
+    }
+
+    /// The connection to the master that the Sentinels name: the present one if it leads there, unless the
+    /// caller wants a new one.
+    async fn connect_to_master(&self, wants_new: bool) -> Result<Connection, RedisClientError> {
+        let Topology::Sentinels { sentinels, master } = &self.server.url.topology else {
+            return Err(RedisClientError::NoMaster("no Sentinels are configured".to_owned()));
+        };
+        let _searching = self.searching.lock().await;
+        let found = find_master(&self.server, sentinels, master).await;
+        let host = found.map_err(RedisClientError::NoMaster)?;
+        {
+            let connected = self.connected.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(present) = &connected.connection
+                && connected.master.as_ref() == Some(&host)
+                && !wants_new
+            {
+                return Ok(present.clone());
+            }
+        }
+        let connection = Connection::One(manager(self.server.client(&host)?)?);
+        let Host { name, port } = &host;
+        tracing::info!(%name, port, "redis: connecting to the master that the Sentinels name");
+        self.replace(connection.clone(), Some(host));
+        Ok(connection)
+    }
+
+    fn replace(&self, connection: Connection, master: Option<Host>) {
+        let connected = Connected { connection: Some(connection), master, since: Instant::now() };
+        *self.connected.write().unwrap_or_else(PoisonError::into_inner) = connected;
     }
 
     /// Ends the call at the time limit, and records in the circuit breaker whether there was an answer.
     async fn limited<T>(
         &self,
-        call: impl Future<Output = Result<T, RedisError>>,
+        call: impl Future<Output = Result<T, RedisClientError>>,
     ) -> Result<T, RedisClientError> {
-        let answer = clock::within(CALL_LIMIT, call).await;
+        let answer =
+            clock::within(CALL_LIMIT, call).await.unwrap_or(Err(RedisClientError::Timeout));
         let is_answered = match &answer {
-            Some(Ok(_)) => true,
+            Ok(_) => true,
             // An error reply of Redis has a code.
-            Some(Err(error)) => error.code().is_some(),
-            None => false,
+            Err(RedisClientError::Redis(error)) => error.code().is_some(),
+            Err(_) => false,
         };
         self.breaker.record(is_answered);
-        if answer.is_none() && self.breaker.timeout_ends_connection() {
-            self.reconnect();
+        match &answer {
+            Ok(_) => {
+                if self.causes.answered() {
+                    tracing::info!("redis: answers again");
+                }
+            }
+            Err(RedisClientError::Timeout) if self.breaker.timeout_ends_connection() => {
+                self.reconnect();
+            }
+            // A connection whose log-in was refused does not try again by itself.
+            Err(error) if is_refused(error) && self.is_old() => self.reconnect(),
+            Err(_) => {}
         }
-        Ok(answer.ok_or(RedisClientError::Timeout)??)
+        if let Err(error) = &answer {
+            self.log(error);
+        }
+        answer
+    }
+
+    /// Whether the connection is older than the pause between two trial calls.
+    fn is_old(&self) -> bool {
+        let connected = self.connected.read().unwrap_or_else(PoisonError::into_inner);
+        connected.since.elapsed() >= OPEN_FOR
+    }
+
+    /// Logs a failure, unless it was logged a short while ago.
+    fn log(&self, error: &RedisClientError) {
+        let cause = error.to_string();
+        let warn = |cause: &str| {
+            tracing::warn!(advice = advice(cause), "redis: a call failed: {cause}");
+        };
+        if !is_vague(error) {
+            if self.causes.failed(&cause) {
+                warn(&cause);
+            }
+        } else if self.causes.may_ask() {
+            let client = self.clone();
+            let is_lost = !is_refused(error);
+            self.tasks.spawn_until_shutdown(async move {
+                // A log-in that is accepted by now has no cause any more.
+                let cause = client.diagnose().await.or_else(|| is_lost.then_some(cause));
+                if let Some(cause) = cause.filter(|cause| client.causes.failed(cause)) {
+                    warn(&cause);
+                }
+            });
+        }
+    }
+
+    /// What Redis says to a new client, to its log-in, and to what a cluster is asked first: the crate hides
+    /// it. `None` if there is no complaint.
+    pub(super) async fn diagnose(&self) -> Option<String> {
+        let hosts = match &self.server.url.topology {
+            Topology::Sentinels { .. } => {
+                let connected = self.connected.read().unwrap_or_else(PoisonError::into_inner);
+                connected.master.iter().cloned().collect()
+            }
+            Topology::One(host) => vec![host.clone()],
+            Topology::Cluster(nodes) => nodes.clone(),
+            Topology::Socket(_) => vec![],
+        };
+        for host in hosts {
+            if let Some(Err(error)) =
+                clock::within(DIAGNOSIS_LIMIT, diagnose(&self.server, &host)).await
+            {
+                return Some(error.to_string());
+            }
+        }
+        None
     }
 
     /// Replaces the connection: the address may resolve to another Redis by now, because the old server
     /// vanished without closing its connection, or became a replica and kept it open. Until the new
     /// connection is open, the old one serves the nodes of a cluster that still answer.
     pub(super) fn reconnect(&self) {
-        let connection = Arc::clone(&self.connection);
-        let replace = move |new| {
-            *connection.write().unwrap_or_else(PoisonError::into_inner) = new;
+        let failed = |error: &dyn std::fmt::Display| {
+            tracing::warn!(%error, "redis: no new connection");
         };
-        let failed = |error| tracing::warn!(%error, "redis client: reconnect failed");
-        match self.server.clone() {
-            Server::One(client) => {
-                manager(&client).map(Connection::One).map_or_else(failed, replace);
-            }
-            Server::Cluster(client) => {
+        let client = match &self.server.url.topology {
+            Topology::One(host) => self.server.client(host),
+            Topology::Socket(path) => self.server.socket_client(path),
+            Topology::Cluster(_) | Topology::Sentinels { .. } => {
+                let client = self.clone();
                 self.tasks.spawn_until_shutdown(async move {
-                    let new = client.get_async_connection().await;
-                    new.map(Connection::Cluster).map_or_else(failed, replace);
+                    if let Err(error) = client.connect_anew().await
+                        && client.causes.failed(&error.to_string())
+                    {
+                        failed(&error);
+                    }
                 });
+                return;
             }
+        };
+        match client.and_then(manager) {
+            Ok(manager) => self.replace(Connection::One(manager), None),
+            Err(error) => failed(&error),
         }
+    }
+
+    /// A new connection to a cluster or to the master that the Sentinels name.
+    async fn connect_anew(&self) -> Result<(), RedisClientError> {
+        if let Topology::Cluster(nodes) = &self.server.url.topology {
+            let new = self.server.cluster_client(nodes)?.get_async_connection().await?;
+            self.replace(Connection::Cluster(new), None);
+            return Ok(());
+        }
+        self.connect_to_master(true).await.map(drop)
     }
 }
 
-/// Connects on the first call. The time limit of an answer is that of the call.
-fn manager(client: &redis::Client) -> Result<ConnectionManager, RedisError> {
-    let config = ConnectionManagerConfig::new()
-        .set_connection_timeout(Some(CALL_LIMIT))
-        .set_response_timeout(None)
-        .set_number_of_retries(1)
-        .set_min_delay(Duration::from_millis(20));
-    ConnectionManager::new_lazy_with_config(client.clone(), config)
+/// Whether the crate hides what the server said.
+pub(super) fn is_vague(error: &RedisClientError) -> bool {
+    let is_lost = |error: &RedisError| {
+        error.is_connection_dropped() || error.kind() == ErrorKind::ClusterConnectionNotFound
+    };
+    is_refused(error) || matches!(error, RedisClientError::Redis(error) if is_lost(error))
 }
 
-fn cluster<'a>(nodes: impl Iterator<Item = &'a str>) -> Result<ClusterClient, RedisError> {
-    ClusterClientBuilder::new(nodes)
-        .connection_timeout(CONNECT_LIMIT)
-        .response_timeout(NODE_LIMIT)
-        .retries(2)
-        .min_retry_wait(20)
-        .build()
+/// Whether Redis refused the log-in.
+fn is_refused(error: &RedisClientError) -> bool {
+    matches!(error, RedisClientError::Redis(error) if error.kind() == ErrorKind::AuthenticationFailed)
 }

@@ -61,6 +61,11 @@ impl RedisEpochs {
         Ok(epochs)
     }
 
+    /// Connects to another server if the Sentinels name another master.
+    pub(super) async fn follow_master(&self) {
+        self.client.follow_master().await;
+    }
+
     /// Replaces the connection.
     pub(super) fn reconnect(&self) {
         self.client.reconnect();

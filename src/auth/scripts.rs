@@ -20,6 +20,9 @@ pub(super) const READ_EPOCH_POSITION: &str = include_str!("scripts/read_epoch_po
 /// Whether a full Redis evicts nothing.
 pub(super) const IS_NOEVICTION: &str = include_str!("scripts/is_noeviction.lua");
 
+/// The commands that the user of Redis may not run, and those that this server does not know.
+pub(super) const MISSING_PERMISSIONS: &str = include_str!("scripts/missing_permissions.lua");
+
 /// Opens a session, and ends the oldest ones over the limit.
 pub(super) const OPEN_SESSION: &str = include_str!("scripts/open_session.lua");
 

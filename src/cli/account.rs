@@ -3,7 +3,6 @@
 use std::io::Read as _;
 
 use anyhow::Context as _;
-use secrecy::ExposeSecret as _;
 use serde_json::json;
 
 use super::database::pools;
@@ -15,7 +14,7 @@ use crate::auth::redis_epoch::ANY_EPOCH;
 use crate::auth::revocation::{Revocation, revoke};
 use crate::auth::session::{SessionLimits, Sessions};
 use crate::clock;
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::events::account::CloseCause;
 use crate::events::metadata::Metadata;
 use crate::events::values::{Role, Username};
@@ -104,13 +103,8 @@ pub async fn run(config: &Config, command: Command) -> anyhow::Result<()> {
         }
     };
     let revoked = match &config.redis_url {
-        Some(redis_url) => {
-            let client = RedisClient::new(
-                redis_url.expose_secret(),
-                &config.redis_prefix,
-                &Tasks::default(),
-            )
-            .map_err(|error| ConfigError::new("REDIS_URL", error.to_string()))?;
+        Some(_) => {
+            let client = RedisClient::new(config, &Tasks::default())?;
             let revocation = Revocation { cause, position, except: None, epochs: ANY_EPOCH };
             revoke(
                 &Sessions::new(client, SessionLimits::default()),

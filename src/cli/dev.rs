@@ -119,6 +119,8 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     }
     if let Some(url) = servers.redis_url() {
         config.redis_url = Some(SecretString::from(url));
+        // These belong to another Redis.
+        (config.redis_ca, config.redis_cert, config.redis_key) = (None, None, None);
     }
     let env = folder.join("env");
     let served = serve_seeded(config, seeding, &env, stop).await;

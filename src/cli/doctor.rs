@@ -3,17 +3,13 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
-use secrecy::ExposeSecret as _;
 use serde_json::json;
 
 use super::database::misconfigured;
 use crate::app::database_url;
-use crate::auth::redis_client::RedisClient;
-use crate::auth::redis_epoch::RedisEpochs;
+use crate::auth::redis_doctor;
 use crate::config::Config;
 use crate::schema::guards;
-use crate::tasks::Tasks;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -25,15 +21,15 @@ pub struct Arguments {
 /// Exit code 1 if a check fails.
 pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let checks = guards::inspect(database_url(config).map_err(misconfigured)?).await?;
-    let mut checks: Vec<_> =
-        checks.into_iter().map(|(guard, holds)| (guard.name, guard.advice, holds)).collect();
-    if let Some(redis_url) = &config.redis_url {
-        let client =
-            RedisClient::new(redis_url.expose_secret(), &config.redis_prefix, &Tasks::default())?;
-        let noeviction = RedisEpochs::new(client).is_noeviction().await;
-        let advice = "set maxmemory-policy to noeviction";
-        let noeviction = noeviction.context("cannot read maxmemory-policy from Redis")?;
-        checks.push(("Redis keeps sessions when it is full", advice, noeviction));
+    let mut checks: Vec<_> = checks
+        .into_iter()
+        .map(|(guard, holds)| (guard.name, guard.advice.to_owned(), holds))
+        .collect();
+    if config.redis_url.is_some() {
+        for check in redis_doctor::inspect(config).await? {
+            let holds = check.advice.is_none();
+            checks.push((check.name, check.advice.unwrap_or_default(), holds));
+        }
     }
     for (name, advice, holds) in &checks {
         if arguments.json {

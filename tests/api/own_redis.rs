@@ -52,8 +52,18 @@ impl Redis {
         self.try_ask(line).await.unwrap()
     }
 
-    async fn try_ask(&self, line: &str) -> redis::RedisResult<redis::Value> {
+    /// A connection of the administrator that stays open.
+    pub async fn hold(&self) -> Held {
         let client = redis::Client::open(self.url()).unwrap();
+        Held(client.get_multiplexed_async_connection().await.unwrap())
+    }
+
+    /// The same; an error if the connection is lost.
+    pub async fn try_ask(&self, line: &str) -> redis::RedisResult<redis::Value> {
+        let at = self.settings.iter().position(|setting| setting == "--requirepass");
+        let word = at.map(|at| format!(":{}@", self.settings[at + 1])).unwrap_or_default();
+        let url = format!("redis://{word}{}", self.address());
+        let client = redis::Client::open(url).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await?;
         let mut words = line.split(' ');
         let mut command = redis::cmd(words.next().unwrap());
@@ -90,6 +100,18 @@ impl Redis {
         })
         .await;
         !ended
+    }
+}
+
+/// An open connection.
+pub struct Held(redis::aio::MultiplexedConnection);
+
+impl Held {
+    /// Sends a command, words separated by spaces.
+    pub async fn ask(&self, line: &str) -> redis::Value {
+        let mut words = line.split(' ');
+        let mut command = redis::cmd(words.next().unwrap());
+        command.arg(words.collect::<Vec<_>>()).query_async(&mut self.0.clone()).await.unwrap()
     }
 }
 
@@ -150,15 +172,24 @@ impl Cluster {
     }
 }
 
-fn spawn(port: u16, data: &PathBuf, settings: &[String]) -> Child {
-    let program = ["redis-server", "valkey-server"]
-        .iter()
+/// The name of the server's program.
+pub fn server_program() -> &'static str {
+    ["redis-server", "valkey-server"]
+        .into_iter()
         .find(|name| {
             std::env::split_paths(&std::env::var_os("PATH").unwrap())
                 .any(|folder| folder.join(name).exists())
         })
-        .expect("redis-server or valkey-server is installed");
-    Command::new(program)
+        .expect("redis-server or valkey-server is installed")
+}
+
+/// A port that is free now.
+pub fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+fn spawn(port: u16, data: &PathBuf, settings: &[String]) -> Child {
+    Command::new(server_program())
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
         .arg(data)
         .args(settings)

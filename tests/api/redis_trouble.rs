@@ -21,7 +21,7 @@ pub async fn service_on(url: String) -> Service {
 }
 
 /// A second service on the same servers, with the same Redis prefix and signing keys.
-async fn second_service(service: &Service) -> Service {
+pub async fn second_service(service: &Service) -> Service {
     let Config { redis_url, redis_prefix, keys_dir, .. } = service.config.clone();
     let config = config_on(service.database_url());
     Service::with(Config { redis_url, redis_prefix, keys_dir, ..config }).await
@@ -36,14 +36,14 @@ async fn master_and_replica() -> (Redis, Redis, Proxy) {
 }
 
 /// Waits until the replica of this master is in sync.
-async fn until_in_sync(master: &Redis) {
+pub async fn until_in_sync(master: &Redis) {
     until("the replica is in sync", async || {
         master.ask("WAIT 1 100").await == redis::Value::Int(1)
     })
     .await;
 }
 
-async fn is_ready(service: &Service) -> bool {
+pub async fn is_ready(service: &Service) -> bool {
     send(service.get("/readyz")).await.status == 200
 }
 
@@ -59,14 +59,14 @@ async fn until_available(mut asked: impl AsyncFnMut() -> String) -> String {
 }
 
 /// Adds an editor with this name and opens a session.
-async fn open(service: &Service, name: &str) -> Login {
+pub async fn open(service: &Service, name: &str) -> Login {
     service.add_account(name, Role::Editor).await;
     service.log_in(name).await
 }
 
 /// Sessions that are ended, bound or kept after the state that the next Redis serves was copied.
 pub struct Ended {
-    logged_out: Login,
+    pub logged_out: Login,
     elsewhere: Login,
     replayed: Login,
     pub bound: Login,

@@ -12,7 +12,11 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 use ipnet::IpNet;
 use secrecy::SecretString;
 
+use self::redis_url::RedisUrl;
 use crate::postgres::address::Address;
+
+/// The forms of `REDIS_URL`.
+pub mod redis_url;
 
 /// Everything that can be configured: one field, with variable, default, parser and help, per variable.
 /// A secret (`hide_env_values`) may also be given as `NAME_FILE`, the path of a file that holds it.
@@ -32,9 +36,25 @@ pub struct Config {
     /// how far the replica may lag before reads leave it: 500ms, 30s, 5m
     #[arg(long, env = "CUSTOMERS_REPLICA_MAX_LAG", default_value = "30s", value_parser = duration)]
     pub replica_max_lag: Duration,
-    /// Redis: redis://user:password@host:port/0; with commas: nodes of a cluster
+    /// Redis: redis://user:password@host:port/0 (TLS: rediss://); nodes of a cluster with commas;
+    /// redis+sentinel://user:password@host:26379,host:26379/master/0; unix:///path
     #[arg(long, env = "REDIS_URL", hide_env_values = true, value_parser = redis_url)]
     pub redis_url: Option<SecretString>,
+    /// the certificates that sign that of Redis, a PEM file (rediss); default the public authorities
+    #[arg(long, env = "CUSTOMERS_REDIS_CA")]
+    pub redis_ca: Option<PathBuf>,
+    /// the certificate that this client shows to Redis, a PEM file (rediss)
+    #[arg(long, env = "CUSTOMERS_REDIS_CERT")]
+    pub redis_cert: Option<PathBuf>,
+    /// the private key of that certificate, a PEM file
+    #[arg(long, env = "CUSTOMERS_REDIS_KEY")]
+    pub redis_key: Option<PathBuf>,
+    /// the user at the Sentinels, if they have users
+    #[arg(long, env = "CUSTOMERS_REDIS_SENTINEL_USER")]
+    pub redis_sentinel_user: Option<String>,
+    /// the password at the Sentinels, if they have one
+    #[arg(long, env = "CUSTOMERS_REDIS_SENTINEL_PASSWORD", hide_env_values = true)]
+    pub redis_sentinel_password: Option<SecretString>,
     /// the first part of every Redis key
     #[arg(long, env = "CUSTOMERS_REDIS_PREFIX", default_value = "customers", value_parser = prefix)]
     pub redis_prefix: String,
@@ -313,18 +333,7 @@ fn postgres_url(text: &str) -> Result<SecretString, String> {
 }
 
 fn redis_url(text: &str) -> Result<SecretString, String> {
-    url(text, &["redis"])
-}
-
-fn url(text: &str, schemes: &[&str]) -> Result<SecretString, String> {
-    let is_known = text
-        .split_once("://")
-        .is_some_and(|(scheme, rest)| schemes.contains(&scheme) && !rest.is_empty());
-    if is_known {
-        Ok(SecretString::from(text))
-    } else {
-        Err(format!("must be a URL that starts with {}://", schemes[0]))
-    }
+    RedisUrl::parse(text).map(|_| SecretString::from(text))
 }
 
 fn prefix(text: &str) -> Result<String, &'static str> {

@@ -1,0 +1,163 @@
+//! What the user of Redis must be allowed, and what of it is missing: a user of Redis (ACL) whose permissions
+//! lack one command would otherwise open sessions that no request can use.
+
+use redis::{RedisError, Script};
+
+use super::redis_client::{RedisClient, RedisClientError};
+use super::scripts;
+
+/// The commands that the service sends. [`IN_SCRIPTS`] are those within its scripts.
+const SENT: [&str; 2] = ["evalsha", "script|load"];
+
+/// What a Redis Cluster is asked besides.
+const IN_A_CLUSTER: [&str; 2] = ["cluster|slots", "ping"];
+
+/// The commands within the scripts.
+const IN_SCRIPTS: [&str; 19] = [
+    "del",
+    "exists",
+    "expire",
+    "get",
+    "hdel",
+    "hget",
+    "hmget",
+    "hset",
+    "incr",
+    "info",
+    "set",
+    "time",
+    "ttl",
+    "zadd",
+    "zcard",
+    "zrange",
+    "zrangebyscore",
+    "zrem",
+    "zremrangebyscore",
+];
+
+/// The rules of `ACL SETUSER` for a user that may do what the service needs and nothing else.
+#[must_use]
+pub fn acl_rules(prefix: &str) -> String {
+    let commands = SENT.iter().chain(&IN_A_CLUSTER).chain(&IN_SCRIPTS);
+    let commands: Vec<_> = commands.map(|command| format!("+{command}")).collect();
+    format!("resetkeys ~{prefix}:* resetchannels -@all {}", commands.join(" "))
+}
+
+/// Finds the permissions that are missing.
+#[derive(Clone)]
+pub(super) struct RedisPermissions {
+    client: RedisClient,
+    missing: Script,
+}
+
+impl RedisPermissions {
+    pub(super) fn new(client: RedisClient) -> Self {
+        Self { client, missing: Script::new(scripts::MISSING_PERMISSIONS) }
+    }
+
+    /// Fails with [`RedisClientError::Forbidden`] unless the server of this tag lets the user do all that
+    /// the service needs. Fails at once while the circuit is open.
+    pub(super) async fn check(&self, tag: &str) -> Result<(), RedisClientError> {
+        self.check_with(tag, false).await
+    }
+
+    /// The same, even while the circuit is open.
+    pub(super) async fn check_bypassing_breaker(&self, tag: &str) -> Result<(), RedisClientError> {
+        self.check_with(tag, true).await
+    }
+
+    async fn check_with(&self, tag: &str, bypasses: bool) -> Result<(), RedisClientError> {
+        let mut script = self.missing.prepare_invoke();
+        for kind in ["text", "hash", "sorted"] {
+            script.key(self.client.key(tag, &format!("permissions:{kind}")));
+        }
+        let answer: Result<Vec<String>, _> = if bypasses {
+            self.client.run_bypassing_breaker(&script).await
+        } else {
+            self.client.run(&script).await
+        };
+        let missing = match answer {
+            Err(RedisClientError::Redis(error)) => vec![self.missing_outside(error)?],
+            answer => self.describe(&answer?),
+        };
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            Err(RedisClientError::Forbidden(missing.join(" ")))
+        }
+    }
+
+    /// Fails with [`RedisClientError::Forbidden`] unless the user may load scripts. [`Self::check`] does not
+    /// see that while its script is loaded.
+    pub(super) async fn check_loading(&self) -> Result<(), RedisClientError> {
+        match self.client.load(&self.missing).await {
+            Err(RedisClientError::Redis(error)) => {
+                Err(RedisClientError::Forbidden(self.missing_outside(error)?))
+            }
+            answer => answer,
+        }
+    }
+
+    /// The rule that is missing if a command was refused before the script ran; another error otherwise.
+    fn missing_outside(&self, error: RedisError) -> Result<String, RedisError> {
+        let text = error.to_string();
+        if text.contains("keys used as arguments") || text.contains("permissions to access a key") {
+            return Ok(self.keys_rule());
+        }
+        match text.split_once("permissions to run the '") {
+            Some((_, rest)) => Ok(format!("+{}", rest.split('\'').next().unwrap_or_default())),
+            None => Err(error),
+        }
+    }
+
+    fn keys_rule(&self) -> String {
+        format!("~{}", self.client.key_pattern())
+    }
+
+    /// The rules that are missing, for pairs of command and reason.
+    fn describe(&self, pairs: &[String]) -> Vec<String> {
+        let mut described: Vec<String> = vec![];
+        for pair in pairs.chunks_exact(2) {
+            let command = pair[0].to_lowercase();
+            let rule = match pair[1].as_str() {
+                "keys" => self.keys_rule(),
+                "unknown" => format!("{command} (unknown to this server: renamed or disabled)"),
+                _ => format!("+{command}"),
+            };
+            if !described.contains(&rule) {
+                described.push(rule);
+            }
+        }
+        described
+    }
+}
+
+/// Whether Redis refused something for lack of a permission.
+pub(super) fn is_forbidden(error: &RedisError) -> bool {
+    let text = error.to_string();
+    text.contains("NOPERM")
+        || text.contains("NoPerm")
+        || text.contains("permissions to ")
+        || text.contains("The user executing the script can't")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_of_a_script_is_tried_and_in_the_rules() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/auth/scripts");
+        let mut used = std::collections::BTreeSet::new();
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+            for call in text.split("redis.call(").skip(1) {
+                used.insert(call.trim_start().split('\'').nth(1).unwrap().to_lowercase());
+            }
+        }
+        let tried = scripts::MISSING_PERMISSIONS.split("\ntry('").skip(1);
+        let tried = tried.map(|call| call.split('\'').next().unwrap().to_lowercase()).collect();
+        assert_eq!(used, tried);
+        assert_eq!(used, IN_SCRIPTS.map(str::to_owned).into());
+    }
+}
