@@ -23,12 +23,13 @@ const ALLOWED_HEADERS: [HeaderName; 10] = [
 ];
 
 /// The response headers that a page may read.
-const EXPOSED_HEADERS: [HeaderName; 11] = [
+const EXPOSED_HEADERS: [HeaderName; 12] = [
     header::ETAG,
     header::LINK,
     header::LOCATION,
     header::RETRY_AFTER,
     HeaderName::from_static("event-head"),
+    HeaderName::from_static("event-log"),
     HeaderName::from_static("event-next"),
     HeaderName::from_static("event-position"),
     HeaderName::from_static("projection-pending"),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use uuid::Uuid;
 
 use crate::auth::AuthError;
 use crate::auth::account::AccountError;
@@ -54,6 +55,8 @@ pub enum ApiError {
     VersionMismatch { current: i64 },
     #[error("the idempotency key was used for another request")]
     IdempotencyMismatch,
+    #[error("the log was restarted: it is now the log {}", .0.log)]
+    LogRestarted(CurrentLog),
     #[error("too many requests")]
     RateLimited { retry_after: Duration },
     /// The account has as many of these at work as it may have.
@@ -83,6 +86,15 @@ pub enum ApiError {
 pub struct FieldError {
     pub field: String,
     pub detail: String,
+}
+
+/// The log that replaced the one which the client named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct CurrentLog {
+    pub log: Uuid,
+    /// The last position that both logs have in common; `None` if the service does not know the client's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restarted_after: Option<i64>,
 }
 
 impl FieldError {
@@ -130,6 +142,7 @@ impl ApiError {
             Self::IdempotencyMismatch => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "idempotency-mismatch", "Idempotency key reused")
             }
+            Self::LogRestarted(_) => (StatusCode::CONFLICT, "log-restarted", "Log restarted"),
             Self::RateLimited { .. } | Self::TooManyAtOnce { .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, "rate-limited", "Too many requests")
             }
@@ -155,7 +168,8 @@ impl ApiError {
             None
         };
         let is_lost = matches!(self, Self::ConnectionLost(_));
-        Problem { status, slug, title, detail: self.to_string(), errors, cause, is_lost }
+        let log = if let Self::LogRestarted(log) = self { Some(*log) } else { None };
+        Problem { status, slug, title, detail: self.to_string(), errors, log, cause, is_lost }
     }
 
     fn header(&self) -> Option<(HeaderName, HeaderValue)> {
@@ -184,6 +198,7 @@ impl ApiError {
             | Self::IdempotencyMismatch
             // When there is room again is not known.
             | Self::SpoolFull
+            | Self::LogRestarted(_)
             | Self::Internal(_) => None,
         }
     }
@@ -197,6 +212,7 @@ pub struct Problem {
     title: &'static str,
     detail: String,
     errors: Vec<FieldError>,
+    log: Option<CurrentLog>,
     /// Logged and not sent.
     pub cause: Option<String>,
     /// Whether a connection to PostgreSQL was lost.
@@ -215,6 +231,8 @@ impl Problem {
             request_id: &'a str,
             #[serde(skip_serializing_if = "<[_]>::is_empty")]
             errors: &'a [FieldError],
+            #[serde(flatten)]
+            log: Option<CurrentLog>,
         }
         serde_json::to_string(&Body {
             r#type: format!("/problems/{}", self.slug),
@@ -223,6 +241,7 @@ impl Problem {
             detail: &self.detail,
             request_id,
             errors: &self.errors,
+            log: self.log,
         })
         .expect("strings and numbers always serialise")
     }

@@ -3,23 +3,28 @@
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
+use uuid::Uuid;
 
-use super::error::ApiError;
+use super::error::{ApiError, CurrentLog};
 use super::guard::{Auditor, Authorized};
 use super::query::{Params, page_limit, plain_number};
 use super::read_your_writes;
 use super::state::Api;
 use crate::events::account::AccountEvent;
 use crate::events::customer::CustomerEvent;
-use crate::events::log::{DecodeError, StoredEvent, read};
+use crate::events::log::end::{LogEnd, log_end};
+use crate::events::log::{DecodeError, StoredEvent, identity};
 use crate::events::values::CustomerId;
 use crate::feed::event_format;
-use crate::feed::page::{self, Filter};
+use crate::feed::page::{self, Filter, Page};
 
 /// Headers with the position of the next page and of the last event, for formats whose body cannot hold
 /// them.
 const EVENT_NEXT: HeaderName = HeaderName::from_static("event-next");
 const EVENT_HEAD: HeaderName = HeaderName::from_static("event-head");
+
+/// The header with the identity of the log.
+pub(super) const EVENT_LOG: HeaderName = HeaderName::from_static("event-log");
 
 /// The longest value of `actor`, in bytes; no user name is longer.
 const ACTOR_MAX: usize = 255;
@@ -85,35 +90,56 @@ fn quality(accept: &[&str], media_type: &str) -> u16 {
     found.1
 }
 
-/// `GET /events?after=&limit=&type=&customer=&actor=`
+/// `GET /events?after=&limit=&type=&customer=&actor=&log=`
 pub(super) async fn feed(
     _: Authorized<Auditor>,
     State(api): State<Api>,
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let [after, limit, event_type, customer, actor] =
-        params.only(["after", "limit", "type", "customer", "actor"])?;
+    let [after, limit, event_type, customer, actor, log] =
+        params.only(["after", "limit", "type", "customer", "actor", "log"])?;
     let after = after.map_or(Ok(0), |after| plain_number("after", &after))?;
     let limit = i64::try_from(page_limit(limit.as_deref())?).unwrap_or(i64::MAX);
     let filter = filter(event_type, customer.as_deref(), actor)?;
     let shown = read_your_writes::min_position(&headers)?;
-    let head = read::head(&api.short).await?;
+    let LogEnd { log, head } = end_of(&api, log).await?;
     read_your_writes::not_beyond(shown, head)?;
     if after > head {
         return Err(ApiError::malformed("after", "is beyond the end of the log"));
     }
     let page = page::page(&api.short, after, head, limit, &filter).await?;
     let format = Format::accepted(&headers);
-    let body = body_of(&page.events, format, page.next, head, &api.feed_url)
+    let body = body_of(&page, format, head, (log, &api.feed_url))
         .map_err(|error| ApiError::Internal(error.to_string()))?;
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(format.media_type())),
         (header::VARY, HeaderValue::from_static("accept")),
         (EVENT_NEXT, HeaderValue::from(page.next)),
         (EVENT_HEAD, HeaderValue::from(head)),
+        (EVENT_LOG, log_header(log)),
     ];
     Ok((headers, body).into_response())
+}
+
+/// The end of the log; 409 if it is not the log that the client names in `log`.
+pub(super) async fn end_of(api: &Api, log: Option<String>) -> Result<LogEnd, ApiError> {
+    let named = log
+        .map(|log| log.parse().map_err(|_| ApiError::malformed("log", "must be the id of a log")))
+        .transpose()?;
+    let end = log_end(&api.short).await?;
+    match named {
+        Some(named) if named != end.log => Err(ApiError::LogRestarted(CurrentLog {
+            log: end.log,
+            restarted_after: identity::last_position(&api.short, named).await?,
+        })),
+        Some(_) | None => Ok(end),
+    }
+}
+
+/// The value of the header `Event-Log`.
+pub(super) fn log_header(log: Uuid) -> HeaderValue {
+    HeaderValue::try_from(log.to_string()).expect("a UUID is visible ASCII")
 }
 
 fn filter(
@@ -143,18 +169,21 @@ fn filter(
 }
 
 fn body_of(
-    events: &[StoredEvent],
+    Page { events, next }: &Page,
     format: Format,
-    next: i64,
     head: i64,
-    source: &str,
+    (log, feed_url): (Uuid, &str),
 ) -> Result<String, DecodeError> {
-    let one = |event| match format {
+    let source = event_format::source(feed_url, log);
+    let one = |event: &StoredEvent| match format {
         Format::Json | Format::Ndjson => event_format::json(event),
-        Format::CloudEvents => event_format::cloud_event(event, source),
+        Format::CloudEvents => event_format::cloud_event(event, &source),
     };
     let (open, between, close) = match format {
-        Format::Json => ("{\"events\":[", ",", format!("],\"next\":{next},\"head\":{head}}}")),
+        Format::Json => {
+            let close = format!("],\"next\":{next},\"head\":{head},\"log\":\"{log}\"}}");
+            ("{\"events\":[", ",", close)
+        }
         Format::Ndjson => ("", "\n", if events.is_empty() { "" } else { "\n" }.to_owned()),
         Format::CloudEvents => ("[", ",", "]".to_owned()),
     };

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use super::error::ApiError;
 use super::query::Params;
 use super::state::Api;
-use crate::projections::{self, status};
+use crate::events::log::end::{AHEAD_MAX, seconds_ahead};
+use crate::projections::{self, ProjectionError, status};
 use crate::telemetry::as_f64;
 
 /// How long PostgreSQL may take to answer a check.
@@ -42,17 +43,20 @@ pub(super) async fn readyz(State(api): State<Api>, params: Params) -> Result<Res
         let body = Health { status: "unavailable", checks: json!({"process": "stopping"}) };
         return Ok((StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response());
     }
-    let (postgres, redis) = tokio::join!(
-        tokio::time::timeout(CHECK_LIMIT, status::status(&api.short)),
-        api.auth.ready(),
-    );
-    let (postgres, projections) = match postgres {
-        Ok(Ok(status)) => ("ok", json!(status)),
+    // One after the other: a second connection of a cold pool would cost more than the query.
+    let of_postgres = async {
+        let status = status::status(&api.short).await?;
+        Ok::<_, ProjectionError>((status, seconds_ahead(&api.short).await?))
+    };
+    let (postgres, redis) =
+        tokio::join!(tokio::time::timeout(CHECK_LIMIT, of_postgres), api.auth.ready());
+    let (postgres, projections, log) = match postgres {
+        Ok(Ok((status, ahead))) => ("ok", json!(status), json!(shown_time(ahead))),
         Ok(Err(error)) => {
             tracing::warn!(%error, "readyz: PostgreSQL check failed");
-            ("unavailable", Value::Null)
+            ("unavailable", Value::Null, Value::Null)
         }
-        Err(_) => ("unavailable", Value::Null),
+        Err(_) => ("unavailable", Value::Null, Value::Null),
     };
     let redis = match redis {
         Ok(()) => "ok",
@@ -67,10 +71,16 @@ pub(super) async fn readyz(State(api): State<Api>, params: Params) -> Result<Res
     let body = Health {
         status: if ready { "ok" } else { "unavailable" },
         checks: json!({
-            "postgres": postgres, "redis": redis, "built": built, "projections": projections
+            "postgres": postgres, "redis": redis, "built": built, "log": log,
+            "projections": projections
         }),
     };
     Ok((status, Json(body)).into_response())
+}
+
+/// Whether the log ends in the future. That does not make a process unready, because it is so for all.
+fn shown_time(seconds: f64) -> String {
+    if seconds > AHEAD_MAX { format!("ends {seconds:.0} s in the future") } else { "ok".to_owned() }
 }
 
 /// `GET /metrics`, in the text format of Prometheus.

@@ -15,12 +15,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::account_slots::AccountSlot;
 use super::error::ApiError;
+use super::events::{EVENT_LOG, end_of, log_header};
 use super::guard::{Auditor, Authorized, Requirement as _};
 use super::headers::header_text;
 use super::query::{Params, plain_number};
 use super::session_watch::SessionWatch;
 use super::state::Api;
-use crate::events::log::{DecodeError, StoredEvent, read};
+use crate::events::log::{DecodeError, StoredEvent};
 use crate::feed::event_format;
 use crate::feed::tail::Follower;
 
@@ -42,25 +43,26 @@ const RETRY: u32 = 2000;
 /// The header with the last event that a reconnecting client has seen.
 const LAST_EVENT_ID: &str = "last-event-id";
 
-/// `GET /events/stream?after=`
+/// `GET /events/stream?after=&log=`
 pub(super) async fn stream(
     authorized: Authorized<Auditor>,
     State(api): State<Api>,
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let [after] = params.only(["after"])?;
+    let [after, log] = params.only(["after", "log"])?;
     let after = after.map(|after| plain_number("after", &after)).transpose()?;
     // A browser that reconnects repeats the query, and adds the last event that it has seen.
     let last = header_text(&headers, &HeaderName::from_static(LAST_EVENT_ID))?
         .map(|last| plain_number(LAST_EVENT_ID, last))
         .transpose()?;
-    let head = read::head(&api.short).await?;
+    // Before the position, which may lie after the end of a restored log.
+    let end = end_of(&api, log).await?;
     let (name, from) = match (last, after) {
         (Some(last), _) => (LAST_EVENT_ID, last),
-        (None, after) => ("after", after.unwrap_or(head)),
+        (None, after) => ("after", after.unwrap_or(end.head)),
     };
-    if from > head {
+    if from > end.head {
         return Err(ApiError::malformed(name, "is beyond the end of the log"));
     }
     let account_slot =
@@ -69,7 +71,7 @@ pub(super) async fn stream(
         Arc::clone(&api.stream_slots).try_acquire_owned().map_err(|_| ApiError::Overloaded)?;
     let principal = authorized.principal;
     let stream = Stream {
-        follower: api.tail.follow(from, head),
+        follower: api.tail.follow(from, end),
         watch: SessionWatch::start(&api, principal, Auditor::ROLE, CHECK_INTERVAL),
         stopping: api.stopping.clone(),
         sent_at: Instant::now(),
@@ -86,12 +88,12 @@ pub(super) async fn stream(
         frames.map(|frames| (Ok::<_, std::convert::Infallible>(frames), (None, stream)))
     });
     let headers = [
-        (header::CONTENT_TYPE, "text/event-stream"),
-        (header::CACHE_CONTROL, "no-store"),
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
         // Turns off the buffering of nginx.
-        (HeaderName::from_static("x-accel-buffering"), "no"),
-    ]
-    .map(|(name, value)| (name, HeaderValue::from_static(value)));
+        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+        (EVENT_LOG, log_header(end.log)),
+    ];
     Ok((headers, Body::from_stream(body)).into_response())
 }
 

@@ -24,6 +24,7 @@ use crate::clock::Clock;
 use crate::commands::import::Imports;
 use crate::commands::{Bus, idempotency};
 use crate::config::{Config, ConfigError};
+use crate::events::log::end::{AHEAD_MAX, log_end, seconds_ahead};
 use crate::events::log::import;
 use crate::events::log::notify::Subscription;
 use crate::feed::tail::Tail;
@@ -100,6 +101,8 @@ pub enum StartError {
     Database(#[from] sqlx::Error),
     #[error(transparent)]
     Schema(#[from] SchemaError),
+    #[error("the log has no identity: run `customers log restart` as the owner of the tables")]
+    NoIdentity,
     #[error(transparent)]
     Projection(#[from] ProjectionError),
     #[error(
@@ -131,6 +134,7 @@ impl App {
             .await
             .map_err(|error| StartError::Listen(config.listen, error))?;
         let listener = start::wait_for_postgres(listener, &config, &pools.server).await?;
+        open_log(&pools.short).await?;
         // Read before the first projector starts, which moves the checkpoints.
         let empty = status::status(&pools.short).await?.into_iter().filter(|of| of.checkpoint == 0);
         let built_at = empty.map(|of| of.head).max().unwrap_or(0);
@@ -265,6 +269,20 @@ impl App {
         let _ = tokio::time::timeout(Duration::from_secs(1), self.pools.close()).await;
         served
     }
+}
+
+/// Checks that the log has an identity, and logs a warning if it ends in the future.
+async fn open_log(pool: &Pool) -> Result<(), StartError> {
+    let end = log_end(pool).await.map_err(|error| match error {
+        sqlx::Error::RowNotFound => StartError::NoIdentity,
+        error => error.into(),
+    })?;
+    tracing::info!(log = %end.log, head = end.head, "log: opened");
+    let seconds = seconds_ahead(pool).await?;
+    if seconds > AHEAD_MAX {
+        tracing::warn!(seconds, "log: its last event lies in the future, later events follow it");
+    }
+    Ok(())
 }
 
 /// Accounts, tokens and sessions of this process.

@@ -1,5 +1,7 @@
 //! Connects a command to the database.
 
+use secrecy::SecretString;
+
 use crate::app::{StartError, database_url};
 use crate::config::{Config, ConfigError};
 use crate::pools::Pools;
@@ -15,6 +17,12 @@ pub async fn pools(config: &Config) -> anyhow::Result<Pools> {
     let pools = Pools::new(url)?;
     schema::check(url).await?;
     Ok(pools)
+}
+
+/// The URL of the owner of the tables.
+pub fn owner_url(config: &Config) -> anyhow::Result<&SecretString> {
+    let owner = config.owner_database_url.as_ref();
+    owner.map_or_else(|| database_url(config), Ok).map_err(misconfigured)
 }
 
 /// Turns a missing variable into a [`ConfigError`] (exit code 2). Other errors have exit code 1.

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::database::pools;
 use super::progress::progress_bar;
 use crate::config::Config;
-use crate::events::log::read;
+use crate::events::log::end::{LogEnd, log_end};
 use crate::feed::event_format;
 use crate::feed::log_copy::Summary;
 use crate::feed::page::{self, Filter};
@@ -40,16 +40,16 @@ enum Format {
 
 pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     let pools = pools(config).await?;
-    let head = read::head(&pools.short).await?;
+    let LogEnd { log, head } = log_end(&pools.short).await?;
     let last = arguments.to.unwrap_or(head);
     anyhow::ensure!(last <= head, "--to is beyond the end of the log (position {head})");
-    let source = format!("{}/events", config.public_url());
+    let source = event_format::source(&format!("{}/events", config.public_url()), log);
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     if arguments.format == Format::Csv {
         write_record(&mut out, &event_format::CSV_COLUMNS)?;
     }
     let bar = progress_bar(last.unsigned_abs());
-    let mut summary = Summary { events: 0, last_position: 0 };
+    let mut summary = Summary { events: 0, last_position: 0, log: Some(log) };
     while summary.last_position < last {
         let after = summary.last_position;
         let page = page::page(&pools.short, after, last, PAGE, &Filter::default()).await?;
@@ -67,6 +67,8 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
         bar.set_position(page.next.unsigned_abs());
     }
     bar.finish_and_clear();
+    let now = log_end(&pools.short).await?.log;
+    anyhow::ensure!(now == log, "the log was restarted meanwhile: export it again");
     let line = json!({"summary": summary});
     if arguments.format == Format::Ndjson {
         writeln!(out, "{line}")?;

@@ -12,10 +12,9 @@ use serde_json::json;
 use sqlx::Connection as _;
 use tokio::sync::mpsc;
 
-use super::database::{misconfigured, pools};
+use super::database::{owner_url, pools};
 use super::progress::progress_bar;
 use super::signals::stop_signal;
-use crate::app::database_url;
 use crate::clock::Clock;
 use crate::commands::import::lines::{FileError, Format, Line, Lines};
 use crate::commands::import::{Fingerprint, ImportRequest, Imports, RejectedLine};
@@ -204,9 +203,7 @@ fn fingerprint(mut file: &File, format: Format) -> anyhow::Result<Vec<u8>> {
 }
 
 async fn restore_log(config: &Config, file: File) -> anyhow::Result<()> {
-    let owner = config.owner_database_url.as_ref();
-    let url = owner.map_or_else(|| database_url(config), Ok).map_err(misconfigured)?;
-    let mut connection = schema::connect_unlimited(url).await?;
+    let mut connection = schema::connect_unlimited(owner_url(config)?).await?;
     let bar = progress_bar(file.metadata()?.len());
     let lines = BufReader::new(bar.wrap_read(file)).lines();
     let summary = log_copy::restore(&mut connection, lines).await?;

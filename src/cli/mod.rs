@@ -33,6 +33,9 @@ mod import;
 /// `customers keys ...`
 mod keys;
 
+/// `customers log ...`
+mod log;
+
 /// `customers projection ...`
 mod projection;
 
@@ -83,6 +86,9 @@ enum Command {
     Keys(keys::Command),
     /// Print every change of a customer: actor, time, old and new values, reason
     History(history::Arguments),
+    /// Show the identity of the log; restart the log after a restore
+    #[command(subcommand)]
+    Log(log::Command),
     /// Show projections, rebuild them, compare them with the log
     #[command(subcommand)]
     Projection(projection::Command),
@@ -148,6 +154,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Account(command) => account::run(&config, command).await?,
         Command::Keys(command) => keys::run(&config, &command)?,
         Command::History(arguments) => history::run(&config, &arguments).await?,
+        Command::Log(command) => log::run(&config, &command).await?,
         Command::Projection(command) => return projection::run(&config, command).await,
         Command::Routes(arguments) => serve::routes(&arguments)?,
         Command::Import(arguments) => return import::run(&config, arguments).await,

@@ -109,6 +109,7 @@ async fn rebuild(projection: &'static dyn Projection, pools: &Pools) -> anyhow::
 
 async fn verify(projection: &dyn Projection, pool: &Pool) -> anyhow::Result<bool> {
     let name = projection.name();
+    let head = verify::wait_until_applied(projection, pool).await?;
     let verify::Verified { position, difference, parked } =
         verify::verify(projection, pool).await?;
     for parked in &parked {
@@ -125,7 +126,14 @@ async fn verify(projection: &dyn Projection, pool: &Pool) -> anyhow::Result<bool
     } else {
         say!("{name} equals the log up to position {position}{except}");
     }
-    Ok(difference.is_none() && parked.is_empty())
+    if position < head {
+        let missing = head - position;
+        say!(
+            "{name} does not have the {missing} events after position {position}, up to {head}: \
+             start the service, which applies them, or run customers projection rebuild {name}"
+        );
+    }
+    Ok(difference.is_none() && parked.is_empty() && position >= head)
 }
 
 async fn retry(projection: &dyn Projection, pool: &Pool) -> anyhow::Result<bool> {

@@ -8,10 +8,10 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::database::misconfigured;
+use super::database::{misconfigured, owner_url};
 use super::signals::stop_signal;
 use crate::api;
-use crate::app::{App, database_url};
+use crate::app::App;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::events::values::Role;
@@ -43,10 +43,7 @@ pub struct MigrateArguments {
 
 /// `customers migrate`
 pub async fn migrate(config: &Config, arguments: &MigrateArguments) -> anyhow::Result<()> {
-    let owner = match &config.owner_database_url {
-        Some(owner) => owner,
-        None => database_url(config).map_err(misconfigured)?,
-    };
+    let owner = owner_url(config)?;
     let migrated = if arguments.dry_run {
         schema::plan(owner).await?
     } else {

@@ -34,5 +34,5 @@ pub trait IdSource<Id>: Send + Sync + 'static {
     fn next(&self) -> impl Future<Output = Result<Id, sqlx::Error>> + Send;
 
     /// Called after an id turned out to be taken.
-    fn discard(&self) -> impl Future<Output = ()> + Send;
+    fn discard(&self, taken: Id) -> impl Future<Output = ()> + Send;
 }

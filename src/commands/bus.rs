@@ -273,7 +273,7 @@ impl<A: LastEventAggregate, I: IdSource<A::Id>> Inner<A, I> {
             match self.append(id, None, decision, pending).await? {
                 Some(written) => return Ok(written),
                 // The id is taken, for example by a restored log.
-                None => self.ids.discard().await,
+                None => self.ids.discard(id).await,
             }
         }
         Err(BusError::Contended)

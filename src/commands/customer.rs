@@ -97,8 +97,8 @@ impl IdSource<CustomerId> for IdLease {
         self.next().await
     }
 
-    async fn discard(&self) {
-        self.discard_block().await;
+    async fn discard(&self, taken: CustomerId) {
+        self.discard_block(taken).await;
     }
 }
 

@@ -5,10 +5,12 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use crate::events::account::{ACCOUNT, AccountEvent};
 use crate::events::customer::{CUSTOMER, CustomerEvent};
 use crate::events::log::StoredEvent;
+use crate::events::log::end;
 use crate::events::log::payload::decode;
 use crate::events::log::restore::{self, RestoreError};
 use crate::events::metadata::Metadata;
@@ -19,6 +21,9 @@ use crate::events::values::{CustomerId, Username};
 pub struct Summary {
     pub events: i64,
     pub last_position: i64,
+    /// The identity of the exported log; absent in exports of earlier versions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<Uuid>,
 }
 
 /// Why a log was not copied. No event was written.
@@ -39,7 +44,9 @@ pub async fn restore(
     connection: &mut PgConnection,
     lines: impl Iterator<Item = std::io::Result<String>>,
 ) -> Result<Summary, LogCopyError> {
-    let mut reader = Reader { lines, line: 0, position: 0, recorded_at: None, summary: None };
+    let latest = end::latest_time(&mut *connection).await.map_err(RestoreError::from)?;
+    let mut reader =
+        Reader { lines, line: 0, position: 0, recorded_at: None, latest, summary: None };
     restore::restore(connection, &mut reader).await?;
     reader.summary.ok_or(LogCopyError::Truncated)
 }
@@ -50,6 +57,8 @@ struct Reader<L> {
     line: i64,
     position: i64,
     recorded_at: Option<DateTime<Utc>>,
+    /// The latest time that an event may have.
+    latest: DateTime<Utc>,
     summary: Option<Summary>,
 }
 
@@ -107,6 +116,10 @@ impl<L> Reader<L> {
         if self.recorded_at.is_some_and(|last| event.recorded_at <= last) {
             return Err("recorded_at is not after that of the previous event".to_owned());
         }
+        // Every later event would get a time after it.
+        if event.recorded_at > self.latest {
+            return Err("recorded_at lies in the future".to_owned());
+        }
         let event = restored(event)?;
         (self.position, self.recorded_at) = (event.position, Some(event.recorded_at));
         Ok(Some(event))
@@ -119,7 +132,7 @@ impl<L> Reader<L> {
         }
         let Last { summary } = serde_json::from_str(text).map_err(|error| error.to_string())?;
         if (summary.events, summary.last_position) != (self.position, self.position) {
-            let Summary { events, last_position } = summary;
+            let Summary { events, last_position, .. } = summary;
             let expected = format!("{events} events up to position {last_position}");
             return Err(format!("the summary has {expected}, the file has {}", self.position));
         }

@@ -9,10 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, Semaphore, broadcast};
+use uuid::Uuid;
 
 use super::page::{self, Filter};
+use crate::events::log::end::{LogEnd, log_end};
 use crate::events::log::notify::Subscription;
-use crate::events::log::read::{self, ReadError};
+use crate::events::log::read::ReadError;
 use crate::events::log::{DecodeError, StoredEvent};
 use crate::postgres::Pool;
 use crate::tasks::Tasks;
@@ -59,7 +61,15 @@ struct Inner {
 struct Live {
     /// The position up to which events were published, or existed before the first follower.
     position: i64,
+    /// The log that those events belong to.
+    log: Uuid,
     ring: broadcast::Sender<Chunk>,
+}
+
+impl Live {
+    fn at(LogEnd { log, head }: LogEnd) -> Self {
+        Self { position: head, log, ring: broadcast::Sender::new(RING) }
+    }
 }
 
 /// Consecutive events, encoded.
@@ -87,45 +97,51 @@ impl Tail {
     /// Starts the task that reads the log while there are followers, until shutdown.
     #[must_use]
     pub fn start(pool: Pool, appends: Subscription, frame: Frame, tasks: &Tasks) -> Self {
-        let live = Mutex::new(Live { position: 0, ring: broadcast::Sender::new(RING) });
+        let live = Mutex::new(Live::at(LogEnd { log: Uuid::nil(), head: 0 }));
         let (joined, catching_up) = (Notify::new(), Semaphore::new(CATCH_UP_MAX));
         let tail = Self(Arc::new(Inner { pool, frame, live, joined, catching_up }));
         tasks.spawn_until_shutdown(run(tail.clone(), appends));
         tail
     }
 
-    /// Follows the log after the position `after`; `head` is a recent head of the log.
+    /// Follows the log after the position `after`; `end` is a recent end of the log.
     #[must_use]
-    pub fn follow(&self, after: i64, head: i64) -> Follower {
+    pub fn follow(&self, after: i64, end: LogEnd) -> Follower {
         let waiting = VecDeque::new();
-        Follower { tail: self.clone(), position: after, known: head, waiting, live: None }
+        Follower { tail: self.clone(), position: after, known: end, waiting, live: None }
     }
 
     fn live(&self) -> MutexGuard<'_, Live> {
         self.0.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A subscription to the ring, and the position after which it begins.
-    fn join(&self, head: i64) -> (broadcast::Receiver<Chunk>, i64) {
+    /// A subscription to the ring, and the position after which it begins; `None` if the followers of the
+    /// ring follow another log.
+    fn join(&self, end: LogEnd) -> Option<(broadcast::Receiver<Chunk>, i64)> {
         let mut live = self.live();
         if live.ring.receiver_count() == 0 {
             // There is no follower that could miss the events in between.
-            live.position = live.position.max(head);
+            if live.log == end.log {
+                live.position = live.position.max(end.head);
+            } else {
+                *live = Live::at(end);
+            }
         }
         self.0.joined.notify_one();
-        (live.ring.subscribe(), live.position)
+        (live.log == end.log).then(|| (live.ring.subscribe(), live.position))
     }
 
-    /// The position after which to read, if there are followers.
-    fn read_position(&self) -> Option<i64> {
+    /// The log, and the position in it after which to read, if there are followers.
+    fn read_position(&self) -> Option<LogEnd> {
         let live = self.live();
-        (live.ring.receiver_count() > 0).then_some(live.position)
+        let end = LogEnd { log: live.log, head: live.position };
+        (live.ring.receiver_count() > 0).then_some(end)
     }
 
     /// Publishes the events after `from`, unless a new first follower has moved the tail.
-    fn publish(&self, from: i64, chunks: Vec<Chunk>) {
+    fn publish(&self, from: LogEnd, chunks: Vec<Chunk>) {
         let mut live = self.live();
-        if live.position == from {
+        if (live.log, live.position) == (from.log, from.head) {
             for chunk in chunks {
                 live.position = chunk.last;
                 // The last follower may have been dropped.
@@ -134,22 +150,24 @@ impl Tail {
         }
     }
 
-    /// Restarts at the head of a log that ends before the published events, because it was restored to an
-    /// earlier state. The streams of the followers end.
-    fn restart(&self, head: i64) {
-        *self.live() = Live { position: head, ring: broadcast::Sender::new(RING) };
+    /// Restarts at the end of another log, or of one that ends before the published events, because it was
+    /// restored to an earlier state. The streams of the followers end.
+    fn restart(&self, end: LogEnd) {
+        *self.live() = Live::at(end);
     }
 
-    /// Up to `limit` events after `after`, in chunks of about `bytes`.
+    /// Up to `limit` events after `after`, in chunks of about `bytes`; and the end of the log, read after
+    /// the events, so that they belong to that log or an earlier one.
     async fn load(
         &self,
         after: i64,
-        head: i64,
+        last: i64,
         limit: i64,
         bytes: usize,
-    ) -> Result<Vec<Chunk>, ReadError> {
-        let page = page::page(&self.0.pool, after, head, limit, &Filter::default()).await?;
-        Ok(encode_chunks(&page.events, self.0.frame, bytes)?)
+    ) -> Result<(Vec<Chunk>, LogEnd), ReadError> {
+        let page = page::page(&self.0.pool, after, last, limit, &Filter::default()).await?;
+        let end = log_end(&self.0.pool).await?;
+        Ok((encode_chunks(&page.events, self.0.frame, bytes)?, end))
     }
 }
 
@@ -195,13 +213,14 @@ async fn run(tail: Tail, mut appends: Subscription) {
 /// Reads one page; returns whether more events may follow.
 async fn read_page(tail: &Tail) -> Result<bool, ReadError> {
     let Some(from) = tail.read_position() else { return Ok(false) };
-    let chunks = tail.load(from, from.saturating_add(PAGE), PAGE, CHUNK).await?;
+    let last = from.head.saturating_add(PAGE);
+    let (chunks, end) = tail.load(from.head, last, PAGE, CHUNK).await?;
+    if end.log != from.log || end.head < from.head {
+        tail.restart(end);
+        return Ok(false);
+    }
     if chunks.is_empty() {
-        let head = read::head(&tail.0.pool).await?;
-        if head < from {
-            tail.restart(head);
-        }
-        return Ok(head > from);
+        return Ok(end.head > from.head);
     }
     tail.publish(from, chunks);
     Ok(true)
@@ -211,28 +230,29 @@ async fn read_page(tail: &Tail) -> Result<bool, ReadError> {
 pub struct Follower {
     tail: Tail,
     position: i64,
-    /// The position up to which the follower reads the log itself; the ring continues after it.
-    known: i64,
+    /// The log, and the position in it up to which the follower reads it itself; the ring continues after
+    /// it.
+    known: LogEnd,
     /// Chunks that are read and not yet returned.
     waiting: VecDeque<Chunk>,
     live: Option<broadcast::Receiver<Chunk>>,
 }
 
 impl Follower {
-    /// Waits for the next events, encoded; `None` when the log was restored to an earlier state. Cancel
-    /// safe.
+    /// Waits for the next events, encoded; `None` when the log was restarted, or restored to an earlier
+    /// state. Cancel safe.
     pub async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
         loop {
             let Some(live) = &mut self.live else {
-                let (live, known) = self.tail.join(self.known);
-                (self.live, self.known) = (Some(live), known);
+                let Some((live, head)) = self.tail.join(self.known) else { return Ok(None) };
+                (self.live, self.known.head) = (Some(live), head);
                 continue;
             };
             if let Some(chunk) = self.waiting.pop_front() {
                 self.position = chunk.last;
                 return Ok(Some(chunk.frames));
             }
-            if self.position < self.known {
+            if self.position < self.known.head {
                 self.catch_up().await?;
                 if self.waiting.is_empty() {
                     return Ok(None);
@@ -255,9 +275,11 @@ impl Follower {
     async fn catch_up(&mut self) -> Result<(), ReadError> {
         // Never fails, because the semaphore is never closed; it only limits the load.
         let _permit = self.tail.0.catching_up.acquire().await;
-        let (after, head) = (self.position, self.known);
-        let chunks = self.tail.load(after, head, CATCH_UP_PAGE, CATCH_UP_CHUNK).await?;
-        self.waiting = chunks.into();
+        let (after, last) = (self.position, self.known.head);
+        let (chunks, end) = self.tail.load(after, last, CATCH_UP_PAGE, CATCH_UP_CHUNK).await?;
+        if end.log == self.known.log {
+            self.waiting = chunks.into();
+        }
         Ok(())
     }
 }

@@ -1,13 +1,24 @@
 //! Compares the served table of a projection with the log.
 
-use sqlx::PgConnection;
+use std::time::Duration;
 
+use sqlx::PgConnection;
+use tokio::time::Instant;
+
+use super::checkpoint::checkpoint_of;
 use super::parked::{self, Parked};
 use super::projection::{Projection, ProjectionError};
 use super::snapshot;
 use super::stream_reader::{END, StreamReader};
 use super::table_slot::TableSlot;
+use crate::events::log::read;
 use crate::postgres::Pool;
+
+/// How long a projection that does not move is waited for.
+const STILL_LIMIT: Duration = Duration::from_secs(2);
+
+/// How often its checkpoint is read.
+const POLL: Duration = Duration::from_millis(50);
 
 /// The result of a comparison.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +29,26 @@ pub struct Verified {
     pub difference: Option<String>,
     /// The parked customers, which were excluded.
     pub parked: Vec<Parked>,
+}
+
+/// Waits until the projection has applied the log up to its present head, for as long as the projection
+/// moves: its lag behind a log that grows is not a difference. Returns that head.
+pub async fn wait_until_applied(
+    projection: &dyn Projection,
+    pool: &Pool,
+) -> Result<i64, ProjectionError> {
+    let head = read::head(pool).await?;
+    let (mut last, mut moved) = (-1, Instant::now());
+    loop {
+        let checkpoint = checkpoint_of(projection, pool).await?;
+        if checkpoint != last {
+            (last, moved) = (checkpoint, Instant::now());
+        }
+        if checkpoint >= head || moved.elapsed() > STILL_LIMIT {
+            return Ok(head);
+        }
+        tokio::time::sleep(POLL).await;
+    }
 }
 
 /// Folds the log up to the checkpoint, stream by stream, and compares the rows with the table, all in one

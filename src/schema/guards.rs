@@ -19,7 +19,7 @@ const fn guard(name: &'static str, holds: &'static str, advice: &'static str) ->
 }
 
 /// All guards, in the order in which they are printed. They need a migrated schema.
-const GUARDS: [Guard; 13] = [
+const GUARDS: [Guard; 14] = [
     guard(
         "PostgreSQL is 15 or newer",
         "current_setting('server_version_num')::int >= 150000",
@@ -119,6 +119,13 @@ const GUARDS: [Guard; 13] = [
         "exists (select from pg_trigger where tgrelid = 'public.events'::regclass
                  and tgname = 'events_append_only' and tgenabled = 'A')",
         "alter table events enable always trigger events_append_only",
+    ),
+    guard(
+        "the log does not end in the future",
+        "not exists (select from (select recorded_at from public.events order by position desc limit 1) e
+                     where e.recorded_at > clock_timestamp() + interval '1 minute')",
+        "set the clock of PostgreSQL right; if it is right, every new event gets a time after that of the \
+         last one",
     ),
 ];
 

@@ -25,11 +25,12 @@ static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
 
 /// The functions that run as their owner (`security definer`), because the service's role may not
 /// change their tables itself. Each is documented in its migration.
-const FUNCTIONS: [&str; 15] = [
+const FUNCTIONS: [&str; 16] = [
     "append_events",
     "append_event",
     "import_customers",
     "position_at",
+    "skip_taken_ids",
     "add_account",
     "change_password",
     "rehash_password",
@@ -44,11 +45,13 @@ const FUNCTIONS: [&str; 15] = [
 ];
 
 /// The rights of the service's role; `{role}` is its quoted name. It appends events and changes accounts
-/// through functions only. The first line takes back what earlier versions granted.
+/// through functions only. The first line takes back what earlier versions granted. The tables of `shadow` and
+/// `previous` have the rights of the live ones already, except after the restore of a dump.
 const GRANTS: &str = "
     revoke insert, update, delete on accounts, spare_tables from {role};
     grant usage on schema public, shadow, previous to {role};
     grant select on all tables in schema public to {role};
+    grant select, insert, update, delete on all tables in schema shadow, previous to {role};
     grant execute on function {functions} to {role};
     grant usage on sequence customer_ids to {role};
     grant update on projections to {role};
@@ -79,6 +82,25 @@ const REVOKES: &str = "
             where p.pronamespace = 'public'::regnamespace and p.proowner = current_user::regrole
         loop
             execute 'revoke all on routine ' || name || ' from public';
+        end loop;
+    end
+    $$";
+
+/// Analyzes the tables that have rows and no statistics, as after `pg_restore`: without them PostgreSQL
+/// sorts where it should read an index.
+const ANALYZE: &str = "
+    do $$
+    declare
+        name text;
+    begin
+        for name in
+            select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+            where n.nspname in ('public', 'shadow', 'previous') and c.relkind = 'r'
+              and c.relowner = current_user::regrole and pg_relation_size(c.oid) > 0
+              and not exists (select from pg_stats s
+                              where s.schemaname = n.nspname and s.tablename = c.relname)
+        loop
+            execute 'analyze ' || name;
         end loop;
     end
     $$";
@@ -155,6 +177,7 @@ pub async fn migrate(
         }
     }
     transaction.commit().await?;
+    connection.execute(ANALYZE).await?;
     connection.close().await?;
     Ok(migrated)
 }

@@ -34,7 +34,7 @@ fn pages() -> Vec<(PathBuf, String)> {
 fn code(text: &str) -> Vec<(bool, String)> {
     let (mut found, mut prose, mut fence) = (vec![], String::new(), None);
     for line in text.lines() {
-        match (line.strip_prefix("```"), fence) {
+        match (line.trim_start().strip_prefix("```"), fence) {
             (Some(language), None) => fence = Some(language),
             (Some(_), Some(_)) => fence = None,
             (None, Some("sh")) => found.push((true, line.to_owned())),
@@ -125,7 +125,7 @@ async fn every_command_exists_with_its_options() {
                 let rest = code[start + "customers ".len()..].split(['|', ';', '>', '#', ')']);
                 let words: Vec<&str> = rest.take(1).flat_map(str::split_whitespace).collect();
                 let depth = match words.first() {
-                    Some(&("account" | "keys" | "projection")) => 2,
+                    Some(&("account" | "keys" | "log" | "projection")) => 2,
                     Some(word) if word.chars().all(|c| c.is_ascii_lowercase()) => 1,
                     _ => continue,
                 };

@@ -36,6 +36,12 @@ fn redacted(mut event: Value) -> Value {
             event[name] = "[time]".into();
         }
     }
+    if event.get("source").is_some() {
+        let source = event["source"].as_str().unwrap();
+        let (url, log) = source.split_once("?log=").unwrap();
+        assert_eq!(log.len(), 36, "{source}");
+        event["source"] = format!("{url}?log=[log]").into();
+    }
     for name in ["metadata", "data"] {
         for secret in ["session", "request_id", "jti", "user_agent"] {
             if event[name].get(secret).is_some() {

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod backups;
 mod bad_input;
 mod bad_parameters;
 mod batches;
@@ -33,6 +34,7 @@ mod keys;
 mod limits;
 mod lists;
 mod log;
+mod log_identity;
 mod log_ins;
 mod lost_connections;
 mod nginx;

@@ -63,26 +63,59 @@ async fn log(database_url: &str) -> Vec<String> {
     .unwrap()
 }
 
+/// The identity of a log.
+async fn log_id(database_url: &str) -> String {
+    let mut connection = PgConnection::connect(database_url).await.unwrap();
+    sqlx::query_scalar("select id::text from log_identities where ended_at is null")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap()
+}
+
+/// The export with another time in one of its lines.
+fn recorded_in_2999(lines: &[&str], number: usize) -> String {
+    let mut event: Value = serde_json::from_str(lines[number]).unwrap();
+    event["recorded_at"] = "2999-01-01T00:00:00.000000Z".into();
+    let mut lines: Vec<_> = lines.iter().map(|&line| line.to_owned()).collect();
+    lines[number] = event.to_string();
+    lines.join("\n")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_export_in_an_empty_installation_is_the_same_registry() {
     let service = registry().await;
     let (here, there, place) = (service.database_url(), database().await, folder("transfer"));
+    // The test databases are copies of one database. A copy that goes on by itself gets its own identity.
+    stdout(&there, &place, &["log", "restart"]).await;
     let export = stdout(here, &place, &["export", "--format", "ndjson"]).await;
     let events = log(here).await;
     let (_, last) = export.trim_end().rsplit_once('\n').unwrap();
     let count = events.len();
-    let expected = format!(r#"{{"summary":{{"events":{count},"last_position":{count}}}}}"#);
+    let identity = log_id(here).await;
+    let expected =
+        format!(r#"{{"summary":{{"events":{count},"last_position":{count},"log":"{identity}"}}}}"#);
     assert_eq!((last, export.lines().count()), (expected.as_str(), count + 1));
 
     std::fs::write(place.join("log.ndjson"), &export).unwrap();
     let summary = stdout(&there, &place, &["import", "--log", "log.ndjson"]).await;
     assert_eq!(summary.trim_end(), expected);
     assert_eq!(log(&there).await, events);
-    assert_eq!(stdout(&there, &place, &["export", "--format", "ndjson"]).await, export);
+    let again = stdout(&there, &place, &["export", "--format", "ndjson"]).await;
+    assert_ne!(log_id(&there).await, identity);
+    assert_eq!(again, export.replace(&identity, &log_id(&there).await));
+
+    // Nothing is applied yet, and that is not the same as equal.
+    for projection in ["customers", "customer_history"] {
+        let (told, _) = failed(&there, &place, &["projection", "verify", projection]).await;
+        let missing = format!("does not have the {count} events after position 0, up to {count}");
+        assert!(told.contains(&missing), "{told}");
+    }
 
     // A service on the copy continues after its last id and position: none is used twice.
     let copy = Service::with(config_on(&there)).await;
     copy.caught_up().await;
+    let told = stdout(&there, &place, &["projection", "verify", "customers"]).await;
+    assert!(told.ends_with(&format!("equals the log up to position {count}\n")), "{told}");
     copy.add_account("root", Role::Admin).await;
     let (root, admin) = (copy.log_in("root").await, service.log_in("admin").await);
     let customers =
@@ -151,6 +184,8 @@ async fn a_log_that_is_not_whole_is_not_taken_over() {
             export.replace("\"aggregate_type\":\"customer\"", "\"aggregate_type\":\"x\""),
             "x is unknown",
         ),
+        // Every later event would get a time after it.
+        (recorded_in_2999(&lines, last - 1), "line 12: recorded_at lies in the future"),
         (export.clone() + lines[0], "follows the summary"),
         ("nonsense".to_owned(), "line 1: "),
         (String::new(), "truncated"),
@@ -188,7 +223,8 @@ async fn an_export_has_what_each_format_has_room_for() {
         ["'=HYPERLINK(\"http://x\")", "'+1", "'-1", "'@sum", "Grace \"é\" \\ O'Hara, née", "Ada"];
     assert_eq!(names, expected);
     assert!(created.clone().all(|record| record[11] == "'=1+1\\t" && record[7] == "admin"));
-    let summary = json!({"summary": {"events": count, "last_position": count}});
+    let identity = log_id(url).await;
+    let summary = json!({"summary": {"events": count, "last_position": count, "log": identity}});
     let last_line: Value = serde_json::from_slice(&output.stderr).unwrap();
     assert_eq!(last_line, summary, "the summary of a CSV export is on standard error");
 
@@ -197,10 +233,11 @@ async fn an_export_has_what_each_format_has_room_for() {
         cloud.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(events.len(), 4);
     assert_eq!(events[3]["id"], "4");
-    assert_eq!(events[3]["source"], "http://customers.test/events");
+    assert_eq!(events[3]["source"], format!("http://customers.test/events?log={identity}"));
 
     let some = stdout(url, &place, &["export", "--format", "ndjson", "--to", "4"]).await;
-    assert!(some.ends_with("{\"summary\":{\"events\":4,\"last_position\":4}}\n"), "{some}");
+    let end = format!(r#"{{"summary":{{"events":4,"last_position":4,"log":"{identity}"}}}}"#);
+    assert!(some.trim_end().ends_with(&end), "{some}");
     let beyond = (count + 1).to_string();
     let (_, problem) = failed(url, &place, &["export", "--format", "csv", "--to", &beyond]).await;
     assert!(problem.contains("beyond the end of the log"), "{problem}");

@@ -162,6 +162,7 @@ impl Imports {
             key,
             metadata: &request.metadata,
             ids: vec![],
+            is_behind: false,
         };
         let mut summary = Summary::default();
         loop {
@@ -216,6 +217,8 @@ struct Run<'a> {
     progress: Progress,
     /// Ids that are leased and unused.
     ids: Vec<CustomerId>,
+    /// Whether one was taken, which means that the sequence of ids is before ids of the log.
+    is_behind: bool,
 }
 
 impl Run<'_> {
@@ -238,7 +241,10 @@ impl Run<'_> {
                     }
                 }
                 // A restored log may contain these ids: lease new ids.
-                Err(ChunkError::IdTaken) if Instant::now() < deadline => self.ids.clear(),
+                Err(ChunkError::IdTaken) if Instant::now() < deadline => {
+                    self.ids.clear();
+                    self.is_behind = true;
+                }
                 Err(ChunkError::Database(error)) if Instant::now() < deadline => {
                     tracing::warn!(%error, "import: append failed, retrying");
                     tokio::time::sleep(RETRY_PAUSE).await;
@@ -253,6 +259,10 @@ impl Run<'_> {
         lines: (i64, i64),
         rest: &[&(i64, NewEvent)],
     ) -> Result<Progress, ChunkError> {
+        if self.is_behind {
+            id_lease::skip_taken(&self.imports.pool).await?;
+            self.is_behind = false;
+        }
         let missing = rest.len().saturating_sub(self.ids.len());
         if missing > 0 {
             // Ids are taken from the end, so the smallest is the last.

@@ -14,34 +14,56 @@ const BLOCK: i64 = 32;
 /// This process's lease.
 pub struct IdLease {
     pool: Pool,
-    left: Mutex<Range<i64>>,
+    block: Mutex<Block>,
+}
+
+/// The ids that are left of the leased block.
+#[derive(Default)]
+struct Block {
+    left: Range<i64>,
+    /// Whether an id of it was taken, which means that the sequence is before ids of the log.
+    is_behind: bool,
 }
 
 impl IdLease {
     /// An empty lease; the first call of `next` fills it.
     #[must_use]
     pub fn new(pool: Pool) -> Self {
-        Self { pool, left: Mutex::new(0..0) }
+        Self { pool, block: Mutex::default() }
     }
 
     /// Returns an id that no process has received before.
     pub async fn next(&self) -> Result<CustomerId, sqlx::Error> {
-        let mut left = self.left.lock().await;
+        let mut block = self.block.lock().await;
         loop {
-            if let Some(id) = left.next() {
+            if let Some(id) = block.left.next() {
                 return CustomerId::new(id).ok_or(sqlx::Error::RowNotFound);
+            }
+            if block.is_behind {
+                skip_taken(&self.pool).await?;
+                block.is_behind = false;
             }
             let first = sqlx::query_scalar!(r#"select nextval('customer_ids') as "first!""#)
                 .fetch_one(&self.pool)
                 .await?;
-            *left = first..first + BLOCK;
+            block.left = first..first + BLOCK;
         }
     }
 
-    /// Discards the rest of the block, after one of its ids turned out to be taken.
-    pub async fn discard_block(&self) {
-        *self.left.lock().await = 0..0;
+    /// Discards the rest of the block of an id that turned out to be taken. Of many callers that met ids of
+    /// one block, only the first discards anything.
+    pub async fn discard_block(&self, taken: CustomerId) {
+        let mut block = self.block.lock().await;
+        if (block.left.end - BLOCK..block.left.end).contains(&taken.get()) {
+            *block = Block { left: 0..0, is_behind: true };
+        }
     }
+}
+
+/// Moves the sequence after the largest id of the log (migration 0012), if it is before it.
+pub async fn skip_taken(executor: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
+    sqlx::query!("select skip_taken_ids()").execute(executor).await?;
+    Ok(())
 }
 
 /// Leases at least `number` ids, which no process has received before.

@@ -12,6 +12,12 @@ mod append_recovery;
 /// Reads the log.
 pub mod read;
 
+/// The end of the log: its identity, its last position, and whether its last time has come.
+pub mod end;
+
+/// The identities of the log, and its restart after a restored backup.
+pub mod identity;
+
 /// Notifications that the log has grown, also between processes.
 pub mod notify;
 

@@ -1,6 +1,7 @@
 //! CloudEvents 1.0 (CNCF), in their JSON format.
 
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::data::Data;
 use crate::clock;
@@ -8,7 +9,14 @@ use crate::events::customer::CUSTOMER;
 use crate::events::log::{DecodeError, StoredEvent};
 use crate::events::metadata::Metadata;
 
-/// Encodes an event as a CloudEvent. `source` is the address of the feed. `sequence`, `actor` and `reason`
+/// The source of the CloudEvents of a log: the address of the feed with the identity of the log. Source and
+/// `id` together name an event, and another log may have another event at the same position.
+#[must_use]
+pub fn source(feed_url: &str, log: Uuid) -> String {
+    format!("{feed_url}?log={log}")
+}
+
+/// Encodes an event as a CloudEvent. `source` is that of its log. `sequence`, `actor` and `reason`
 /// are extension attributes.
 pub fn cloud_event(event: &StoredEvent, source: &str) -> Result<String, DecodeError> {
     #[derive(Serialize)]

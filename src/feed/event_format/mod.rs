@@ -12,6 +12,6 @@ mod csv;
 /// The members of a payload, without its type.
 mod data;
 
-pub use cloud_event::cloud_event;
+pub use cloud_event::{cloud_event, source};
 pub use csv::{CSV_COLUMNS, csv_record};
 pub use json::json;
