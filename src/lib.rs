@@ -19,10 +19,13 @@ pub mod clock;
 /// The configuration, read from the environment once.
 pub mod config;
 
+/// Log lines, written by a thread of their own.
+mod log_lines;
+
 /// Logs and metrics.
 pub mod telemetry;
 
-/// Background tasks, which shutdown waits for.
+/// Background tasks: supervised, and ended together at shutdown.
 pub mod tasks;
 
 /// Atomic file writes: a file appears whole or not at all.

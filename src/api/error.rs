@@ -53,6 +53,9 @@ pub enum ApiError {
     TooLarge(usize),
     #[error("the customer is at version {current}")]
     VersionMismatch { current: i64 },
+    /// Names what stands in the way of a rebuild.
+    #[error("{0}")]
+    Obstructed(String),
     #[error("the idempotency key was used for another request")]
     IdempotencyMismatch,
     #[error("the log was restarted: it is now the log {}", .0.log)]
@@ -139,6 +142,7 @@ impl ApiError {
             Self::VersionMismatch { .. } => {
                 (StatusCode::PRECONDITION_FAILED, "version-mismatch", "Version mismatch")
             }
+            Self::Obstructed(_) => (StatusCode::CONFLICT, "obstructed", "Rebuild obstructed"),
             Self::IdempotencyMismatch => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "idempotency-mismatch", "Idempotency key reused")
             }
@@ -195,6 +199,7 @@ impl ApiError {
             | Self::UnsupportedMediaType(_)
             | Self::TooLarge(_)
             | Self::VersionMismatch { .. }
+            | Self::Obstructed(_)
             | Self::IdempotencyMismatch
             // When there is room again is not known.
             | Self::SpoolFull

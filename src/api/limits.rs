@@ -122,13 +122,15 @@ impl RateLimit {
             .use_headers()
             .finish()?;
         let limiter = Arc::clone(config.limiter());
-        let sweep = async move {
-            loop {
-                tokio::time::sleep(SWEEP_INTERVAL).await;
-                limiter.retain_recent();
+        tasks.supervise("rate limit", move || {
+            let limiter = Arc::clone(&limiter);
+            async move {
+                loop {
+                    tokio::time::sleep(SWEEP_INTERVAL).await;
+                    limiter.retain_recent();
+                }
             }
-        };
-        tasks.spawn_until_shutdown(sweep);
+        });
         let layer = GovernorLayer::new(Arc::new(config))
             .error_handler(|error| refusal(error).into_response());
         Some(Self { layer, per_second })

@@ -33,7 +33,7 @@ pub(super) async fn livez(params: Params) -> Result<Response, ApiError> {
     Ok(Json(Health { status: "ok", checks: json!({}) }).into_response())
 }
 
-/// `GET /readyz`: checks PostgreSQL with its schema, and Redis. Reports the lag of the projections, but
+/// `GET /readyz`: checks PostgreSQL with its schema, Redis, and that no background task is down. Reports the lag of the projections, but
 /// a lag does not make the process unready, because all processes would lag together. A process with a
 /// new version of a projection becomes ready after its first build; until then the processes of the old
 /// version serve. A process that is told to stop is not ready, although it still serves.
@@ -51,7 +51,13 @@ pub(super) async fn readyz(State(api): State<Api>, params: Params) -> Result<Res
     let (postgres, redis) =
         tokio::join!(tokio::time::timeout(CHECK_LIMIT, of_postgres), api.auth.ready());
     let (postgres, projections, log) = match postgres {
-        Ok(Ok((status, ahead))) => ("ok", json!(status), json!(shown_time(ahead))),
+        Ok(Ok((mut all, ahead))) => {
+            // The text may name objects of the database: it is for administrators.
+            for rebuild in all.iter_mut().filter_map(|status| status.rebuild.as_mut()) {
+                rebuild.error = None;
+            }
+            ("ok", json!(all), json!(shown_time(ahead)))
+        }
         Ok(Err(error)) => {
             tracing::warn!(%error, "readyz: PostgreSQL check failed");
             ("unavailable", Value::Null, Value::Null)
@@ -66,13 +72,14 @@ pub(super) async fn readyz(State(api): State<Api>, params: Params) -> Result<Res
         }
     };
     let built = if api.is_built() { "ok" } else { "unavailable" };
-    let ready = [postgres, redis, built] == ["ok"; 3];
+    let (running, down) = api.tasks.running_and_down();
+    let ready = [postgres, redis, built] == ["ok"; 3] && down.is_empty();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = Health {
         status: if ready { "ok" } else { "unavailable" },
         checks: json!({
             "postgres": postgres, "redis": redis, "built": built, "log": log,
-            "projections": projections
+            "projections": projections, "tasks": {"running": running, "down": down}
         }),
     };
     Ok((status, Json(body)).into_response())

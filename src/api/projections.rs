@@ -53,6 +53,9 @@ pub(super) async fn rebuild(
         Ok(Err(error @ RebuildError::PreviousAttemptRunning)) => {
             return Err(ApiError::Unavailable(error.to_string()));
         }
+        Ok(Err(error @ RebuildError::Obstructed(_))) => {
+            return Err(ApiError::Obstructed(error.to_string()));
+        }
         Ok(Err(error)) => return Err(ApiError::Internal(error.to_string())),
         Err(_) => return Err(ApiError::Unavailable("the process is stopping".to_owned())),
     }

@@ -17,6 +17,7 @@ use super::error::{ApiError, Problem};
 use super::state::Api;
 use crate::clock;
 use crate::events::metadata::Metadata;
+use crate::tasks::panic_message;
 
 /// The name of the header that carries the request's id, both ways.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -75,14 +76,8 @@ pub(super) async fn envelope(State(api): State<Api>, mut request: Request, next:
     let has_connection_header = request.version() < Version::HTTP_2;
     request.extensions_mut().insert(caller);
     let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-    let mut response = answer.unwrap_or_else(|panic| {
-        let cause = panic
-            .downcast_ref::<&str>()
-            .map(|text| (*text).to_owned())
-            .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "panic without a message".to_owned());
-        ApiError::Internal(cause).into_response()
-    });
+    let mut response =
+        answer.unwrap_or_else(|panic| ApiError::Internal(panic_message(&*panic)).into_response());
     finish(&mut response, &request_id, api.https);
     if has_connection_header && api.draining.is_cancelled() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -147,8 +147,12 @@ impl App {
         start::caught_up(&auth).await;
         auth.follow(&tasks);
         let bus = Bus::new(pools.appender.clone(), pools.short.clone());
-        tasks.spawn_until_shutdown(pools.server.clone().watch());
-        tasks.spawn_until_shutdown(purge(pools.short.clone()));
+        let primary = pools.server.clone();
+        tasks.supervise("postgres watch", move || primary.clone().watch());
+        let purged = pools.short.clone();
+        tasks.supervise("purge", move || purge(purged.clone()));
+        tasks.supervise("metrics upkeep", telemetry::keep_up);
+        tasks.watch(pools.appender.task().clone());
         let appends = Subscription::start(&pools.appender, pools.notify.clone(), &tasks);
         let follow = |projection: &'static dyn Projection| {
             Projector::start(projection, pools.projector.clone(), appends.clone(), &tasks)

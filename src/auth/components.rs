@@ -112,8 +112,10 @@ impl Auth {
     /// Starts the reconciler and the periodic read of the signing keys, which other processes may change.
     /// Both run until shutdown.
     pub fn follow(&self, tasks: &Tasks) {
-        tasks.spawn_until_shutdown(Arc::clone(&self.reconciler).follow());
-        tasks.spawn_until_shutdown(self.clone().reload_keys());
+        let reconciler = Arc::clone(&self.reconciler);
+        tasks.supervise("reconciler", move || Arc::clone(&reconciler).follow());
+        let auth = self.clone();
+        tasks.supervise("signing keys", move || auth.clone().reload_keys());
     }
 
     /// Waits until the work that requests have started is done.

@@ -121,7 +121,7 @@ pub async fn run(config: &Config, command: Command) -> anyhow::Result<()> {
     say!("{message}");
     // The reconciler of each process of the service reads the log and ends them too.
     if let Err(problem) = revoked {
-        eprintln!("sessions not ended ({problem}): the service ends them when it reaches Redis");
+        complain!("sessions not ended ({problem}): the service ends them when it reaches Redis");
     }
     Ok(())
 }

@@ -2,7 +2,6 @@
 //! any configuration.
 
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -158,12 +157,11 @@ async fn serve_seeded(
     if seeding != Seeding::Never {
         seed(&app).await?;
     }
-    say!("address http://{}", app.address());
+    announce!("address http://{}", app.address());
     if seeding != Seeding::Never {
-        say!("login {} {}", demo::USERNAME, demo::PASSWORD);
+        announce!("login {} {}", demo::USERNAME, demo::PASSWORD);
     }
-    write!(std::io::stdout(), "{urls}")?;
-    std::io::stdout().flush()?;
+    announce!("{}", urls.trim_end());
     Ok(app.run(stop, DRAIN).await?)
 }
 

@@ -76,7 +76,7 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     out.flush()?;
     if arguments.format != Format::Ndjson {
         // On standard output it would be read as an event.
-        eprintln!("{line}");
+        complain!("{line}");
     }
     Ok(())
 }

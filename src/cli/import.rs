@@ -156,7 +156,7 @@ fn check_lines(lines: Result<Lines, FileError>) -> anyhow::Result<bool> {
         }
     }
     if bad > 0 {
-        eprintln!("customers: nothing was imported: {bad} bad lines");
+        complain!("customers: nothing was imported: {bad} bad lines");
     }
     Ok(bad == 0)
 }

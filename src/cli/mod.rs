@@ -8,6 +8,22 @@ macro_rules! say {
     }};
 }
 
+/// Writes a line to standard output if that is possible: for a service, which goes on without its reader.
+macro_rules! announce {
+    ($($line:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($line)*);
+    }};
+}
+
+/// Writes a line to standard error if that is possible, where `eprintln!` would panic.
+macro_rules! complain {
+    ($($line:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($line)*);
+    }};
+}
+
 /// `customers account ...`
 mod account;
 
@@ -114,16 +130,18 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => error.exit(),
     };
-    match run(arguments.command) {
+    let ended = run(arguments.command);
+    telemetry::flush_logs();
+    match ended {
         Ok(code) => code,
         Err(error) if error.is::<ConfigError>() => {
-            eprintln!("customers: {error}");
+            complain!("customers: {error}");
             ExitCode::from(2)
         }
         // The reader has closed the pipe, for example `head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("customers: {error:#}");
+            complain!("customers: {error:#}");
             ExitCode::FAILURE
         }
     }

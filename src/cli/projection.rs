@@ -10,8 +10,9 @@ use super::progress::progress_bar;
 use crate::config::Config;
 use crate::pools::Pools;
 use crate::postgres::Pool;
+use crate::projections::rebuild::{self, Rebuild};
 use crate::projections::status::{self, State, Status};
-use crate::projections::{self, Projection, parked, rebuild, verify};
+use crate::projections::{self, Projection, parked, verify};
 
 /// How often the progress of a rebuild is read.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
@@ -25,7 +26,12 @@ pub enum Command {
         json: bool,
     },
     /// Replay the log into a projection while its live table is served
-    Rebuild { name: String },
+    Rebuild {
+        name: String,
+        /// Discard a rebuild that was interrupted, instead of resuming it
+        #[arg(long)]
+        restart: bool,
+    },
     /// Compare a projection with the log and print the first difference
     Verify { name: String },
     /// Retry the parked customers, whose events could not be applied
@@ -38,7 +44,7 @@ pub async fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> 
     let pools = pools(config).await?;
     let success = match command {
         Command::Status { json } => show(&status::status(&pools.short).await?, json)?,
-        Command::Rebuild { name } => rebuild(find(&name)?, &pools).await?,
+        Command::Rebuild { name, restart } => rebuild(find(&name)?, &pools, restart).await?,
         Command::Verify { name } => verify(find(&name)?, &pools.long).await?,
         Command::Retry { name } => retry(find(&name)?, &pools.long).await?,
         Command::Rollback { name } => {
@@ -68,7 +74,9 @@ fn show(all: &[Status], json: bool) -> anyhow::Result<bool> {
         let state = match (status.state, &status.rebuild) {
             (State::Rebuilding, Some(at)) => format!(", rebuilding: {} of {}", at.done, at.total),
             (State::RebuildStopped, Some(at)) => {
-                format!(", rebuild interrupted at {} of {}", at.done, at.total)
+                let error = at.error.as_ref().map(|error| format!(": {error}"));
+                let error = error.unwrap_or_default();
+                format!(", rebuild interrupted at {} of {}{error}", at.done, at.total)
             }
             (State::Following | State::Rebuilding | State::RebuildStopped, _) => String::new(),
         };
@@ -77,7 +85,11 @@ fn show(all: &[Status], json: bool) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-async fn rebuild(projection: &'static dyn Projection, pools: &Pools) -> anyhow::Result<bool> {
+async fn rebuild(
+    projection: &'static dyn Projection,
+    pools: &Pools,
+    restart: bool,
+) -> anyhow::Result<bool> {
     let name = projection.name();
     let bar = progress_bar(0);
     let began = std::time::Instant::now();
@@ -91,8 +103,15 @@ async fn rebuild(projection: &'static dyn Projection, pools: &Pools) -> anyhow::
             }
         }
     };
+    let rebuild = async {
+        if restart {
+            Rebuild::restart(projection, &pools.rebuild).await?.run().await
+        } else {
+            rebuild::rebuild(projection, &pools.rebuild).await
+        }
+    };
     let rebuilt = tokio::select! {
-        rebuilt = rebuild::rebuild(projection, &pools.rebuild) => rebuilt?,
+        rebuilt = rebuild => rebuilt?,
         () = progress => anyhow::bail!("the progress display ended"),
     };
     bar.finish_and_clear();

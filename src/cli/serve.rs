@@ -30,7 +30,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         return Ok(());
     };
     let app = app.map_err(misconfigured)?;
-    say!("address http://{}", app.address());
+    announce!("address http://{}", app.address());
     Ok(app.run(stop, DRAIN).await?)
 }
 
@@ -52,15 +52,15 @@ pub async fn migrate(config: &Config, arguments: &MigrateArguments) -> anyhow::R
     match migrated {
         // Not an error: programs of this version go on with a newer schema, as after a roll-back.
         Migrated::Newer { database, program } => {
-            eprintln!(
+            complain!(
                 "the database is of a newer program ({database}, mine {program}): nothing was changed"
             );
         }
-        Migrated::Steps(steps) if steps.is_empty() => eprintln!("the schema is up to date"),
+        Migrated::Steps(steps) if steps.is_empty() => complain!("the schema is up to date"),
         Migrated::Steps(steps) => {
             let done = if arguments.dry_run { "would apply" } else { "applied" };
             for (version, name) in steps {
-                eprintln!("{done} {version:04} {name}");
+                complain!("{done} {version:04} {name}");
             }
         }
     }

@@ -100,7 +100,8 @@ impl Tail {
         let live = Mutex::new(Live::at(LogEnd { log: Uuid::nil(), head: 0 }));
         let (joined, catching_up) = (Notify::new(), Semaphore::new(CATCH_UP_MAX));
         let tail = Self(Arc::new(Inner { pool, frame, live, joined, catching_up }));
-        tasks.spawn_until_shutdown(run(tail.clone(), appends));
+        let of_task = tail.clone();
+        tasks.supervise("log tail", move || run(of_task.clone(), appends.clone()));
         tail
     }
 

@@ -2,6 +2,7 @@
 //! that locks the checkpoint's row if it is free, so any process may apply the next page, and a
 //! process that is frozen loses its lock.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgConnection;
@@ -69,12 +70,14 @@ impl Projector {
     pub fn start(
         projection: &'static dyn Projection,
         pool: Pool,
-        mut appends: Subscription,
+        appends: Subscription,
         tasks: &Tasks,
     ) -> Self {
         let (sender, progress) = watch::channel(Progress::default());
-        tasks.spawn_until_shutdown(async move {
-            follow(projection, &pool, &mut appends, &sender).await;
+        let sender = Arc::new(sender);
+        tasks.supervise(format!("projector {}", projection.name()), move || {
+            let (pool, mut appends, sender) = (pool.clone(), appends.clone(), Arc::clone(&sender));
+            async move { follow(projection, &pool, &mut appends, &sender).await }
         });
         Self { projection, progress }
     }
@@ -105,6 +108,8 @@ async fn follow(
     appends: &mut Subscription,
     progress: &watch::Sender<Progress>,
 ) {
+    // After a panic the position is unknown.
+    progress.send_replace(Progress::default());
     let mut mode = PageMode::Whole;
     loop {
         appends.mark_seen();

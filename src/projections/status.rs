@@ -41,6 +41,8 @@ pub struct Progress {
     pub per_second: f64,
     /// `None` while no attempt is running.
     pub seconds_left: Option<f64>,
+    /// Why the last attempt failed; `None` while one is running, and if it was killed.
+    pub error: Option<String>,
 }
 
 /// The status of every projection.
@@ -64,7 +66,7 @@ pub async fn of(projection: &dyn Projection, pool: &Pool) -> Result<Status, Proj
                   (select count(*) from parked_customers k
                    where (k.projection, k.version, k.place) = (p.name, p.version, 'public'))
                       as "parked!",
-                  r.target as "target?", r.done_before as "done_before?",
+                  r.target as "target?", r.done_before as "done_before?", r.error as "error?",
                   extract(epoch from clock_timestamp() - r.resumed_at)::float8 as seconds,
                   (select coalesce(sum(events), 0)::bigint from rebuild_parts t
                    where (t.projection, t.version) = (p.name, p.version)) as "done!",
@@ -95,7 +97,8 @@ pub async fn of(projection: &dyn Projection, pool: &Pool) -> Result<Status, Proj
         let per_second = as_f64(now) / row.seconds.unwrap_or(0.0).max(0.001);
         let left = as_f64(total - done) / per_second;
         let seconds_left = (is_running && left.is_finite()).then_some(left);
-        Progress { done, total, per_second, seconds_left }
+        let error = row.error.clone().filter(|_| !is_running);
+        Progress { done, total, per_second, seconds_left, error }
     });
     Ok(Status {
         name: projection.name(),

@@ -97,7 +97,7 @@ impl<P: TableProjection> Projection for P {
 
     async fn checksum(&self, db: &mut PgConnection) -> Result<Checksum, ProjectionError> {
         let (table, columns) = (P::Row::TABLE, P::Row::COLUMNS.join(", "));
-        let statement = format!("copy {table} ({columns}) to stdout (format binary)");
+        let statement = format!("copy (select {columns} from {table}) to stdout (format binary)");
         let mut checksum = Checksum::default();
         copy_out(db, &statement, |row| checksum.add(row)).await?;
         Ok(checksum)

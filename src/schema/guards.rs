@@ -87,16 +87,16 @@ const GUARDS: [Guard; 14] = [
         "PUBLIC has no right on schemas, tables, columns and functions",
         "not exists (
              select from pg_namespace n, aclexplode(n.nspacl) acl
-             where n.nspname in ('public', 'shadow', 'previous', 'locks') and acl.grantee = 0
+             where n.nspname in ('public', 'served', 'shadow', 'previous', 'locks') and acl.grantee = 0
              union all
              select from pg_class c join pg_namespace n on n.oid = c.relnamespace,
                          aclexplode(c.relacl) acl
-             where n.nspname in ('public', 'shadow', 'previous', 'locks') and acl.grantee = 0
+             where n.nspname in ('public', 'served', 'shadow', 'previous', 'locks') and acl.grantee = 0
                and c.relowner = (select relowner from pg_class where oid = 'public.events'::regclass)
              union all
              select from pg_attribute a, pg_class c, pg_namespace n, aclexplode(a.attacl) acl
              where c.oid = a.attrelid and n.oid = c.relnamespace
-               and n.nspname in ('public', 'shadow', 'previous', 'locks') and acl.grantee = 0
+               and n.nspname in ('public', 'served', 'shadow', 'previous', 'locks') and acl.grantee = 0
                and c.relowner = (select relowner from pg_class where oid = 'public.events'::regclass)
              union all
              select from pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) acl

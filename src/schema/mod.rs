@@ -25,7 +25,7 @@ static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
 
 /// The functions that run as their owner (`security definer`), because the service's role may not
 /// change their tables itself. Each is documented in its migration.
-const FUNCTIONS: [&str; 16] = [
+const FUNCTIONS: [&str; 17] = [
     "append_events",
     "append_event",
     "import_customers",
@@ -40,6 +40,7 @@ const FUNCTIONS: [&str; 16] = [
     "index_shadow_tables",
     "drop_shadow_tables",
     "serve_tables",
+    "read_table_obstacles",
     "create_rebuild_lock",
     "try_rebuild_lock",
 ];
@@ -49,7 +50,7 @@ const FUNCTIONS: [&str; 16] = [
 /// `previous` have the rights of the live ones already, except after the restore of a dump.
 const GRANTS: &str = "
     revoke insert, update, delete on accounts, spare_tables from {role};
-    grant usage on schema public, shadow, previous to {role};
+    grant usage on schema public, served, shadow, previous to {role};
     grant select on all tables in schema public to {role};
     grant select, insert, update, delete on all tables in schema shadow, previous to {role};
     grant execute on function {functions} to {role};
@@ -68,12 +69,13 @@ const REVOKES: &str = "
     declare
         name text;
     begin
-        revoke all on schema public, shadow, previous, locks from public;
+        revoke all on schema public, served, shadow, previous, locks from public;
         for name in
             select c.oid::regclass::text from pg_class c
-            where c.relnamespace in ('public'::regnamespace, 'shadow'::regnamespace,
-                                     'previous'::regnamespace, 'locks'::regnamespace)
-              and c.relkind in ('r', 'S') and c.relowner = current_user::regrole
+            where c.relnamespace in ('public'::regnamespace, 'served'::regnamespace,
+                                     'shadow'::regnamespace, 'previous'::regnamespace,
+                                     'locks'::regnamespace)
+              and c.relkind in ('r', 'p', 'S') and c.relowner = current_user::regrole
         loop
             execute 'revoke all on ' || name || ' from public';
         end loop;
@@ -232,7 +234,11 @@ async fn grant(connection: &mut PgConnection, role: &str) -> Result<(), sqlx::Er
     let grants = GRANTS.replace("{functions}", &FUNCTIONS.join(", ")).replace("{role}", &role);
     connection.execute(grants.as_str()).await?;
     for table in projections::ALL.iter().map(|projection| projection.table()) {
-        let grant = format!("grant insert, update, delete on {table} to {role}");
+        // The table, and its partition: those of rebuilds have the same rights as the latter.
+        let grant = format!(
+            "grant insert, update, delete on public.{table} to {role};
+             grant select, insert, update, delete on served.{table} to {role}"
+        );
         connection.execute(grant.as_str()).await?;
     }
     Ok(())

@@ -20,14 +20,14 @@ use crate::harness::{PATIENCE, database, empty_database, folder, variables};
 
 /// The result of a command that has ended.
 #[derive(Debug)]
-struct Ended {
-    code: i32,
-    stdout: String,
-    stderr: String,
+pub struct Ended {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
 }
 
 /// The folder and the environment in which the binary runs.
-struct Shell {
+pub struct Shell {
     folder: PathBuf,
     variables: Vec<(&'static str, String)>,
 }
@@ -39,7 +39,7 @@ impl Shell {
     }
 
     /// An environment with all variables that `serve` needs.
-    fn on(database_url: &str) -> Self {
+    pub fn on(database_url: &str) -> Self {
         Self { variables: variables(database_url), ..Self::bare() }
     }
 
@@ -74,7 +74,7 @@ impl Shell {
         command
     }
 
-    async fn run(&self, arguments: &str) -> Ended {
+    pub async fn run(&self, arguments: &str) -> Ended {
         self.run_with(arguments, "").await
     }
 

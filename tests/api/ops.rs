@@ -22,7 +22,7 @@ async fn a_process_is_alive_and_ready_without_a_log_in() {
     insta::assert_snapshot!(send(service.get("/livez")).await.shape(), @r#"200 {"checks":{},"status":"ok"}"#);
     insta::assert_snapshot!(
         send(service.get("/readyz")).await.shape(),
-        @r#"200 {"checks":{"built":"ok","log":"ok","postgres":"ok","projections":[{"checkpoint":0,"head":0,"lag_events":0,"lag_seconds":0.0,"name":"customers","parked":0,"rebuild":null,"state":"following","version":1},{"checkpoint":0,"head":0,"lag_events":0,"lag_seconds":0.0,"name":"customer_history","parked":0,"rebuild":null,"state":"following","version":1}],"redis":"ok"},"status":"ok"}"#
+        @r#"200 {"checks":{"built":"ok","log":"ok","postgres":"ok","projections":[{"checkpoint":0,"head":0,"lag_events":0,"lag_seconds":0.0,"name":"customers","parked":0,"rebuild":null,"state":"following","version":1},{"checkpoint":0,"head":0,"lag_events":0,"lag_seconds":0.0,"name":"customer_history","parked":0,"rebuild":null,"state":"following","version":1}],"redis":"ok","tasks":{"down":[],"running":["reconciler","signing keys","postgres watch","purge","metrics upkeep","appender","notify forward","notify publish","notify listen","projector customers","projector customer_history","log tail"]}},"status":"ok"}"#
     );
     for path in ["/livez", "/readyz", "/metrics", "/.well-known/jwks.json"] {
         let query = format!("{path}?verbose=1");

@@ -332,22 +332,23 @@ async fn a_long_reader_delays_the_swap_and_nothing_else() {
 async fn a_history_is_rebuilt_with_all_of_its_indexes() {
     let (service, _) = filled(50).await;
     let indexes =
-        "select string_agg(replace(indexdef, 'previous.', 'public.'), ';' order by indexdef)
+        "select string_agg(replace(indexdef, 'previous.', 'served.'), ';' order by indexdef)
                    from pg_indexes where tablename = 'customer_history' and schemaname = ";
     let of = async |schema: &str| -> String {
         let question = format!("{indexes}'{schema}'");
         sqlx::query_scalar(&question).fetch_one(&service.pools.short).await.unwrap()
     };
-    let before = of("public").await;
+    let (table, before) = (of("public").await, of("served").await);
     assert!(before.contains("customer_history_youngest"), "{before}");
     rebuild(&CustomerHistory, &service.pools.rebuild).await.unwrap();
-    assert_eq!(of("public").await, before);
+    assert_eq!(of("public").await, table);
+    assert_eq!(of("served").await, before);
     assert_eq!(of("previous").await, before);
     let same: bool = sqlx::query_scalar(
         "select bool_and(coalesce(a.relacl, acldefault('r', a.relowner))
                          = coalesce(b.relacl, acldefault('r', b.relowner)))
          from pg_class a, pg_class b
-         where a.oid = 'public.customer_history'::regclass
+         where a.oid = 'served.customer_history'::regclass
            and b.oid = 'previous.customer_history'::regclass",
     )
     .fetch_one(&service.pools.short)

@@ -23,11 +23,12 @@ use crate::harness::{PATIENCE, Service, With as _, folder, send, variables};
 use crate::process::{Process, command};
 
 /// The migration of a release with version 2.
-const MIGRATION: [&str; 3] = [
+const MIGRATION: [&str; 4] = [
     "create table customers_2 (id bigint primary key, shouted text not null, version bigint not null)",
     "insert into projections (name, version, checkpoint) values ('customers', 2, 0)",
     "insert into projection_tables (projection, version, table_name)
      values ('customers', 2, 'customers_2')",
+    "select partition_read_table('customers_2')",
 ];
 
 /// Version 2, with other columns than version 1. A new projection needs only its row, its fold and the

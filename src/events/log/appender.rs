@@ -6,7 +6,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +14,7 @@ use super::append::{Append, Outcome, append};
 use super::append_recovery::{self, Connection};
 use crate::postgres::Server;
 use crate::postgres::server::Settings;
+use crate::tasks::{Ended, Supervised};
 
 /// How many commands may be queued. At 20,000 a second the last of them waits 100 ms.
 const QUEUE_MAX: usize = 2048;
@@ -45,6 +46,7 @@ pub struct Appender {
     stopping: CancellationToken,
     /// Cancelled when every accepted command has its outcome.
     stopped: CancellationToken,
+    supervised: Supervised,
 }
 
 /// Why a command has no outcome.
@@ -86,12 +88,32 @@ impl Appender {
         let (stopping, stopped) = (CancellationToken::new(), CancellationToken::new());
         let done = stopped.clone().drop_guard();
         let appended = watch::Sender::new(());
-        let run = run(Connection::new(server, settings), queue, stopping.clone(), appended.clone());
+        let supervised = Supervised::new("appender");
+        let task = {
+            let (queue, stopping) = (Arc::new(Mutex::new(queue)), stopping.clone());
+            let appended = appended.clone();
+            move || {
+                let connection = Connection::new(server.clone(), settings);
+                let queue = Arc::clone(&queue);
+                let (stopping, appended) = (stopping.clone(), appended.clone());
+                async move {
+                    run(connection, &mut *queue.lock().await, stopping, appended).await;
+                    Ended::Done
+                }
+            }
+        };
+        let running = supervised.clone();
         tokio::spawn(async move {
-            run.await;
+            running.run(task).await;
             drop(done);
         });
-        Self { queue: sender, appended, stopping, stopped }
+        Self { queue: sender, appended, stopping, stopped, supervised }
+    }
+
+    /// The task: if it panics, the commands at work fail, and the queued ones wait for the next start.
+    #[must_use]
+    pub fn task(&self) -> &Supervised {
+        &self.supervised
     }
 
     /// Accepts no more commands, and waits until every accepted one has its outcome.
@@ -124,7 +146,7 @@ impl Appender {
 
 async fn run(
     mut connection: Connection,
-    mut queue: mpsc::Receiver<Job>,
+    queue: &mut mpsc::Receiver<Job>,
     stopping: CancellationToken,
     appended: watch::Sender<()>,
 ) {
@@ -133,12 +155,12 @@ async fn run(
     loop {
         let first = match deferred.pop_front() {
             Some(job) => job,
-            None => match next(&mut queue, &stopping).await {
+            None => match next(queue, &stopping).await {
                 Some(job) => job,
                 None => return,
             },
         };
-        let batch = take_batch(first, &mut deferred, &mut queue);
+        let batch = take_batch(first, &mut deferred, queue);
         metrics::gauge!("customers_append_queue_depth")
             .set(as_metric(queue.len() + deferred.len()));
         metrics::histogram!("customers_append_batch_commands").record(as_metric(batch.len()));

@@ -5,6 +5,7 @@
 //! A notification is a hint without content: a subscriber that is woken reads the log. Each subscriber
 //! also polls, so a lost notification only costs time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgListener;
@@ -36,15 +37,17 @@ impl Subscription {
     #[must_use]
     pub fn start(appender: &Appender, pool: Pool, tasks: &Tasks) -> Self {
         let (appended, subscription) = watch::channel(());
+        let appended = Arc::new(appended);
         let batches = appender.subscribe();
-        let work = async move {
-            tokio::join!(
-                forward(batches.clone(), &appended),
-                publish(batches, &pool),
-                listen(&pool, &appended)
-            );
-        };
-        tasks.spawn_until_shutdown(work);
+        tasks.supervise("notify forward", {
+            let (batches, appended) = (batches.clone(), Arc::clone(&appended));
+            move || forward(batches.clone(), Arc::clone(&appended))
+        });
+        tasks.supervise("notify publish", {
+            let pool = pool.clone();
+            move || publish(batches.clone(), pool.clone())
+        });
+        tasks.supervise("notify listen", move || listen(pool.clone(), Arc::clone(&appended)));
         Self(subscription)
     }
 
@@ -63,16 +66,16 @@ impl Subscription {
 }
 
 /// Notifies this process of its own appends.
-async fn forward(mut batches: watch::Receiver<()>, appended: &watch::Sender<()>) {
+async fn forward(mut batches: watch::Receiver<()>, appended: Arc<watch::Sender<()>>) {
     while batches.changed().await.is_ok() {
         appended.send_replace(());
     }
 }
 
 /// Notifies other processes, at most once per interval.
-async fn publish(mut batches: watch::Receiver<()>, pool: &Pool) {
+async fn publish(mut batches: watch::Receiver<()>, pool: Pool) {
     while batches.changed().await.is_ok() {
-        let published = sqlx::query!("select pg_notify($1, '')", CHANNEL).execute(pool).await;
+        let published = sqlx::query!("select pg_notify($1, '')", CHANNEL).execute(&pool).await;
         if let Err(error) = published {
             tracing::warn!(%error, "notify: publish failed, other processes poll");
         }
@@ -81,9 +84,9 @@ async fn publish(mut batches: watch::Receiver<()>, pool: &Pool) {
 }
 
 /// Listens for notifications of other processes; reconnects when the connection is lost.
-async fn listen(pool: &Pool, appended: &watch::Sender<()>) {
+async fn listen(pool: Pool, appended: Arc<watch::Sender<()>>) {
     loop {
-        if let Err(error) = listen_once(pool, appended).await {
+        if let Err(error) = listen_once(&pool, &appended).await {
             if matches!(error, sqlx::Error::PoolClosed) {
                 return;
             }

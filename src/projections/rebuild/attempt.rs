@@ -21,8 +21,9 @@ const PREVIOUS_ATTEMPT_WAIT: &str = "5s";
 /// How long a backfill worker tries to connect.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 
-/// The version of this program: only attempts of the same version are resumed.
-const PROGRAM: &str = env!("CARGO_PKG_VERSION");
+/// The fingerprint of the code that turns the log into rows (build.rs): only attempts of the same code are
+/// resumed.
+const PROGRAM: &str = env!("CUSTOMERS_PROJECTION_CODE");
 
 /// An attempt that has begun.
 #[derive(Clone)]
@@ -37,14 +38,16 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    /// Resumes the interrupted rebuild, or begins a new one. No transaction of an earlier attempt is
-    /// running, or will write, once this returns.
+    /// Resumes the interrupted rebuild, or begins a new one: always with `restart`. No transaction of an
+    /// earlier attempt is running, or will write, once this returns.
     pub(super) async fn begin(
         projection: &'static dyn Projection,
         pool: &Pool,
+        restart: bool,
     ) -> Result<Self, RebuildError> {
         let mut transaction = after_previous(projection, pool).await?;
-        let begun = match resume(projection, &mut transaction).await? {
+        let resumed = if restart { None } else { resume(projection, &mut transaction).await? };
+        let begun = match resumed {
             Some(begun) => begun,
             None => start(projection, &mut transaction).await.map_err(previous_running)?,
         };
@@ -58,6 +61,23 @@ impl Attempt {
     pub(super) fn on_own_connection(&self) -> Self {
         let pool = self.pool.of_one(CONNECT_LIMIT);
         Self { pool, ..self.clone() }
+    }
+
+    /// Stores why this attempt failed, unless a later one has begun. After `Next::StartOver` the next
+    /// attempt does not resume this one.
+    pub(super) async fn store_error(&self, error: &str, next: Next) -> Result<(), sqlx::Error> {
+        sqlx::query!(
+            "update rebuilds set error = $4, program = case when $5 then '' else program end
+             where projection = $1 and version = $2 and resumed_at = $3",
+            self.projection.name(),
+            self.projection.version(),
+            self.fencing_token,
+            error,
+            next == Next::StartOver
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
     }
 
     /// Begins a transaction that a later attempt waits for; [`ProjectionError::Fenced`] when there
@@ -79,6 +99,13 @@ impl Attempt {
         .is_some();
         if is_current { Ok(transaction) } else { Err(ProjectionError::Fenced) }
     }
+}
+
+/// What the next attempt does after one that failed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    Resume,
+    StartOver,
 }
 
 /// Begins a transaction that waits for those of the previous attempt. Until it ends, no new attempt
@@ -139,7 +166,7 @@ async fn resume(
     sqlx::query_as!(
         Begun,
         r#"update rebuilds r
-           set resumed_at = clock_timestamp(),
+           set resumed_at = clock_timestamp(), error = null,
                done_before = case when s.checkpoint is null then (
                    select coalesce(sum(events), 0) from rebuild_parts p
                    where (p.projection, p.version) = (r.projection, r.version)

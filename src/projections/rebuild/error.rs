@@ -14,6 +14,9 @@ pub enum RebuildError {
     NoPreviousTable,
     #[error("checksum mismatch: the table has {found:?}, {copied:?} was copied")]
     ChecksumMismatch { copied: Checksum, found: Checksum },
+    /// Names objects that other users of the database have made on the read table.
+    #[error("the read table cannot be exchanged: {}; see \"Rebuild a projection\" in the operations manual", .0.join("; "))]
+    Obstructed(Vec<String>),
     #[error("swap timed out: long queries hold the table")]
     SwapTimedOut,
     #[error(transparent)]
@@ -23,6 +26,23 @@ pub enum RebuildError {
 impl From<sqlx::Error> for RebuildError {
     fn from(error: sqlx::Error) -> Self {
         Self::Projection(error.into())
+    }
+}
+
+impl RebuildError {
+    /// The whole chain of causes, in one line.
+    pub(super) fn in_full(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let part = error.to_string();
+            // A transparent error repeats the text of its cause.
+            if !text.contains(&part) {
+                text = format!("{text}: {part}");
+            }
+            cause = error.source();
+        }
+        text
     }
 }
 

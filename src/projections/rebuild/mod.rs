@@ -9,6 +9,9 @@ pub(in crate::projections) mod lock;
 /// One attempt, fenced off from earlier ones.
 mod attempt;
 
+/// Objects of other users of the database on the read table.
+mod obstacles;
+
 /// Ranges of streams.
 mod partition;
 
@@ -35,7 +38,7 @@ use std::sync::Arc;
 pub use self::error::RebuildError;
 pub use self::load_probe::APPLICATION_NAME;
 
-use self::attempt::Attempt;
+use self::attempt::{Attempt, Next};
 use self::diff::count_differences;
 use self::load_probe::LoadProbe;
 use self::lock::RebuildLock;
@@ -65,28 +68,58 @@ impl Rebuild {
         projection: &'static dyn Projection,
         pool: &Pool,
     ) -> Result<Self, RebuildError> {
-        let lock = RebuildLock::acquire(projection, pool).await?;
-        Ok(Self { attempt: Attempt::begin(projection, pool).await?, lock })
+        Self::begin_or_resume(projection, pool, false).await
     }
 
-    /// Replays the log into the projection, while reads and writes continue. After an error the next
-    /// rebuild resumes this one; after a checksum mismatch it starts over.
+    /// Begins a rebuild; an interrupted one is discarded.
+    pub async fn restart(
+        projection: &'static dyn Projection,
+        pool: &Pool,
+    ) -> Result<Self, RebuildError> {
+        Self::begin_or_resume(projection, pool, true).await
+    }
+
+    async fn begin_or_resume(
+        projection: &'static dyn Projection,
+        pool: &Pool,
+        restart: bool,
+    ) -> Result<Self, RebuildError> {
+        let lock = RebuildLock::acquire(projection, pool).await?;
+        obstacles::refuse(projection, pool, None).await?;
+        Ok(Self { attempt: Attempt::begin(projection, pool, restart).await?, lock })
+    }
+
+    /// Replays the log into the projection, while reads and writes continue. After an error, which
+    /// [`status`](super::status) shows, the next rebuild resumes this one; after a checksum mismatch it
+    /// starts over.
     pub async fn run(self) -> Result<Rebuilt, RebuildError> {
         let Self { attempt, lock } = self;
-        let (projection, pool) = (attempt.projection, &attempt.pool);
-        let load = Arc::new(LoadProbe::start(pool.clone()));
-        if !attempt.is_backfilled {
-            backfill::run(&attempt, &load).await?;
-            index_and_check(&attempt, &load).await?;
+        let run = run(&attempt).await;
+        if let Err(error) = &run {
+            let is_mismatch = matches!(error, RebuildError::ChecksumMismatch { .. });
+            let next = if is_mismatch { Next::StartOver } else { Next::Resume };
+            if let Err(error) = attempt.store_error(&error.in_full(), next).await {
+                let projection = attempt.projection.name();
+                tracing::warn!(projection, %error, "rebuild: cannot store why it failed");
+            }
         }
-        let rebuilt =
-            Standby { projection, pool, slot: TableSlot::Shadow, attempt: Some(&attempt) };
-        rebuilt.catch_up().await?;
-        let changed = count_differences(projection, pool, &load).await?;
-        let position = rebuilt.swap_in().await?;
         lock.release().await;
-        Ok(Rebuilt { position, changed })
+        run
     }
+}
+
+async fn run(attempt: &Attempt) -> Result<Rebuilt, RebuildError> {
+    let (projection, pool) = (attempt.projection, &attempt.pool);
+    let load = Arc::new(LoadProbe::start(pool.clone()));
+    if !attempt.is_backfilled {
+        backfill::run(attempt, &load).await?;
+        index_and_check(attempt, &load).await?;
+    }
+    let rebuilt = Standby { projection, pool, slot: TableSlot::Shadow, attempt: Some(attempt) };
+    rebuilt.catch_up().await?;
+    let changed = count_differences(projection, pool, &load).await?;
+    let position = rebuilt.swap_in().await?;
+    Ok(Rebuilt { position, changed })
 }
 
 /// Begins a rebuild and runs it.
@@ -104,6 +137,7 @@ pub async fn rollback(
     pool: &Pool,
 ) -> Result<i64, RebuildError> {
     let lock = RebuildLock::acquire(projection, pool).await?;
+    obstacles::refuse(projection, pool, Some(TableSlot::Previous)).await?;
     let mut transaction = attempt::after_previous(projection, pool).await?;
     attempt::discard(projection, &mut transaction).await?;
     if standby_checkpoint(projection, &mut transaction, TableSlot::Previous).await?.is_none() {
@@ -129,8 +163,6 @@ async fn index_and_check(attempt: &Attempt, load: &LoadProbe) -> Result<(), Rebu
     let found = projection.checksum(&mut transaction).await?;
     let copied = partition::copied(projection, &mut transaction).await?;
     if found != copied {
-        attempt::discard(projection, &mut transaction).await?;
-        transaction.commit().await?;
         return Err(RebuildError::ChecksumMismatch { copied, found });
     }
     set_standby_checkpoint(projection, &mut transaction, slot, attempt.target).await?;
