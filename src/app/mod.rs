@@ -165,9 +165,7 @@ impl App {
         let frame = api::stream::frame;
         let tail = Tail::start(pools.short.clone(), appends.clone(), frame, &tasks);
         let shutdown = Shutdown { drain_delay: config.drain_delay, ..Shutdown::default() };
-        let replica = config.read_database_url.as_ref().map(pools::replica).transpose()?;
-        let replica =
-            replica.map(|(short, long)| Replica::new(short, long, config.replica_max_lag));
+        let replica = replica(&config)?;
         let api = Api::new(ApiState {
             bus: bus.clone(),
             imports: Imports::new(pools.import.clone(), pools.appender.clone()),
@@ -287,6 +285,11 @@ async fn open_log(pool: &Pool) -> Result<(), StartError> {
         tracing::warn!(seconds, "log: its last event lies in the future, later events follow it");
     }
     Ok(())
+}
+
+fn replica(config: &Config) -> Result<Option<Replica>, ConfigError> {
+    let pools = config.read_database_url.as_ref().map(pools::replica).transpose()?;
+    Ok(pools.map(|(short, long)| Replica::new(short, long, config.replica_max_lag)))
 }
 
 /// Accounts, tokens and sessions of this process.

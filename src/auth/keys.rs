@@ -64,6 +64,18 @@ pub enum KeyError {
 }
 
 impl Keys {
+    /// Checks the rights of the folder and its files, and reads them; changes nothing. A folder that is
+    /// missing is made at the first start.
+    pub fn check(folder: &Path) -> Result<(), KeyError> {
+        let metadata = match fs::metadata(folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            metadata => metadata.map_err(|error| file_error(folder, error))?,
+        };
+        files::check_private(&metadata, files::READ_OR_WRITE)
+            .map_err(|error| file_error(folder, error))?;
+        read_folder(folder).map(drop)
+    }
+
     /// Reads the folder. Creates the folder if it is missing, and a key if there is none that signs. An
     /// error names the file.
     pub fn open(folder: &Path) -> Result<Self, KeyError> {

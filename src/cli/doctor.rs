@@ -1,5 +1,6 @@
-//! `customers doctor`: reports rights that the service does not need, and settings with which an
-//! acknowledged event or a session could be lost.
+//! `customers doctor`: reports rights that the service does not need, settings with which an acknowledged
+//! event or a session could be lost, and what would keep the service from working. A check that fails does
+//! not keep the others from being made.
 
 use std::process::ExitCode;
 
@@ -7,8 +8,12 @@ use serde_json::json;
 
 use super::database::misconfigured;
 use crate::app::database_url;
+use crate::auth::keys::Keys;
 use crate::auth::redis_doctor;
 use crate::config::Config;
+use crate::events::log::read;
+use crate::pools;
+use crate::postgres::server::{Demand, PATIENT_LIMIT};
 use crate::schema::guards;
 
 #[derive(clap::Args)]
@@ -18,29 +23,163 @@ pub struct Arguments {
     json: bool,
 }
 
+/// One check: its name, and what is wrong and what to do about it; `None` if all is well.
+struct Check {
+    name: &'static str,
+    advice: Option<String>,
+}
+
+impl Check {
+    fn new(name: &'static str, advice: Option<String>) -> Self {
+        Self { name, advice }
+    }
+
+    fn of<E: Into<anyhow::Error>>(name: &'static str, checked: Result<(), E>) -> Self {
+        Self { name, advice: checked.err().map(|error| format!("{:#}", error.into())) }
+    }
+}
+
 /// Exit code 1 if a check fails.
 pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let checks = guards::inspect(database_url(config).map_err(misconfigured)?).await?;
-    let mut checks: Vec<_> = checks
-        .into_iter()
-        .map(|(guard, holds)| (guard.name, guard.advice.to_owned(), holds))
-        .collect();
+    let mut checks = of_postgres(config).await?;
+    checks.extend(of_replica(config).await?);
     if config.redis_url.is_some() {
-        for check in redis_doctor::inspect(config).await? {
-            let holds = check.advice.is_none();
-            checks.push((check.name, check.advice.unwrap_or_default(), holds));
-        }
+        let of_redis = redis_doctor::inspect(config).await?;
+        checks.extend(of_redis.into_iter().map(|check| Check::new(check.name, check.advice)));
     }
-    for (name, advice, holds) in &checks {
+    checks.extend(of_configuration(config));
+    for Check { name, advice } in &checks {
         if arguments.json {
-            let advice = (!holds).then_some(advice);
-            say!("{}", json!({"check": name, "ok": holds, "advice": advice}));
-        } else if *holds {
-            say!("ok    {name}");
-        } else {
+            say!("{}", json!({"check": name, "ok": advice.is_none(), "advice": advice}));
+        } else if let Some(advice) = advice {
             say!("FAIL  {name}: {advice}");
+        } else {
+            say!("ok    {name}");
         }
     }
-    let passed = checks.iter().all(|(_, _, holds)| *holds);
+    let passed = checks.iter().all(|check| check.advice.is_none());
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The checks that need no server; `serve` makes them at its start and logs what fails.
+pub fn warn(config: &Config) {
+    for Check { name, advice } in of_configuration(config) {
+        if let Some(advice) = advice {
+            tracing::warn!(check = name, advice, "doctor: check failed");
+        }
+    }
+}
+
+const ANSWERS: &str = "PostgreSQL answers, accepts writes, and has the schema of this program";
+
+async fn of_postgres(config: &Config) -> anyhow::Result<Vec<Check>> {
+    let url = database_url(config).map_err(misconfigured)?;
+    let guards = match guards::inspect(url).await {
+        Ok(guards) => guards,
+        Err(error) => return Ok(vec![Check::of(ANSWERS, Err(error))]),
+    };
+    let mut checks = vec![Check::new(ANSWERS, None)];
+    let server = pools::server(url, "DATABASE_URL", Demand::Primary)?;
+    let advice = match server.is_transaction_pooled().await {
+        Ok(false) => None,
+        Ok(true) => Some(
+            "DATABASE_URL leads to a pooler in transaction mode: use its session mode, or the address of \
+             PostgreSQL itself"
+                .to_owned(),
+        ),
+        Err(error) => Some(error.to_string()),
+    };
+    checks.push(Check::new("no pooler takes the connection away between two statements", advice));
+    checks.extend(
+        guards.into_iter().map(|(guard, holds)| {
+            Check::new(guard.name, (!holds).then(|| guard.advice.to_owned()))
+        }),
+    );
+    Ok(checks)
+}
+
+/// Whether the replica is one, and of this log.
+async fn of_replica(config: &Config) -> anyhow::Result<Option<Check>> {
+    let (Some(url), Ok(primary)) = (&config.read_database_url, database_url(config)) else {
+        return Ok(None);
+    };
+    let replica = pools::server(url, "DATABASE_READ_URL", Demand::Standby)?;
+    let primary = pools::server(primary, "DATABASE_URL", Demand::Primary)?;
+    let compared = async {
+        let mut replica = replica.connect("customers doctor", &[], PATIENT_LIMIT).await?;
+        let mut primary = primary.connect("customers doctor", &[], PATIENT_LIMIT).await?;
+        let shown = read::head(&mut replica).await?;
+        let is_same = read::identity(&mut replica, shown).await?
+            == read::identity(&mut primary, shown).await?;
+        let lag = read::age(&mut primary, shown + 1).await?;
+        Ok::<_, sqlx::Error>((is_same, lag))
+    };
+    let advice = match compared.await {
+        Ok((true, lag)) if lag <= config.replica_max_lag => None,
+        Ok((true, lag)) => Some(format!(
+            "it lacks an event that is {} s old: look after its replication",
+            lag.as_secs()
+        )),
+        Ok((false, _)) => Some(
+            "its log is another one: DATABASE_READ_URL must name a standby of DATABASE_URL"
+                .to_owned(),
+        ),
+        Err(error) => Some(format!("{:#}", anyhow::Error::from(error))),
+    };
+    Ok(Some(Check::new("the replica is a standby of this log, and does not lag", advice)))
+}
+
+fn of_configuration(config: &Config) -> Vec<Check> {
+    vec![
+        Check::of("the signing keys are private", Keys::check(&config.keys_dir)),
+        Check::new(
+            "clients reach the service by https, or on this machine only",
+            public_url(config),
+        ),
+        Check::new("the proxies in front of the service are known", proxies(config)),
+        Check::new("the spool folder has room for its limit", spool(config)),
+    ]
+}
+
+/// On an address that others reach, a token on plain http is read on its way.
+fn public_url(config: &Config) -> Option<String> {
+    let url = config.public_url();
+    let host = url.trim_start_matches("http://");
+    let is_local = ["127.", "localhost", "[::1]"].iter().any(|local| host.starts_with(local));
+    if config.listen.ip().is_loopback()
+        || config.is_https()
+        || (is_local && config.public_url.is_some())
+    {
+        return None;
+    }
+    Some(format!(
+        "CUSTOMERS_PUBLIC_URL is {url}: put a proxy with TLS in front, and set it to its https URL"
+    ))
+}
+
+/// TLS ends in a proxy. If it is not known, all clients seem to have its address.
+fn proxies(config: &Config) -> Option<String> {
+    (config.is_https() && config.trusted_proxies.is_empty()).then(|| {
+        "CUSTOMERS_PUBLIC_URL is https, which ends in a proxy: set CUSTOMERS_TRUSTED_PROXIES to its \
+         addresses, or all clients share its limits"
+            .to_owned()
+    })
+}
+
+fn spool(config: &Config) -> Option<String> {
+    let folder = config.spool_dir();
+    let shown = folder.display();
+    if let Err(error) = tempfile::tempfile_in(&folder) {
+        return Some(format!("cannot write to {shown}: {error}; set CUSTOMERS_SPOOL_DIR"));
+    }
+    let space = rustix::fs::statvfs(&folder).ok()?;
+    let free = space.f_bavail.saturating_mul(space.f_frsize);
+    (free < config.spool_limit).then(|| {
+        format!(
+            "{shown} has {} MiB, CUSTOMERS_SPOOL_LIMIT is {} MiB: lower it, or choose another folder with \
+             CUSTOMERS_SPOOL_DIR",
+            free >> 20,
+            config.spool_limit >> 20
+        )
+    })
 }

@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::database::{misconfigured, owner_url};
+use super::doctor;
 use super::signals::stop_signal;
 use crate::api;
 use crate::app::App;
@@ -26,6 +27,7 @@ const HEALTH_LIMIT: Duration = Duration::from_secs(3);
 /// `customers serve`
 pub async fn serve(config: Config) -> anyhow::Result<()> {
     let stop = stop_signal()?;
+    doctor::warn(&config);
     let Some(app) = stop.run_until_cancelled(App::build(config, Clock::system())).await else {
         return Ok(());
     };

@@ -458,6 +458,7 @@ async fn a_logical_copy_serves_and_gives_no_id_twice() {
     let head = contents(url.as_str()).await.0;
     until("the copy has all events and their projections", async || {
         let ready = "select count(*) = $1 and (select min(checkpoint) = $1 from projections)
+                            and not exists (select from pg_subscription_rel where srsubstate <> 'r')
                      from events";
         let ready: Option<bool> =
             sqlx::query_scalar(ready).bind(head).fetch_one(&mut subscriber).await.unwrap();

@@ -1,6 +1,7 @@
 //! `customers doctor` reports privileges that the service does not need, and unsafe settings.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
 
 use customers::schema::{self, guards};
 use secrecy::SecretString;
@@ -111,11 +112,47 @@ async fn the_command_says_so_and_fails() {
     assert!(text.contains("\nFAIL  the role is not a superuser: use a "), "{text}");
     let told = doctor(&["doctor", "--json"]).await;
     let lines = String::from_utf8(told.stdout).unwrap();
-    assert_eq!(lines.lines().count(), 17);
+    assert_eq!(lines.lines().count(), 23);
     for line in lines.lines() {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         assert_eq!(line["ok"] == true, line["advice"].is_null());
     }
+}
+
+#[tokio::test]
+async fn one_failed_check_keeps_no_other_from_being_made() {
+    let keys = folder("keys");
+    std::fs::set_permissions(&keys, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut doctor = command(&["doctor"], &folder("doctor"));
+    let told = doctor
+        .envs(variables("postgres://nobody@127.0.0.1:1/nothing"))
+        .env("REDIS_URL", "redis://127.0.0.1:1")
+        .env("DATABASE_READ_URL", "postgres://nobody@127.0.0.1:1/nothing")
+        .env("CUSTOMERS_KEYS_DIR", &keys)
+        .env("CUSTOMERS_LISTEN", "0.0.0.0:8080")
+        .env("CUSTOMERS_PUBLIC_URL", "http://customers.example")
+        .env("CUSTOMERS_SPOOL_LIMIT", "1000000TiB")
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(told.status.code(), Some(1), "{told:?}");
+    let text = String::from_utf8(told.stdout).unwrap();
+    for name in [
+        "PostgreSQL answers, accepts writes, and has the schema of this program",
+        "the replica is a standby of this log, and does not lag",
+        "Redis answers and takes writes",
+        "the signing keys are private",
+        "clients reach the service by https, or on this machine only",
+        "the spool folder has room for its limit",
+    ] {
+        assert!(text.contains(&format!("FAIL  {name}: ")), "{name}: {text}");
+    }
+    assert!(text.contains("ok    the proxies in front of the service are known"), "{text}");
+    let mut doctor = command(&["doctor"], &folder("doctor"));
+    doctor.envs(variables("postgres://nobody@127.0.0.1:1/nothing"));
+    doctor.env("CUSTOMERS_PUBLIC_URL", "https://customers.example");
+    let text = String::from_utf8(doctor.output().await.unwrap().stdout).unwrap();
+    assert!(text.contains("FAIL  the proxies in front of the service are known: "), "{text}");
 }
 
 #[tokio::test]
