@@ -33,8 +33,8 @@ use crate::postgres::Pool;
 use crate::projections::customer_history::CustomerHistory;
 use crate::projections::customers::Customers;
 use crate::projections::projector::Projector;
-use crate::projections::{self, Projection, ProjectionError, status};
-use crate::schema::{self, SchemaError};
+use crate::projections::{self, Projection, status};
+use crate::schema;
 use crate::tasks::Tasks;
 use crate::telemetry;
 
@@ -44,6 +44,10 @@ mod start;
 /// The port, and how it closes.
 mod port;
 
+/// Why a process cannot start.
+mod error;
+
+pub use self::error::StartError;
 use self::port::Port;
 
 /// How long queued commands may take to be appended at shutdown.
@@ -88,32 +92,6 @@ struct Shutdown {
     drain_delay: Duration,
     /// Cancelled when the service accepts no more requests.
     stopping: CancellationToken,
-}
-
-/// Why a process cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error("{0} is not set")]
-    Missing(&'static str),
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    #[error("cannot query PostgreSQL")]
-    Database(#[from] sqlx::Error),
-    #[error(transparent)]
-    Schema(#[from] SchemaError),
-    #[error("the log has no identity: run `customers log restart` as the owner of the tables")]
-    NoIdentity,
-    #[error(transparent)]
-    Projection(#[from] ProjectionError),
-    #[error(
-        "DATABASE_URL: leads to a pooler in transaction mode, which loses settings and notifications; use its \
-         session mode, or the address of PostgreSQL itself"
-    )]
-    TransactionPooled,
-    #[error("cannot listen on {0}: {1}")]
-    Listen(SocketAddr, std::io::Error),
-    #[error("{0}")]
-    Auth(#[from] AuthError),
 }
 
 /// The URL of the configured database.

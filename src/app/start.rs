@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
-use super::StartError;
+use super::error::StartError;
 use crate::api;
 use crate::auth::{Auth, AuthError};
 use crate::config::Config;

@@ -166,7 +166,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         // Has returned above.
         #[cfg(feature = "embedded")]
         Command::Dev(_) => {}
-        Command::Serve => serve::serve(config).await?,
+        Command::Serve => Box::pin(serve::serve(config)).await?,
         Command::Migrate(arguments) => serve::migrate(&config, &arguments).await?,
         Command::Demo(arguments) => demo::run(&config, arguments).await?,
         Command::Account(command) => account::run(&config, command).await?,
