@@ -151,6 +151,14 @@ impl Pools {
         })
     }
 
+    /// Sends reads, log-ins and small statements through a pooler in transaction mode.
+    pub fn with_pooler(self, url: &SecretString) -> Result<Self, ConfigError> {
+        let pooler = server(url, "DATABASE_POOL_URL", Demand::Primary)?;
+        let accounts = self.accounts.with_pooler(&pooler, ACCOUNT_CONNECTIONS, ACQUIRE_LIMIT);
+        let short = self.short.with_pooler(&pooler, SHORT_CONNECTIONS, ACQUIRE_LIMIT);
+        Ok(Self { accounts, short, ..self })
+    }
+
     /// Closes all pools; waits for the connections that are in use.
     pub async fn close(&self) {
         tokio::join!(

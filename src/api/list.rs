@@ -156,9 +156,9 @@ pub(super) async fn list(
     let reading = async move {
         let rows = match position {
             Some(position) => {
-                customer_history::youngest_at(&mut *db, position, after, number).left_stream()
+                customer_history::youngest_at(&mut db, position, after, number).left_stream()
             }
-            None => customers::youngest(&mut *db, after, number).right_stream(),
+            None => customers::youngest(&mut db, after, number).right_stream(),
         };
         let answer = if let Selection::Page(limit) = query.selection {
             let rows: Vec<Row> = rows.try_collect().await?;

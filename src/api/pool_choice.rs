@@ -33,7 +33,7 @@ impl<S: Sync> FromRequestParts<S> for Source {
 }
 
 /// The kind of queries of a pool.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PoolKind {
     Short,
     Long,

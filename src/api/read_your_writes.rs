@@ -126,12 +126,12 @@ pub(super) async fn reader(
     projection: &dyn Projection,
     position: Option<i64>,
 ) -> Result<Reader, ApiError> {
-    let pool = api.pool(source, kind);
+    let (pool, streams) = (api.pool(source, kind), kind == PoolKind::Long);
     let wait = if source == Source::Replica { REPLICA_WAIT } else { WAIT };
     let deadline = Instant::now() + wait;
     loop {
         let showing = match source {
-            Source::Primary => snapshot::showing(projection, pool, position).await?,
+            Source::Primary => snapshot::showing(projection, pool, position, streams).await?,
             Source::Replica => on_replica(api, pool, projection, position).await?,
         };
         if let Some(reader) = showing {
@@ -152,7 +152,7 @@ async fn on_replica(
     position: Option<i64>,
 ) -> Result<Option<Reader>, ApiError> {
     // Even without a position, because the answer shows that the replica is reachable.
-    let showing = snapshot::showing(projection, pool, position.or(Some(0)));
+    let showing = snapshot::showing(projection, pool, position.or(Some(0)), false);
     let problem = match tokio::time::timeout(REPLICA_ANSWER_LIMIT, showing).await {
         Ok(Ok(reader)) => return Ok(reader),
         Ok(Err(error)) => error.to_string(),

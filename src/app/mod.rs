@@ -24,7 +24,6 @@ use crate::clock::Clock;
 use crate::commands::import::Imports;
 use crate::commands::{Bus, idempotency};
 use crate::config::{Config, ConfigError};
-use crate::events::log::end::{AHEAD_MAX, log_end, seconds_ahead};
 use crate::events::log::import;
 use crate::events::log::notify::Subscription;
 use crate::feed::tail::Tail;
@@ -107,12 +106,11 @@ pub fn redis_url(config: &Config) -> Result<&SecretString, StartError> {
 impl App {
     /// Checks the schema, binds the listener and starts the tasks. Starts without Redis, too.
     pub async fn build(mut config: Config, clock: Clock) -> Result<Self, StartError> {
-        let pools = Pools::new(database_url(&config)?)?;
         let listener = TcpListener::bind(config.listen)
             .await
             .map_err(|error| StartError::Listen(config.listen, error))?;
-        let listener = start::wait_for_postgres(listener, &config, &pools.server).await?;
-        open_log(&pools.short).await?;
+        let pools = Pools::new(database_url(&config)?)?;
+        let (listener, pools) = start::open(listener, &config, pools).await?;
         // Read before the first projector starts, which moves the checkpoints.
         let empty = status::status(&pools.short).await?.into_iter().filter(|of| of.checkpoint == 0);
         let built_at = empty.map(|of| of.head).max().unwrap_or(0);
@@ -249,20 +247,6 @@ impl App {
         let _ = tokio::time::timeout(Duration::from_secs(1), self.pools.close()).await;
         served
     }
-}
-
-/// Checks that the log has an identity, and logs a warning if it ends in the future.
-async fn open_log(pool: &Pool) -> Result<(), StartError> {
-    let end = log_end(pool).await.map_err(|error| match error {
-        sqlx::Error::RowNotFound => StartError::NoIdentity,
-        error => error.into(),
-    })?;
-    tracing::info!(log = %end.log, head = end.head, "log: opened");
-    let seconds = seconds_ahead(pool).await?;
-    if seconds > AHEAD_MAX {
-        tracing::warn!(seconds, "log: its last event lies in the future, later events follow it");
-    }
-    Ok(())
 }
 
 fn replica(config: &Config) -> Result<Option<Replica>, ConfigError> {

@@ -8,8 +8,10 @@ use super::error::StartError;
 use crate::api;
 use crate::auth::{Auth, AuthError};
 use crate::config::Config;
+use crate::events::log::end::{AHEAD_MAX, log_end, seconds_ahead};
+use crate::pools::Pools;
 use crate::postgres::server::CONNECT_LIMIT;
-use crate::postgres::{self, Server};
+use crate::postgres::{self, Pool, Server};
 use crate::schema::{self, SchemaError};
 
 /// The pause between two attempts to reach PostgreSQL.
@@ -18,9 +20,24 @@ const RETRY: Duration = Duration::from_millis(500);
 /// How long a start waits for Redis to catch up with the log.
 const CATCH_UP: Duration = Duration::from_secs(3);
 
+/// Waits for PostgreSQL, and checks the schema, the log and the pooler. The listener answers meanwhile.
+pub(super) async fn open(
+    listener: TcpListener,
+    config: &Config,
+    pools: Pools,
+) -> Result<(TcpListener, Pools), StartError> {
+    let listener = wait_for_postgres(listener, config, &pools.server).await?;
+    open_log(&pools.short).await?;
+    let Some(url) = &config.pool_database_url else { return Ok((listener, pools)) };
+    let direct = pools.short.clone();
+    let pools = pools.with_pooler(url)?;
+    check_pooler(&direct, &pools.short).await?;
+    Ok((listener, pools))
+}
+
 /// Checks the server and its schema. While PostgreSQL does not answer, the listener answers that the
 /// process is alive and not ready.
-pub(super) async fn wait_for_postgres(
+async fn wait_for_postgres(
     listener: TcpListener,
     config: &Config,
     server: &Server,
@@ -60,6 +77,29 @@ async fn check_postgres(server: &Server) -> Result<(), StartError> {
         return Err(StartError::TransactionPooled);
     }
     Ok(())
+}
+
+/// Checks that the log has an identity, and logs a warning if it ends in the future.
+async fn open_log(pool: &Pool) -> Result<(), StartError> {
+    let end = log_end(pool).await.map_err(|error| match error {
+        sqlx::Error::RowNotFound => StartError::NoIdentity,
+        error => error.into(),
+    })?;
+    tracing::info!(log = %end.log, head = end.head, "log: opened");
+    let seconds = seconds_ahead(pool).await?;
+    if seconds > AHEAD_MAX {
+        tracing::warn!(seconds, "log: its last event lies in the future, later events follow it");
+    }
+    Ok(())
+}
+
+/// Fails if the pooler leads to another log.
+async fn check_pooler(direct: &Pool, pooled: &Pool) -> Result<(), StartError> {
+    if log_end(direct).await?.log == log_end(pooled).await?.log {
+        Ok(())
+    } else {
+        Err(StartError::OtherDatabase)
+    }
 }
 
 /// Whether the server may answer later.

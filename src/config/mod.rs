@@ -30,6 +30,9 @@ pub struct Config {
     /// the owner of the schema, for migrate; default DATABASE_URL
     #[arg(long, env = "CUSTOMERS_OWNER_DATABASE_URL", hide_env_values = true, value_parser = postgres_url)]
     pub owner_database_url: Option<SecretString>,
+    /// the same database behind a pooler in transaction mode, for reads and log-ins (optional)
+    #[arg(long, env = "DATABASE_POOL_URL", hide_env_values = true, value_parser = postgres_url)]
+    pub pool_database_url: Option<SecretString>,
     /// a replica that serves reads while it is available (optional)
     #[arg(long, env = "DATABASE_READ_URL", hide_env_values = true, value_parser = postgres_url)]
     pub read_database_url: Option<SecretString>,

@@ -36,7 +36,47 @@ pub struct Pool {
     settings: Settings,
     /// The host of `server` that new connections lead to.
     host: Arc<AtomicUsize>,
+    pooler: Option<Pooler>,
 }
+
+/// Connections to a pooler in transaction mode (PgBouncer): a backend belongs to a client for one
+/// transaction only. So each statement is a transaction of its own, with its settings and without a
+/// named prepared statement.
+#[derive(Clone)]
+struct Pooler {
+    connections: PgPool,
+    server: Server,
+    /// Begins a transaction and sets its settings.
+    begin: Arc<str>,
+}
+
+impl Pooler {
+    async fn run(&self, statement: Statement<'_>) -> Result<Answers, sqlx::Error> {
+        let mut connection = self.connections.acquire().await?;
+        let (begin, sql) = (Arc::clone(&self.begin), statement.sql.to_owned());
+        let arguments = statement.arguments;
+        // To its end, even if the caller drops the future: the connection must not return to the pool
+        // inside a transaction.
+        let run = tokio::spawn(async move {
+            let statement = Statement { sql: &sql, arguments, persistent: false };
+            let answer = async {
+                connection.execute(&*begin).await?;
+                (&mut *connection).fetch_many(statement).try_collect().await
+            };
+            let answer = answer.await;
+            let end = if answer.is_ok() { "commit" } else { "rollback" };
+            if let Err(error) = connection.execute(end).await {
+                connection.close_on_drop();
+                return Err(answer.err().unwrap_or(error));
+            }
+            answer
+        });
+        run.await.map_err(|_| sqlx::Error::WorkerCrashed)?
+    }
+}
+
+/// Rows and results, in their order.
+type Answers = Vec<Either<PgQueryResult, PgRow>>;
 
 impl Pool {
     /// At most `max` connections with these settings, which are opened when they are needed; `wait` is
@@ -49,35 +89,19 @@ impl Pool {
         wait: Duration,
         settings: Settings,
     ) -> Self {
-        let (of_new, of_idle) = (server.clone(), server.clone());
         let host = Arc::new(AtomicUsize::new(server.host()));
-        let connections = PgPoolOptions::new()
-            .max_connections(max)
-            .acquire_timeout(wait)
-            .test_before_acquire(false)
-            .after_connect(move |connection, _| {
-                let server = of_new.clone();
-                Box::pin(async move { server.prepare(connection, settings).await })
-            })
-            .before_acquire(move |connection, meta| {
-                let server = of_idle.clone();
-                Box::pin(async move {
-                    if !server.is_valid(meta.age) {
-                        return Ok(false);
-                    }
-                    if meta.idle_for < ASKED_AFTER {
-                        return Ok(true);
-                    }
-                    let answer = timeout(ANSWER_LIMIT, connection.ping()).await;
-                    // If one was lost, others probably are, too.
-                    let lost = answer.as_ref().is_ok_and(|pinged| {
-                        pinged.as_ref().is_err_and(|error| server.report(error))
-                    });
-                    Ok(!lost && answer.is_ok())
-                })
-            })
-            .connect_lazy_with(server.pool_options(name));
-        Self { connections, server: server.clone(), name, settings, host }
+        let connections = connections(server, name, max, wait, Some(settings));
+        Self { connections, server: server.clone(), name, settings, host, pooler: None }
+    }
+
+    /// Sends statements outside transactions through a pooler in transaction mode, over at most `max`
+    /// connections.
+    #[must_use]
+    pub fn with_pooler(self, pooler: &Server, max: u32, wait: Duration) -> Self {
+        let begin = format!("begin; {}", pooler.set_statement(self.settings, true));
+        let connections = connections(pooler, self.name, max, wait, None);
+        let pooler = Pooler { connections, server: pooler.clone(), begin: begin.into() };
+        Self { pooler: Some(pooler), ..self }
     }
 
     /// For statements that must not be carried out twice.
@@ -110,22 +134,70 @@ impl Pool {
     /// Waits for the connections that are in use, and closes all.
     pub async fn close(&self) {
         self.connections.close().await;
+        if let Some(pooler) = &self.pooler {
+            pooler.connections.close().await;
+        }
     }
 
     /// The rows and results of a statement.
-    async fn run(
-        &self,
-        statement: Statement<'_>,
-    ) -> Result<Vec<Either<PgQueryResult, PgRow>>, sqlx::Error> {
-        let first = self.once().fetch_many(statement.clone()).try_collect().await;
+    async fn run(&self, statement: Statement<'_>) -> Result<Answers, sqlx::Error> {
+        let first = self.run_once(statement.clone()).await;
         match first {
-            Err(error) if self.server.report(&error) => {
+            Err(error) if self.report(&error) => {
                 tracing::debug!(%error, "postgres: connection lost, the statement is tried again");
-                self.once().fetch_many(statement).try_collect().await
+                self.run_once(statement).await
             }
             answered => answered,
         }
     }
+
+    async fn run_once(&self, statement: Statement<'_>) -> Result<Answers, sqlx::Error> {
+        match &self.pooler {
+            Some(pooler) => pooler.run(statement).await,
+            None => self.once().fetch_many(statement).try_collect().await,
+        }
+    }
+
+    fn report(&self, error: &sqlx::Error) -> bool {
+        self.pooler.as_ref().map_or(&self.server, |pooler| &pooler.server).report(error)
+    }
+}
+
+/// Connections that are used as [`Pool`] says. Without settings they belong to a pooler.
+fn connections(
+    server: &Server,
+    name: &'static str,
+    max: u32,
+    wait: Duration,
+    settings: Option<Settings>,
+) -> PgPool {
+    let (of_new, of_idle) = (server.clone(), server.clone());
+    PgPoolOptions::new()
+        .max_connections(max)
+        .acquire_timeout(wait)
+        .test_before_acquire(false)
+        .after_connect(move |connection, _| {
+            let server = of_new.clone();
+            Box::pin(async move { server.prepare(connection, settings).await })
+        })
+        .before_acquire(move |connection, meta| {
+            let server = of_idle.clone();
+            Box::pin(async move {
+                if !server.is_valid(meta.age) {
+                    return Ok(false);
+                }
+                if meta.idle_for < ASKED_AFTER {
+                    return Ok(true);
+                }
+                let answer = timeout(ANSWER_LIMIT, connection.ping()).await;
+                // If one was lost, others probably are, too.
+                let lost = answer
+                    .as_ref()
+                    .is_ok_and(|pinged| pinged.as_ref().is_err_and(|error| server.report(error)));
+                Ok(!lost && answer.is_ok())
+            })
+        })
+        .connect_lazy_with(server.pool_options(name))
 }
 
 impl std::fmt::Debug for Pool {

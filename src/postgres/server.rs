@@ -152,7 +152,7 @@ impl Server {
     ) -> Result<PgConnection, sqlx::Error> {
         let connect = async {
             let mut connection = options.connect().await?;
-            self.prepare(&mut connection, settings).await?;
+            self.prepare(&mut connection, Some(settings)).await?;
             Ok(connection)
         };
         let timed_out = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
@@ -165,23 +165,33 @@ impl Server {
         self.discard_connections();
     }
 
-    /// Sets the settings of a new connection, and refuses a server that is not what it should be.
-    pub(super) async fn prepare(
-        &self,
-        connection: &mut PgConnection,
-        settings: Settings,
-    ) -> Result<(), sqlx::Error> {
+    /// A statement that sets the settings: those of the URL, [`PINNED`] and these, for the session or for the
+    /// transaction. `set_config` fails where a value is refused.
+    pub(super) fn set_statement(&self, settings: Settings, of_transaction: bool) -> String {
         let own = self.0.address.settings.iter().map(|(name, value)| (&**name, &**value));
         let pinned = own.chain(PINNED).chain(settings.iter().copied());
         let values: Vec<_> =
             pinned.map(|(name, value)| format!("({}, {})", quoted(name), quoted(value))).collect();
-        // One round trip, by the simple protocol. `set_config` returns the value, or fails.
-        let statement = format!(
-            "select count(pg_catalog.set_config(name, value, false))
+        format!(
+            "select count(pg_catalog.set_config(name, value, {of_transaction}))
              from (values {}) as setting (name, value)
-             where pg_catalog.current_setting(name, true) is not null;
-             select pg_catalog.pg_is_in_recovery()::text, pg_catalog.getdatabaseencoding()::text",
+             where pg_catalog.current_setting(name, true) is not null",
             values.join(", ")
+        )
+    }
+
+    /// Sets the settings of a new connection, and refuses a server that is not what it should be. A pooled
+    /// connection has no settings of its own: they would stay with the backend, for its next client.
+    pub(super) async fn prepare(
+        &self,
+        connection: &mut PgConnection,
+        settings: Option<Settings>,
+    ) -> Result<(), sqlx::Error> {
+        // One round trip, by the simple protocol.
+        let set = settings.map(|settings| self.set_statement(settings, false) + ";");
+        let statement = format!(
+            "{} select pg_catalog.pg_is_in_recovery()::text, pg_catalog.getdatabaseencoding()::text",
+            set.unwrap_or_default()
         );
         let mut rows = connection.fetch_all(statement.as_str()).await?;
         let server = rows.pop().ok_or(sqlx::Error::RowNotFound)?;
@@ -208,7 +218,7 @@ impl Server {
         opened_at.is_some_and(|opened_at| opened_at >= *self.0.valid_since.borrow())
     }
 
-    /// As [`Self::is_valid`], for a connection that was opened at that moment.
+    /// Whether a connection that was opened at that moment may still be used.
     #[must_use]
     pub fn is_valid_since(&self, opened_at: Instant) -> bool {
         opened_at >= *self.0.valid_since.borrow()

@@ -8,6 +8,7 @@ use futures_util::Stream;
 use sqlx::{PgConnection, PgExecutor};
 
 use super::projection::ProjectionError;
+use super::snapshot::Reader;
 use super::table::{TableProjection, TableRow};
 use crate::events::customer::{CUSTOMER, CustomerEvent};
 use crate::events::log::read::{LastEvent, ReadError};
@@ -27,7 +28,7 @@ pub struct Row {
 }
 
 /// The customer; `None` if there is none of that id. A parked customer is read from the log.
-pub async fn find(db: &mut PgConnection, id: CustomerId) -> Result<Option<Row>, ReadError> {
+pub async fn find(db: &mut Reader, id: CustomerId) -> Result<Option<Row>, ReadError> {
     let row = sqlx::query!(
         r#"select c.name as "name?", c.dob as "dob?", c.version as "version?",
                   c.created_at as "created_at?", c.updated_at as "updated_at?",

@@ -1,40 +1,91 @@
 //! Snapshots: rows and checkpoint of one moment. The rows show at least the checkpoint that is read with
 //! them, even after a crash of PostgreSQL that lost the last pages.
 
-use std::ops::{Deref, DerefMut};
-
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use sqlx::pool::PoolConnection;
-use sqlx::{PgConnection, Postgres, Transaction};
+use sqlx::postgres::{PgQueryResult, PgRow, PgStatement, PgTypeInfo};
+use sqlx::{Describe, Either, Execute, Executor, Postgres, Transaction};
 
 use super::checkpoint::checkpoint_of;
 use super::projection::{Projection, ProjectionError};
 use crate::postgres::Pool;
 use crate::postgres::transaction;
 
-/// A connection to read from.
+/// What a projection's table is read from.
+#[derive(Debug)]
 pub enum Reader {
-    /// Each statement sees the commits before its own start.
-    Plain(PoolConnection<Postgres>),
-    /// All statements see the same snapshot.
+    /// Each statement sees the commits before its own start, and its rows are read as a whole.
+    Pool(Pool),
+    /// Each statement sees the commits before its own start; rows may be streamed.
+    Connection(PoolConnection<Postgres>),
+    /// All statements see the same snapshot; rows may be streamed.
     Snapshot(Transaction<'static, Postgres>),
 }
 
-impl Deref for Reader {
-    type Target = PgConnection;
+impl<'r> Executor<'r> for &'r mut Reader {
+    type Database = Postgres;
 
-    fn deref(&self) -> &PgConnection {
+    fn fetch_many<'e, 'q, E>(
+        self,
+        query: E,
+    ) -> BoxStream<'e, Result<Either<PgQueryResult, PgRow>, sqlx::Error>>
+    where
+        'r: 'e,
+        E: Execute<'q, Postgres>,
+        'q: 'e,
+        E: 'q,
+    {
         match self {
-            Self::Plain(connection) => connection,
-            Self::Snapshot(transaction) => transaction,
+            Reader::Pool(pool) => (&*pool).fetch_many(query),
+            Reader::Connection(connection) => (&mut **connection).fetch_many(query),
+            Reader::Snapshot(transaction) => (&mut **transaction).fetch_many(query),
         }
     }
-}
 
-impl DerefMut for Reader {
-    fn deref_mut(&mut self) -> &mut PgConnection {
+    fn fetch_optional<'e, 'q, E>(
+        self,
+        query: E,
+    ) -> BoxFuture<'e, Result<Option<PgRow>, sqlx::Error>>
+    where
+        'r: 'e,
+        E: Execute<'q, Postgres>,
+        'q: 'e,
+        E: 'q,
+    {
         match self {
-            Self::Plain(connection) => connection,
-            Self::Snapshot(transaction) => transaction,
+            Reader::Pool(pool) => (&*pool).fetch_optional(query),
+            Reader::Connection(connection) => (&mut **connection).fetch_optional(query),
+            Reader::Snapshot(transaction) => (&mut **transaction).fetch_optional(query),
+        }
+    }
+
+    fn prepare_with<'e, 'q: 'e>(
+        self,
+        sql: &'q str,
+        parameters: &'e [PgTypeInfo],
+    ) -> BoxFuture<'e, Result<PgStatement<'q>, sqlx::Error>>
+    where
+        'r: 'e,
+    {
+        match self {
+            Reader::Pool(pool) => (&*pool).prepare_with(sql, parameters),
+            Reader::Connection(connection) => (&mut **connection).prepare_with(sql, parameters),
+            Reader::Snapshot(transaction) => (&mut **transaction).prepare_with(sql, parameters),
+        }
+    }
+
+    fn describe<'e, 'q: 'e>(
+        self,
+        sql: &'q str,
+    ) -> BoxFuture<'e, Result<Describe<Postgres>, sqlx::Error>>
+    where
+        'r: 'e,
+    {
+        match self {
+            Reader::Pool(pool) => (&*pool).describe(sql),
+            Reader::Connection(connection) => (&mut **connection).describe(sql),
+            Reader::Snapshot(transaction) => (&mut **transaction).describe(sql),
         }
     }
 }
@@ -56,15 +107,20 @@ pub async fn take(
     Ok((transaction, checkpoint))
 }
 
-/// A reader that shows at least `position`; without a position, any state. `None` if the projection has
-/// not applied the position.
+/// A reader that shows at least `position`; without a position, any state: one whose rows are streamed, if
+/// `streams`. `None` if the projection has not applied the position.
 pub async fn showing(
     projection: &dyn Projection,
     pool: &Pool,
     position: Option<i64>,
+    streams: bool,
 ) -> Result<Option<Reader>, ProjectionError> {
     let Some(position) = position else {
-        return Ok(Some(Reader::Plain(pool.acquire().await?)));
+        return Ok(Some(if streams {
+            Reader::Connection(pool.acquire().await?)
+        } else {
+            Reader::Pool(pool.clone())
+        }));
     };
     let (transaction, checkpoint) = take(projection, pool).await?;
     Ok((checkpoint >= position).then_some(Reader::Snapshot(transaction)))

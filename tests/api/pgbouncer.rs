@@ -11,12 +11,16 @@ use customers::postgres::Server;
 use customers::postgres::server::{Demand, PATIENT_LIMIT};
 use customers::projections::ALL;
 use customers::projections::rebuild::rebuild;
+use customers::schema;
+use secrecy::SecretString;
 use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{Connection as _, Executor as _, PgConnection};
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection, Row as _};
 use tokio::process::{Child, Command};
 
-use crate::harness::{Service, With as _, config_on, database, folder, send, until};
+use crate::harness::{
+    Service, With as _, config_on, database, empty_database, folder, send, until,
+};
 use crate::nginx::{free_port, program};
 
 /// A running PgBouncer, and the URL of the database behind it.
@@ -28,6 +32,11 @@ struct PgBouncer {
 impl PgBouncer {
     /// `None` without the program.
     async fn start(database_url: &str, mode: &str) -> Option<Self> {
+        Self::with_size(database_url, mode, 80).await
+    }
+
+    /// With at most so many backends.
+    async fn with_size(database_url: &str, mode: &str, size: u32) -> Option<Self> {
         let pgbouncer = program("pgbouncer")?;
         let options: PgConnectOptions = database_url.parse().unwrap();
         let (database, port) = (options.get_database().unwrap(), free_port());
@@ -43,7 +52,7 @@ impl PgBouncer {
              unix_socket_dir =\n\
              auth_type = any\n\
              pool_mode = {mode}\n\
-             default_pool_size = 80\n\
+             default_pool_size = {size}\n\
              max_client_conn = 500\n\
              logfile = \n",
             options.get_port()
@@ -136,4 +145,87 @@ async fn pgbouncer_in_transaction_mode_is_refused_at_start_with_the_cure() {
     let Err(error) = started else { panic!("it started") };
     assert!(matches!(error, StartError::TransactionPooled), "{error:?}");
     assert!(error.to_string().contains("session mode"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_and_log_ins_go_through_a_pooler_in_transaction_mode() {
+    let direct = database().await;
+    // Four backends for all clients, so that they change hands all the time.
+    let Some(pooler) = PgBouncer::with_size(&direct, "transaction", 4).await else {
+        eprintln!("pgbouncer: not installed, left out");
+        return;
+    };
+    let mut config = config_on(&direct);
+    config.pool_database_url = Some(SecretString::from(pooler.url.clone()));
+    let service = Service::with(config).await;
+    let admin = service.log_in_as(Role::Admin).await;
+    let ada = json!({"name": "Ada", "dob": "1990-12-10"});
+    assert_eq!(send(service.post("/customers").login(&admin).json(&ada)).await.status, 201);
+    service.caught_up().await;
+    let paths = [
+        "/customers/1",
+        "/customers?numbers=1",
+        "/customers",
+        "/customers/1/history",
+        "/customers/1?version=1",
+        "/events",
+        "/projections",
+        "/readyz",
+    ];
+    let requests = (0..200).map(|n| {
+        let path = paths[n % paths.len()];
+        let request = service.get(path).login(&admin);
+        async move {
+            let answer = send(request).await;
+            assert_eq!(answer.status, 200, "{path}: {answer:?}");
+        }
+    });
+    futures_util::future::join_all(requests).await;
+    for _ in 0..20 {
+        service.log_in("admin").await;
+        assert_eq!(send(service.post("/customers").login(&admin).json(&ada)).await.status, 201);
+    }
+    // Its settings reach each statement, and stay with no backend for the next client.
+    let shown =
+        "select current_setting('statement_timeout') || ' ' || current_setting('search_path')";
+    for _ in 0..8 {
+        let shown: String =
+            sqlx::query_scalar(shown).fetch_one(&service.pools.short).await.unwrap();
+        assert_eq!(shown, "5s public");
+    }
+    let options: PgConnectOptions = pooler.url.parse().unwrap();
+    let mut other = options.extra_float_digits(None).connect().await.unwrap();
+    for _ in 0..8 {
+        let row = other.fetch_one("select current_setting('statement_timeout')").await.unwrap();
+        assert_eq!(row.get::<String, _>(0), "0");
+    }
+    // It really went there: without the pooler these requests open some 20 connections.
+    let ended: i64 = sqlx::query_scalar(
+        "select count(pg_terminate_backend(pid)) from pg_stat_activity
+         where datname = current_database() and application_name in ('customers read', 'customers accounts')",
+    )
+    .fetch_one(&service.pools.long)
+    .await
+    .unwrap();
+    assert!((1..=10).contains(&ended), "{ended} backends");
+    for path in paths {
+        let answer = send(service.get(path).login(&admin)).await;
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+    }
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pooler_in_front_of_another_database_is_refused() {
+    // Not a copy of the other one, whose log has the same identity.
+    let other = empty_database().await;
+    schema::migrate(&SecretString::from(other.clone()), None).await.unwrap();
+    let Some(pooler) = PgBouncer::start(&other, "transaction").await else {
+        eprintln!("pgbouncer: not installed, left out");
+        return;
+    };
+    let mut config = config_on(&database().await);
+    config.pool_database_url = Some(SecretString::from(pooler.url.clone()));
+    let Err(error) = App::build(config, Clock::system()).await else { panic!("it started") };
+    assert!(matches!(error, StartError::OtherDatabase), "{error:?}");
 }

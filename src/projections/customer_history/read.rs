@@ -2,7 +2,7 @@
 
 use chrono::NaiveDate;
 use futures_util::Stream;
-use sqlx::{PgConnection, PgExecutor};
+use sqlx::PgExecutor;
 
 use super::projection::{CustomerHistory, version_of};
 use super::version::Version;
@@ -11,6 +11,7 @@ use crate::events::values::CustomerId;
 use crate::projections::customers::Row;
 use crate::projections::parked;
 use crate::projections::projection::ProjectionError;
+use crate::projections::snapshot::Reader;
 
 /// A checked query for versions, with the column list in one place; `$rest` follows the table's name.
 macro_rules! select_versions {
@@ -28,7 +29,7 @@ macro_rules! select_versions {
 /// The states of a customer from version `from` to version `to`, both included, oldest first. Those
 /// of a parked customer are folded from the log.
 pub async fn versions(
-    db: &mut PgConnection,
+    db: &mut Reader,
     id: CustomerId,
     from: i64,
     to: i64,
@@ -56,7 +57,7 @@ pub async fn versions(
 /// The state of a customer after the event at `position`; `None` before its first event. That of a
 /// parked customer is folded from the log.
 pub async fn at(
-    db: &mut PgConnection,
+    db: &mut Reader,
     id: CustomerId,
     position: i64,
 ) -> Result<Option<Version>, ProjectionError> {
