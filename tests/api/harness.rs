@@ -130,7 +130,31 @@ pub async fn empty_database() -> String {
     let name = unique_name("empty");
     let mut admin = PgConnection::connect(&urls().database).await.unwrap();
     admin.execute(format!("create database {name}").as_str()).await.unwrap();
+    make_hostile(&mut admin, &name).await;
     database_url(&name)
+}
+
+/// With `CUSTOMERS_TEST_HOSTILE` all databases have foreign settings that the tests' own statements stand, and
+/// idle connections are ended. `other_postgres` tries those that they do not stand.
+async fn make_hostile(admin: &mut PgConnection, name: &str) {
+    if std::env::var_os("CUSTOMERS_TEST_HOSTILE").is_none() {
+        return;
+    }
+    for setting in [
+        "default_transaction_isolation = serializable",
+        "idle_session_timeout = '2s'",
+        "datestyle = 'German, DMY'",
+        "intervalstyle = sql_standard",
+        "timezone = 'Asia/Kathmandu'",
+        "bytea_output = escape",
+        "array_nulls = off",
+        "extra_float_digits = -15",
+        "client_min_messages = debug1",
+        "lc_messages = 'C'",
+    ] {
+        let alter = format!("alter database {name} set {setting}");
+        admin.execute(alter.as_str()).await.unwrap();
+    }
 }
 
 /// Creates a migrated database, as a copy of a template that is migrated once per run; returns its URL.
@@ -149,6 +173,7 @@ pub async fn database() -> String {
     let name = unique_name("db");
     let mut admin = PgConnection::connect(&urls().database).await.unwrap();
     admin.execute(format!("create database {name} template {template}").as_str()).await.unwrap();
+    make_hostile(&mut admin, &name).await;
     database_url(&name)
 }
 

@@ -205,6 +205,7 @@ async fn creates_and_imports_skip_the_ids_that_the_log_has() {
         if caught_up {
             service.caught_up().await;
         }
+        owner.execute("set default_transaction_isolation = 'read committed'").await.unwrap();
         let mut holding = owner.begin().await.unwrap();
         if !caught_up {
             holding.execute("select from projections for update").await.unwrap();
