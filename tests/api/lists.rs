@@ -197,6 +197,13 @@ async fn a_client_that_reads_slowly_gets_one_state_and_holds_nothing_in_the_data
 
 /// Requests a list with a small receive window, and reads the head of the answer only.
 async fn stalled_list(service: &Service, login: &Login, query: &str) -> TcpStream {
+    let (stream, status) = try_stalled_list(service, login, query).await;
+    assert_eq!(status, "HTTP/1.1 200 OK");
+    stream
+}
+
+/// The same, with the first bytes of the status line.
+async fn try_stalled_list(service: &Service, login: &Login, query: &str) -> (TcpStream, String) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut stream = socket.connect(service.address).await.unwrap();
@@ -207,8 +214,7 @@ async fn stalled_list(service: &Service, login: &Login, query: &str) -> TcpStrea
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = vec![0; 15];
     stream.read_exact(&mut answer).await.unwrap();
-    assert_eq!(answer, b"HTTP/1.1 200 OK");
-    stream
+    (stream, String::from_utf8(answer).unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -232,7 +238,16 @@ async fn slow_readers_of_one_account_leave_room_for_the_others() {
     // A list that is not read ends with its session, and its slot is free.
     assert_eq!(send(service.delete("/logout").login(&slow)).await.status, 200);
     let again = service.log_in("viewer").await;
-    until("a slot is free", async || list(&service, &again, "").await.status == 200).await;
+    // The other one, too: with one more stalled list a second one fits only beside it.
+    let mut held = None;
+    until("a slot is free", async || {
+        let (stream, status) = try_stalled_list(&service, &again, "").await;
+        held = Some(stream);
+        status.ends_with("200 OK")
+    })
+    .await;
+    until("both slots are free", async || list(&service, &again, "").await.status == 200).await;
+    drop(held);
     for mut stream in stalled {
         let mut rest = vec![];
         let read = stream.read_to_end(&mut rest).await;
