@@ -35,8 +35,8 @@ const PINNED: [(&str, &str); 9] = [
     ("default_transaction_isolation", "read committed"),
     ("default_transaction_deferrable", "off"),
     ("standard_conforming_strings", "on"),
-    // An error instead of missing rows, should a policy hide some.
-    ("row_security", "off"),
+    // Policies of others apply as PostgreSQL means them; off would refuse tables that have one.
+    ("row_security", "on"),
     // Migration 8 compares definitions as PostgreSQL writes them without needless quotes.
     ("quote_all_identifiers", "off"),
     // Pools close idle connections themselves.

@@ -106,17 +106,21 @@ async fn metrics_count_requests_hashes_and_what_is_projected() {
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4"));
     // The metrics recorder is one per process, so it also counts the requests of other tests.
+    let value = |series: &str| -> f64 {
+        let line =
+            answer.text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.unwrap().parse().unwrap()
+    };
     for series in [
         r#"customers_http_requests_total{method="POST",route="/login",status="200"}"#,
         r#"customers_http_requests_total{method="POST",route="/customers",status="201"}"#,
         r#"customers_http_requests_total{method="GET",route="/customers",status="401"}"#,
         "customers_password_hashes_total",
-        r#"customers_projection_checkpoint{projection="customers"}"#,
     ] {
-        let value =
-            answer.text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        assert!(value.unwrap().parse::<f64>().unwrap() >= 1.0, "{series}");
+        assert!(value(series) >= 1.0, "{series}");
     }
+    // The last service of the process that has set it may have an empty log.
+    assert!(value(r#"customers_projection_checkpoint{projection="customers"}"#) >= 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

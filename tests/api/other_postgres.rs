@@ -241,7 +241,7 @@ async fn of_several_hosts_the_one_that_accepts_writes_is_used() {
 }
 
 /// Settings of roles and databases out there.
-const SETTINGS: [(&str, &str); 16] = [
+const SETTINGS: [(&str, &str); 17] = [
     ("default_transaction_isolation", "serializable"),
     ("default_transaction_deferrable", "on"),
     ("search_path", "\"$user\", pg_temp"),
@@ -257,6 +257,7 @@ const SETTINGS: [(&str, &str); 16] = [
     ("quote_all_identifiers", "on"),
     ("extra_float_digits", "-15"),
     ("array_nulls", "off"),
+    ("row_security", "off"),
     ("client_min_messages", "debug1"),
 ];
 
@@ -366,5 +367,35 @@ async fn a_newer_schema_is_left_alone_and_served() {
     let service = Service::with(config_on(&url)).await;
     let admin = service.log_in_as(Role::Admin).await;
     assert_eq!(send(service.get("/customers").login(&admin)).await.status, 200);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_security_on_the_read_tables_leaves_the_service_its_rows() {
+    let owner = database().await;
+    let (name, url) = role(&owner).await;
+    let mut admin = PgConnection::connect(&owner).await.unwrap();
+    let service = SecretString::from(url.clone());
+    schema::migrate(&SecretString::from(owner), Some(&service)).await.unwrap();
+    for statement in [
+        format!("alter role {name} set row_security = off"),
+        format!("create policy of_service on customers to {name} using (true)"),
+        "alter table customers enable row level security".to_owned(),
+    ] {
+        admin.execute(statement.as_str()).await.unwrap();
+    }
+    let service = Service::with(config_on(&url)).await;
+    let editor = service.log_in_as(Role::Admin).await;
+    for n in 1..=2 {
+        let body = json!({"name": format!("Person {n}"), "dob": "1990-12-10"});
+        let created = send(service.post("/customers").login(&editor).json(&body)).await;
+        assert_eq!((created.status, created.header("projection-pending")), (201, None));
+        let listed = send(service.get("/customers").login(&editor)).await;
+        assert_eq!(listed.body["number"], n, "{listed:?}");
+        let [customers, _] = customers::projections::ALL;
+        let rebuilt =
+            customers::projections::rebuild::rebuild(customers, &service.pools.rebuild).await;
+        rebuilt.unwrap();
+    }
     service.stop().await;
 }
