@@ -338,7 +338,7 @@ fn default_passfile() -> Option<PathBuf> {
         .or_else(|| std::env::home_dir().map(|home| home.join(".pgpass")))
 }
 
-/// The content of a password file. As in libpq, nobody but its owner may read it.
+/// The content of a password file. As in libpq, only its owner may read it.
 fn read_passfile(path: &Path) -> Result<String, AddressError> {
     let problem = |error: std::io::Error| {
         refused(format!("the parameter passfile: cannot read the file: {error}"))

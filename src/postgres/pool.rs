@@ -1,6 +1,6 @@
 //! A pool of connections to one server.
 //!
-//! A connection may have died while nobody used it: the server was restarted, a proxy or an
+//! A connection may have died while no statement used it: the server was restarted, a proxy or an
 //! administrator ended it. So a connection that was idle is asked first, and a statement whose
 //! connection is lost is tried once more on a fresh one. A read is not told from a write here: a
 //! statement that must not be carried out twice goes to [`Pool::once`].
@@ -108,7 +108,9 @@ impl Pool {
     #[must_use]
     pub fn once(&self) -> &PgPool {
         let host = self.server.host();
-        if self.host.swap(host, Ordering::Relaxed) != host {
+        // Each statement comes by here: it reads, and writes only when the host has changed.
+        if self.host.load(Ordering::Relaxed) != host {
+            self.host.store(host, Ordering::Relaxed);
             self.connections.set_connect_options(self.server.pool_options(self.name));
         }
         &self.connections

@@ -214,8 +214,7 @@ impl Server {
 
     /// Whether a connection of this age may still be used.
     pub(super) fn is_valid(&self, age: Duration) -> bool {
-        let opened_at = Instant::now().checked_sub(age);
-        opened_at.is_some_and(|opened_at| opened_at >= *self.0.valid_since.borrow())
+        Instant::now().checked_sub(age).is_some_and(|opened_at| self.is_valid_since(opened_at))
     }
 
     /// Whether a connection that was opened at that moment may still be used.

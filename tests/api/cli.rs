@@ -12,11 +12,11 @@ use customers::config;
 use customers::events::values::Role;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
 use crate::harness::{PATIENCE, database, empty_database, folder, variables};
+use crate::other_postgres::migrate_by_newer_program;
 
 /// The result of a command that has ended.
 #[derive(Debug)]
@@ -216,15 +216,7 @@ async fn migrate_says_what_it_applied_and_what_it_would_apply() {
     for arguments in ["migrate", "migrate --dry-run"] {
         assert_eq!(shell.run(arguments).await.stderr, "the schema is up to date\n");
     }
-    let mut owner = PgConnection::connect(&shell.variables[0].1).await.unwrap();
-    owner
-        .execute(
-            "insert into _sqlx_migrations
-                 (version, description, installed_on, success, checksum, execution_time)
-             values (9999, 'later', now(), true, '\\x00', 0)",
-        )
-        .await
-        .unwrap();
+    migrate_by_newer_program(&shell.variables[0].1).await;
     let newer = shell.run("migrate").await;
     assert_eq!(newer.code, 0);
     assert!(

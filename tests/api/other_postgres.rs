@@ -348,18 +348,19 @@ async fn concurrent_migrations_with_two_roles_all_succeed() {
     }
 }
 
+/// Records the migration 9999, which this program does not have.
+pub async fn migrate_by_newer_program(url: &str) {
+    let mut owner = PgConnection::connect(url).await.unwrap();
+    let migration = "insert into _sqlx_migrations
+            (version, description, installed_on, success, checksum, execution_time)
+        values (9999, 'later', now(), true, '\\x00', 0)";
+    owner.execute(migration).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_newer_schema_is_left_alone_and_served() {
     let url = database().await;
-    let mut owner = PgConnection::connect(&url).await.unwrap();
-    owner
-        .execute(
-            "insert into _sqlx_migrations
-                 (version, description, installed_on, success, checksum, execution_time)
-             values (9999, 'later', now(), true, '\\x00', 0)",
-        )
-        .await
-        .unwrap();
+    migrate_by_newer_program(&url).await;
     let secret = SecretString::from(url.clone());
     let newer = schema::migrate(&secret, None).await.unwrap();
     assert!(matches!(newer, Migrated::Newer { database: 9999, .. }), "{newer:?}");

@@ -175,7 +175,7 @@ async fn a_certificate_that_proves_nothing_is_refused_and_the_cause_is_named() {
         let config = certificates.config(url(port), Some("ca"), Some("client")).await;
         let told = advice(&config).await;
         assert!(told.contains(expected), "{server}: {told}");
-        // The service starts, is not ready, and lets nobody in.
+        // The service starts, is not ready, and admits no request.
         let service = Service::with(config).await;
         assert!(!is_ready(&service).await, "{server}");
         service.add_account("ada", Role::Editor).await;
