@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::account::AccountError;
 use super::keys::KeyError;
 use super::password::PasswordError;
-use super::redis_client::RedisClientError;
+use super::redis::client::RedisClientError;
 use crate::config::ConfigError;
 use crate::events::log::AppendError;
 

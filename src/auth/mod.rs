@@ -50,32 +50,8 @@ mod reconciler;
 /// Sessions in Redis, each bound to a cookie.
 pub mod session;
 
-/// The Redis epoch: a replication id that changes with every start and promotion.
-pub mod redis_epoch;
-
-/// The client of a Redis or a Redis Cluster, with a time limit on every call.
-pub mod redis_client;
-
-/// The configured Redis: addresses, user, certificates.
-mod redis_server;
-
-/// Asks the Sentinels for the master.
-mod redis_sentinels;
-
-/// What the user of Redis must be allowed.
-pub mod redis_permissions;
-
-/// The failures of Redis in the log: each cause once.
-mod redis_causes;
-
-/// What `customers doctor` checks in Redis.
-pub mod redis_doctor;
-
-/// A circuit breaker: calls fail at once while Redis does not answer.
-mod circuit_breaker;
-
-/// The Lua scripts that Redis runs.
-mod scripts;
+/// The Redis of the sessions: one server, a cluster, or the master that Sentinels name.
+pub mod redis;
 
 /// Why a request was not admitted.
 mod error;

@@ -14,9 +14,9 @@ use tokio::sync::Mutex;
 
 use super::account::Accounts;
 use super::error::AuthError;
-use super::redis_client::RedisClientError;
-use super::redis_epoch::RedisEpochs;
-use super::redis_permissions::{RedisPermissions, is_forbidden};
+use super::redis::client::RedisClientError;
+use super::redis::epoch::RedisEpochs;
+use super::redis::permissions::{RedisPermissions, is_forbidden};
 use super::revocation::{Revocation, revoke};
 use super::session::Sessions;
 use super::token::{LEEWAY_SECONDS, LIFETIME_MAX_SECONDS};

@@ -17,7 +17,7 @@ pub struct Revocation<'a> {
     pub position: i64,
     /// The session in which the password was changed, and the position of the change before it.
     pub except: Option<(&'a str, i64)>,
-    /// The epochs of Redis in which they may be ended, or [`ANY_EPOCH`](super::redis_epoch::ANY_EPOCH).
+    /// The epochs of Redis in which they may be ended, or [`ANY_EPOCH`](super::redis::epoch::ANY_EPOCH).
     pub epochs: &'a str,
 }
 

@@ -18,9 +18,9 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use redis::Script;
 
 use super::principal::{Principal, Purpose};
-use super::redis_client::{RedisClient, RedisClientError};
-use super::redis_epoch::{fenced_script, parse_reply};
-use super::scripts;
+use super::redis::client::{RedisClient, RedisClientError};
+use super::redis::epoch::{fenced_script, parse_reply};
+use super::redis::scripts;
 use super::token::{Claims, LEEWAY_SECONDS};
 use crate::events::values::{Role, Username};
 

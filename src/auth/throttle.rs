@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use redis::Script;
 
-use super::redis_client::{RedisClient, RedisClientError};
-use super::scripts;
+use super::redis::client::{RedisClient, RedisClientError};
+use super::redis::scripts;
 use super::session::{OPENED, micros};
 use crate::events::account::ThrottledBy;
 use crate::events::values::Username;

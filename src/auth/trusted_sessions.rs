@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::error::AuthError;
 use super::principal::{Principal, Purpose};
 use super::reconciler::Reconciler;
-use super::redis_epoch::ANY_EPOCH;
+use super::redis::epoch::ANY_EPOCH;
 use super::revocation::Ended;
 use super::session::{NewSession, OpenSession, Opening, SessionCheck};
 use super::token::Claims;

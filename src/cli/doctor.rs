@@ -9,7 +9,7 @@ use serde_json::json;
 use super::database::misconfigured;
 use crate::app::database_url;
 use crate::auth::keys::Keys;
-use crate::auth::redis_doctor;
+use crate::auth::redis;
 use crate::config::Config;
 use crate::events::log::read;
 use crate::pools;
@@ -44,7 +44,7 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitC
     let mut checks = of_postgres(config).await?;
     checks.extend(of_replica(config).await?);
     if config.redis_url.is_some() {
-        let of_redis = redis_doctor::inspect(config).await?;
+        let of_redis = redis::doctor::inspect(config).await?;
         checks.extend(of_redis.into_iter().map(|check| Check::new(check.name, check.advice)));
     }
     checks.extend(of_configuration(config));

@@ -12,11 +12,11 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 use ipnet::IpNet;
 use secrecy::SecretString;
 
-use self::redis_url::RedisUrl;
-use crate::postgres::address::Address;
-
 /// The forms of `REDIS_URL`.
 pub mod redis_url;
+
+/// The parsers of the variables' values.
+mod parsers;
 
 /// Everything that can be configured: one field, with variable, default, parser and help, per variable.
 /// A secret (`hide_env_values`) may also be given as `NAME_FILE`, the path of a file that holds it.
@@ -25,23 +25,23 @@ pub mod redis_url;
 #[command(disable_help_flag = true, no_binary_name = true)]
 pub struct Config {
     /// PostgreSQL: postgres://user:password@host:port/database
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_parser = postgres_url)]
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_parser = parsers::postgres_url)]
     pub database_url: Option<SecretString>,
     /// the owner of the schema, for migrate; default DATABASE_URL
-    #[arg(long, env = "CUSTOMERS_OWNER_DATABASE_URL", hide_env_values = true, value_parser = postgres_url)]
+    #[arg(long, env = "CUSTOMERS_OWNER_DATABASE_URL", hide_env_values = true, value_parser = parsers::postgres_url)]
     pub owner_database_url: Option<SecretString>,
     /// the same database behind a pooler in transaction mode, for reads and log-ins (optional)
-    #[arg(long, env = "DATABASE_POOL_URL", hide_env_values = true, value_parser = postgres_url)]
+    #[arg(long, env = "DATABASE_POOL_URL", hide_env_values = true, value_parser = parsers::postgres_url)]
     pub pool_database_url: Option<SecretString>,
     /// a replica that serves reads while it is available (optional)
-    #[arg(long, env = "DATABASE_READ_URL", hide_env_values = true, value_parser = postgres_url)]
+    #[arg(long, env = "DATABASE_READ_URL", hide_env_values = true, value_parser = parsers::postgres_url)]
     pub read_database_url: Option<SecretString>,
     /// how far the replica may lag before reads leave it: 500ms, 30s, 5m
-    #[arg(long, env = "CUSTOMERS_REPLICA_MAX_LAG", default_value = "30s", value_parser = duration)]
+    #[arg(long, env = "CUSTOMERS_REPLICA_MAX_LAG", default_value = "30s", value_parser = parsers::duration)]
     pub replica_max_lag: Duration,
     /// Redis: redis://user:password@host:port/0 (TLS: rediss://); nodes of a cluster with commas;
     /// redis+sentinel://user:password@host:26379,host:26379/master/0; unix:///path
-    #[arg(long, env = "REDIS_URL", hide_env_values = true, value_parser = redis_url)]
+    #[arg(long, env = "REDIS_URL", hide_env_values = true, value_parser = parsers::redis_url)]
     pub redis_url: Option<SecretString>,
     /// the certificates that sign that of Redis, a PEM file (rediss); default the public authorities
     #[arg(long, env = "CUSTOMERS_REDIS_CA")]
@@ -59,59 +59,59 @@ pub struct Config {
     #[arg(long, env = "CUSTOMERS_REDIS_SENTINEL_PASSWORD", hide_env_values = true)]
     pub redis_sentinel_password: Option<SecretString>,
     /// the first part of every Redis key
-    #[arg(long, env = "CUSTOMERS_REDIS_PREFIX", default_value = "customers", value_parser = prefix)]
+    #[arg(long, env = "CUSTOMERS_REDIS_PREFIX", default_value = "customers", value_parser = parsers::prefix)]
     pub redis_prefix: String,
     /// address and port to listen on
-    #[arg(long, env = "CUSTOMERS_LISTEN", default_value = "127.0.0.1:8080", value_parser = address)]
+    #[arg(long, env = "CUSTOMERS_LISTEN", default_value = "127.0.0.1:8080", value_parser = parsers::address)]
     pub listen: SocketAddr,
     /// the URL of the service for clients; default http://LISTEN
     // The default is in `Config::public_url`.
-    #[arg(long, env = "CUSTOMERS_PUBLIC_URL", value_parser = public_url)]
+    #[arg(long, env = "CUSTOMERS_PUBLIC_URL", value_parser = parsers::public_url)]
     pub public_url: Option<String>,
     /// the folder of the signing keys; the first key is created at start
     #[arg(long, env = "CUSTOMERS_KEYS_DIR", default_value = "./.customers/keys")]
     pub keys_dir: PathBuf,
     /// the folder for spool files of imports and long lists; default the system's temporary folder (TMPDIR)
-    #[arg(long, env = "CUSTOMERS_SPOOL_DIR", value_parser = folder)]
+    #[arg(long, env = "CUSTOMERS_SPOOL_DIR", value_parser = parsers::folder)]
     pub spool_dir: Option<PathBuf>,
     /// how many bytes the spool files of this process may have: 512MiB, 4GiB
-    #[arg(long, env = "CUSTOMERS_SPOOL_LIMIT", default_value = "4GiB", value_parser = bytes)]
+    #[arg(long, env = "CUSTOMERS_SPOOL_LIMIT", default_value = "4GiB", value_parser = parsers::bytes)]
     pub spool_limit: u64,
     /// how long a log-in lasts: 90s, 15m, 1h; 24h at most
-    #[arg(long, env = "CUSTOMERS_TOKEN_TTL", default_value = "1h", value_parser = token_ttl)]
+    #[arg(long, env = "CUSTOMERS_TOKEN_TTL", default_value = "1h", value_parser = parsers::token_ttl)]
     pub token_ttl: Duration,
     /// first-use, strict, always or off
-    #[arg(long, env = "CUSTOMERS_COOKIE_BINDING", default_value = "first-use", value_parser = cookie_binding)]
+    #[arg(long, env = "CUSTOMERS_COOKIE_BINDING", default_value = "first-use", value_parser = parsers::cookie_binding)]
     pub cookie_binding: CookieBinding,
     /// live sessions per account, 1 to 1000; the oldest ends
-    #[arg(long, env = "CUSTOMERS_SESSION_LIMIT", default_value = "100", value_parser = sessions)]
+    #[arg(long, env = "CUSTOMERS_SESSION_LIMIT", default_value = "100", value_parser = parsers::sessions)]
     pub session_limit: u32,
     /// log-ins/min that open a session, per account, over all processes; 0 = off, as in dev
-    #[arg(long, env = "CUSTOMERS_SESSION_RATE", default_value = "30", value_parser = per_second)]
+    #[arg(long, env = "CUSTOMERS_SESSION_RATE", default_value = "30", value_parser = parsers::per_second)]
     pub session_rate: u32,
     /// requests/s per account, over all processes; 0 = off, as in dev
-    #[arg(long, env = "CUSTOMERS_ACCOUNT_LIMIT", default_value = "1000", value_parser = per_second)]
+    #[arg(long, env = "CUSTOMERS_ACCOUNT_LIMIT", default_value = "1000", value_parser = parsers::per_second)]
     pub account_limit: u32,
     /// requests/s per client address; 0 = off, as in dev
-    #[arg(long, env = "CUSTOMERS_RATE_LIMIT", default_value = "1000", value_parser = per_second)]
+    #[arg(long, env = "CUSTOMERS_RATE_LIMIT", default_value = "1000", value_parser = parsers::per_second)]
     pub rate_limit: u32,
     /// failed log-ins/min per account and per address; 0 = off
-    #[arg(long, env = "CUSTOMERS_LOGIN_LIMIT", default_value = "10", value_parser = number)]
+    #[arg(long, env = "CUSTOMERS_LOGIN_LIMIT", default_value = "10", value_parser = parsers::number)]
     pub login_limit: u32,
     /// comma-separated CIDRs of trusted proxies
-    #[arg(long, env = "CUSTOMERS_TRUSTED_PROXIES", default_value = "", value_parser = cidrs)]
+    #[arg(long, env = "CUSTOMERS_TRUSTED_PROXIES", default_value = "", value_parser = parsers::cidrs)]
     pub trusted_proxies: std::vec::Vec<IpNet>,
     /// comma-separated origins whose pages may call (CORS); none if empty
-    #[arg(long, env = "CUSTOMERS_CORS_ORIGINS", default_value = "", value_parser = origins)]
+    #[arg(long, env = "CUSTOMERS_CORS_ORIGINS", default_value = "", value_parser = parsers::origins)]
     pub cors_origins: std::vec::Vec<String>,
     /// how long a stopping process goes on serving, as not ready, before it closes its port: 0s to 5m
-    #[arg(long, env = "CUSTOMERS_DRAIN_DELAY", default_value = "0s", value_parser = drain_delay)]
+    #[arg(long, env = "CUSTOMERS_DRAIN_DELAY", default_value = "0s", value_parser = parsers::drain_delay)]
     pub drain_delay: Duration,
     /// log filter: off, error, warn, info, debug, or directives
-    #[arg(long, env = "CUSTOMERS_LOG", default_value = "info", value_parser = log_directives)]
+    #[arg(long, env = "CUSTOMERS_LOG", default_value = "info", value_parser = parsers::log_directives)]
     pub log: String,
     /// pretty or json
-    #[arg(long, env = "CUSTOMERS_LOG_FORMAT", default_value = "pretty", value_parser = log_format)]
+    #[arg(long, env = "CUSTOMERS_LOG_FORMAT", default_value = "pretty", value_parser = parsers::log_format)]
     pub log_format: LogFormat,
     /// the endpoint for traces (not used yet)
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
@@ -161,15 +161,6 @@ pub fn variables() -> Vec<Variable> {
     };
     Config::command().get_arguments().filter_map(variable).collect()
 }
-
-/// The most live sessions of an account: what one account may hold in Redis is bounded.
-const SESSIONS_MAX: u32 = 1000;
-
-/// The longest lifetime of a token, and so the time for which a log-out must be kept.
-const TOKEN_TTL_MAX: Duration = Duration::from_hours(24);
-
-/// The longest drain delay: an orchestrator waits for it before it kills the process.
-const DRAIN_DELAY_MAX: Duration = Duration::from_mins(5);
 
 /// An environment variable with an invalid value.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -293,142 +284,4 @@ fn refused(error: &clap::Error) -> ConfigError {
     let variable = arg.and_then(clap::Arg::get_env).map(|name| name.to_string_lossy());
     let problem = error.source().map_or_else(|| error.to_string(), ToString::to_string);
     ConfigError::new(variable.unwrap_or_default(), problem)
-}
-
-fn address(text: &str) -> Result<SocketAddr, &'static str> {
-    text.parse().map_err(|_| "must be an address like 127.0.0.1:8080")
-}
-
-fn number(text: &str) -> Result<u32, &'static str> {
-    text.parse().map_err(|_| "must be a whole number, 0 or more")
-}
-
-/// A number of bytes, with a unit.
-fn bytes(text: &str) -> Result<u64, &'static str> {
-    let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1_u64 << 40)];
-    let number = |(suffix, unit): (&str, u64)| {
-        text.strip_suffix(suffix)?.trim_end().parse::<u64>().ok()?.checked_mul(unit)
-    };
-    units.into_iter().find_map(number).ok_or("must be a size like 512MiB or 4GiB")
-}
-
-/// A number of sessions; 0 means the most.
-fn sessions(text: &str) -> Result<u32, &'static str> {
-    match number(text)? {
-        0 => Ok(SESSIONS_MAX),
-        limit @ 1..=SESSIONS_MAX => Ok(limit),
-        _ => Err("must be at most 1000"),
-    }
-}
-
-fn per_second(text: &str) -> Result<u32, &'static str> {
-    let limit = number(text)?;
-    if limit > 1_000_000 { Err("must be at most 1000000") } else { Ok(limit) }
-}
-
-fn list(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',').map(str::trim).filter(|part| !part.is_empty())
-}
-
-fn postgres_url(text: &str) -> Result<SecretString, String> {
-    Address::parse(text).map_err(|error| error.to_string())?;
-    Ok(SecretString::from(text))
-}
-
-fn redis_url(text: &str) -> Result<SecretString, String> {
-    RedisUrl::parse(text).map(|_| SecretString::from(text))
-}
-
-fn prefix(text: &str) -> Result<String, &'static str> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
-    if !text.is_empty() && text.len() <= 64 && text.chars().all(plain) {
-        Ok(text.to_owned())
-    } else {
-        Err("must be 1 to 64 letters, digits, or any of - _ . :")
-    }
-}
-
-fn folder(text: &str) -> Result<PathBuf, &'static str> {
-    let path = PathBuf::from(text);
-    if path.is_dir() { Ok(path) } else { Err("must be a folder that exists") }
-}
-
-fn public_url(text: &str) -> Result<String, &'static str> {
-    let url = text.trim_end_matches('/');
-    let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-    if host.is_some_and(|host| {
-        !host.is_empty() && !host.contains(['?', '#']) && host.chars().all(|c| c.is_ascii_graphic())
-    }) {
-        Ok(url.to_owned())
-    } else {
-        Err("must start with http:// or https://")
-    }
-}
-
-fn duration(text: &str) -> Result<Duration, &'static str> {
-    humantime::parse_duration(text).map_err(|_| "must be a duration like 500ms, 30s or 5m")
-}
-
-fn token_ttl(text: &str) -> Result<Duration, &'static str> {
-    let ttl =
-        humantime::parse_duration(text).map_err(|_| "must be a duration like 90s, 15m or 1h")?;
-    if ttl < Duration::from_secs(1) || ttl > TOKEN_TTL_MAX || ttl.subsec_nanos() != 0 {
-        return Err("must be whole seconds, from 1s to 24h");
-    }
-    Ok(ttl)
-}
-
-fn drain_delay(text: &str) -> Result<Duration, &'static str> {
-    let delay =
-        humantime::parse_duration(text).map_err(|_| "must be a duration like 0s, 500ms or 5s")?;
-    if delay > DRAIN_DELAY_MAX { Err("must be at most 5m") } else { Ok(delay) }
-}
-
-fn cookie_binding(text: &str) -> Result<CookieBinding, &'static str> {
-    match text {
-        "first-use" => Ok(CookieBinding::FirstUse),
-        "strict" => Ok(CookieBinding::Strict),
-        "always" => Ok(CookieBinding::Always),
-        "off" => Ok(CookieBinding::Off),
-        _ => Err("must be first-use, strict, always or off"),
-    }
-}
-
-fn cidrs(text: &str) -> Result<Vec<IpNet>, String> {
-    let cidr = |text: &str| {
-        text.parse::<IpNet>()
-            .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from))
-            .map_err(|_| format!("{text} is not a CIDR"))
-    };
-    list(text).map(cidr).collect()
-}
-
-/// Origins as browsers write them (RFC 6454, section 6.2): without a path and without a wildcard, because
-/// responses to pages may carry a cookie.
-fn origins(text: &str) -> Result<Vec<String>, String> {
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-:[]".contains(c);
-    let origin = |text: &str| {
-        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-        if host.is_some_and(|host| !host.is_empty() && host.chars().all(plain)) {
-            Ok(text.to_owned())
-        } else {
-            Err(format!("{text} is not an origin like https://example.com"))
-        }
-    };
-    list(text).map(origin).collect()
-}
-
-fn log_directives(text: &str) -> Result<String, &'static str> {
-    match tracing_subscriber::EnvFilter::try_new(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(_) => Err("must be off, error, warn, info, debug or directives"),
-    }
-}
-
-fn log_format(text: &str) -> Result<LogFormat, &'static str> {
-    match text {
-        "pretty" => Ok(LogFormat::Pretty),
-        "json" => Ok(LogFormat::Json),
-        _ => Err("must be pretty or json"),
-    }
 }

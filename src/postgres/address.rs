@@ -2,12 +2,13 @@
 //! several hosts. A parameter that is not supported is refused by its name; no error contains a value.
 
 use std::borrow::Cow;
-use std::fs;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use percent_encoding::percent_decode_str;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
+
+use super::passfile;
 
 /// The port of a host without one.
 const DEFAULT_PORT: u16 = 5432;
@@ -194,8 +195,8 @@ impl Parts {
             return Err(refused("the ports: must be as many as the hosts, or one"));
         }
         let passfile = match &self.passfile {
-            Some(path) => Some(read_passfile(Path::new(path))?),
-            None => default_passfile().and_then(|path| read_passfile(&path).ok()),
+            Some(path) => Some(passfile::read(Path::new(path)).map_err(refused)?),
+            None => passfile::default_path().and_then(|path| passfile::read(&path).ok()),
         };
         let options = |(at, host): (usize, &String)| {
             let port = self.ports.get(at).or(self.ports.first()).copied().flatten();
@@ -244,7 +245,7 @@ impl Parts {
             let database = self.database.as_deref().unwrap_or(options.get_username());
             let of =
                 [host, &port.unwrap_or(DEFAULT_PORT).to_string(), database, options.get_username()];
-            find_password(passfile?, of)
+            passfile::find_password(passfile?, of)
         });
         match password {
             Some(password) => options.password(&password),
@@ -299,7 +300,7 @@ fn shown(name: &str) -> &str {
 }
 
 fn existing(path: &str, name: &str) -> Result<String, AddressError> {
-    match fs::metadata(path) {
+    match std::fs::metadata(path) {
         Ok(_) => Ok(path.to_owned()),
         Err(error) => Err(refused(format!("the parameter {name}: cannot open the file: {error}"))),
     }
@@ -329,55 +330,6 @@ fn settings(options: &str) -> Result<Vec<(String, String)>, AddressError> {
         settings.push((name.to_owned(), value.to_owned()));
     }
     Ok(settings)
-}
-
-/// The password file of libpq for a URL that names none.
-fn default_passfile() -> Option<PathBuf> {
-    std::env::var_os("PGPASSFILE")
-        .map(PathBuf::from)
-        .or_else(|| std::env::home_dir().map(|home| home.join(".pgpass")))
-}
-
-/// The content of a password file. As in libpq, only its owner may read it.
-fn read_passfile(path: &Path) -> Result<String, AddressError> {
-    let problem = |error: std::io::Error| {
-        refused(format!("the parameter passfile: cannot read the file: {error}"))
-    };
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        if fs::metadata(path).map_err(problem)?.permissions().mode() & 0o077 != 0 {
-            return Err(refused("the parameter passfile: others may read the file; run chmod 600"));
-        }
-    }
-    fs::read_to_string(path).map_err(problem)
-}
-
-/// The password of the first line that matches host, port, database and user (PostgreSQL 15, "34.16. The
-/// Password File").
-fn find_password(file: &str, of: [&str; 4]) -> Option<String> {
-    let host = if of[0].is_empty() || of[0].starts_with('/') { "localhost" } else { of[0] };
-    let of = [host, of[1], of[2], of[3]];
-    file.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
-        let fields = fields(line);
-        let matches = |(field, wanted): (&String, &str)| field == "*" || field == wanted;
-        let password = fields.get(4)?;
-        fields.iter().zip(of).all(matches).then(|| password.clone())
-    })
-}
-
-/// The fields of a line: separated by colons; a backslash escapes a colon or a backslash.
-fn fields(line: &str) -> Vec<String> {
-    let mut fields = vec![String::new()];
-    let mut characters = line.chars();
-    while let Some(c) = characters.next() {
-        match c {
-            '\\' => fields.last_mut().expect("never empty").extend(characters.next()),
-            ':' if fields.len() < 5 => fields.push(String::new()),
-            c => fields.last_mut().expect("never empty").push(c),
-        }
-    }
-    fields
 }
 
 #[cfg(test)]
@@ -417,13 +369,5 @@ mod tests {
             let error = Address::parse(url).unwrap_err().to_string();
             assert!(error.contains(part) && !error.contains("secret"), "{url}: {error}");
         }
-    }
-
-    #[test]
-    fn a_line_of_a_password_file_matches_as_in_libpq() {
-        let file = "# comment\nother:*:*:*:no\nh:5432:d\\:b:*:p\\\\w:x\n*:*:*:u:last\n";
-        assert_eq!(find_password(file, ["h", "5432", "d:b", "u"]).unwrap(), "p\\w:x");
-        assert_eq!(find_password(file, ["/run", "5432", "d", "u"]).unwrap(), "last");
-        assert_eq!(find_password(file, ["h", "5432", "d", "other"]), None);
     }
 }

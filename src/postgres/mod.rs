@@ -3,6 +3,9 @@
 /// URLs, as libpq takes them.
 pub mod address;
 
+/// The password file of libpq.
+mod passfile;
+
 /// One server: its hosts, the settings of each connection, and connections that are used no more.
 pub mod server;
 

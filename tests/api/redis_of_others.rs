@@ -4,7 +4,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use customers::auth::{redis_doctor, redis_permissions::acl_rules};
+use customers::auth::redis::{doctor, permissions::acl_rules};
 use customers::config::Config;
 use customers::events::values::Role;
 use serde_json::json;
@@ -92,7 +92,7 @@ async fn whole_flow(config: Config) {
 async fn the_documented_user_of_redis_suffices_for_everything() {
     let redis = Redis::start(&[]).await;
     let config = restricted(&redis).await;
-    for check in redis_doctor::inspect(&config).await.unwrap() {
+    for check in doctor::inspect(&config).await.unwrap() {
         assert_eq!(check.advice, None, "{}", check.name);
     }
     whole_flow(config).await;
@@ -111,12 +111,12 @@ async fn the_documented_user_suffices_on_a_cluster_and_with_resp3() {
         urls.push(format!("redis://customers:secret@{}?protocol=resp3", node.address()));
     }
     let config = Config { redis_url: Some(urls.join(",").into()), ..config };
-    for check in redis_doctor::inspect(&config).await.unwrap() {
+    for check in doctor::inspect(&config).await.unwrap() {
         assert_eq!(check.advice, None, "{}", check.name);
     }
     // Each node has users of its own.
     cluster.0[2].ask("ACL SETUSER customers -hmget").await;
-    let checks = redis_doctor::inspect(&config).await.unwrap();
+    let checks = doctor::inspect(&config).await.unwrap();
     let advice = checks[1].advice.as_ref().unwrap();
     assert!(advice.starts_with("missing: +hmget;"), "{advice}");
     cluster.0[2].ask("ACL SETUSER customers +hmget").await;
@@ -124,7 +124,7 @@ async fn the_documented_user_suffices_on_a_cluster_and_with_resp3() {
         for node in &cluster.0 {
             node.ask(&format!("ACL SETUSER customers -{command}")).await;
         }
-        let checks = redis_doctor::inspect(&config).await.unwrap();
+        let checks = doctor::inspect(&config).await.unwrap();
         let advice = checks[0].advice.as_ref().unwrap();
         let expected = format!("no permissions to run the '{command}' command");
         assert!(advice.contains(&expected) && advice.contains("ACL SETUSER"), "{advice}");
@@ -147,7 +147,7 @@ async fn each_missing_permission_is_named_and_no_log_in_leads_nowhere() {
     let mut tried = 0;
     for command in commands.filter(|of| !["cluster|slots", "ping"].contains(of)) {
         redis.ask(&format!("ACL SETUSER customers -{command}")).await;
-        let checks = redis_doctor::inspect(&config).await.unwrap();
+        let checks = doctor::inspect(&config).await.unwrap();
         let advice = checks.iter().find_map(|check| check.advice.clone()).unwrap_or_default();
         assert!(advice.contains(&format!("missing: +{command};")), "{command}: {advice}");
         if command == "script|load" {
@@ -168,7 +168,7 @@ async fn each_missing_permission_is_named_and_no_log_in_leads_nowhere() {
     assert_eq!(tried, 21);
     for keys in ["~other:*".to_owned(), format!("%R~{}:*", config.redis_prefix)] {
         redis.ask(&format!("ACL SETUSER customers resetkeys {keys}")).await;
-        let checks = redis_doctor::inspect(&config).await.unwrap();
+        let checks = doctor::inspect(&config).await.unwrap();
         let advice = checks.iter().find_map(|check| check.advice.clone()).unwrap_or_default();
         let rule = format!("missing: ~{}:*", config.redis_prefix);
         assert!(advice.starts_with(&rule), "{keys}: {advice}");
@@ -374,7 +374,7 @@ async fn a_command_that_was_renamed_and_a_wrong_kind_of_server_are_named() {
     let advice = async |redis: &Redis, url: String| {
         let config = Config { redis_url: Some(url.into()), ..config().await };
         redis.ask("PING").await;
-        let checks = redis_doctor::inspect(&config).await.unwrap();
+        let checks = doctor::inspect(&config).await.unwrap();
         checks.into_iter().find_map(|check| check.advice).unwrap_or_default()
     };
     let renamed = Redis::start(&["--rename-command", "INFO", "HIDDEN"]).await;
@@ -392,10 +392,9 @@ async fn a_command_that_was_renamed_and_a_wrong_kind_of_server_are_named() {
     assert!(told.contains("remove the password"), "{told}");
     let word = Redis::start(&[]).await;
     word.ask("CONFIG SET requirepass word").await;
-    let told =
-        redis_doctor::inspect(&Config { redis_url: Some(word.url().into()), ..config().await })
-            .await
-            .unwrap();
+    let told = doctor::inspect(&Config { redis_url: Some(word.url().into()), ..config().await })
+        .await
+        .unwrap();
     let told = told[0].advice.as_ref().unwrap();
     assert!(told.contains("give user and password"), "{told}");
 }

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use customers::auth::redis_doctor;
+use customers::auth::redis::doctor;
 use customers::config::Config;
 use customers::events::metadata::Metadata;
 use customers::events::values::Username;
@@ -173,7 +173,7 @@ async fn a_failover_under_load_revives_no_session_and_service_resumes_by_itself(
 async fn a_planned_failover_and_sentinels_that_are_away_are_survived() {
     let mut watched = Watched::start().await;
     let config = watched.config().await;
-    for check in redis_doctor::inspect(&config).await.unwrap() {
+    for check in doctor::inspect(&config).await.unwrap() {
         assert_eq!(check.advice, None, "{}", check.name);
     }
     let service = Service::with(config.clone()).await;
@@ -211,7 +211,7 @@ async fn what_the_sentinels_refuse_is_named() {
     let watched = Watched::start().await;
     let right = watched.config().await;
     let advice = async |config: &Config| {
-        let checks = redis_doctor::inspect(config).await.unwrap();
+        let checks = doctor::inspect(config).await.unwrap();
         checks.into_iter().find_map(|check| check.advice).unwrap_or_default()
     };
     let told = advice(&Config { redis_sentinel_password: None, ..right.clone() }).await;

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use customers::auth::redis_doctor;
+use customers::auth::redis::doctor;
 use customers::config::Config;
 use customers::events::values::Role;
 
@@ -108,7 +108,7 @@ fn has_tls() -> bool {
 
 /// What doctor advises first; empty if all checks pass.
 async fn advice(config: &Config) -> String {
-    let checks = redis_doctor::inspect(config).await.unwrap();
+    let checks = doctor::inspect(config).await.unwrap();
     checks.into_iter().find_map(|check| check.advice).unwrap_or_default()
 }
 

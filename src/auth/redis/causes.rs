@@ -10,7 +10,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::redis_server::RedisServer;
+use super::server::RedisServer;
 use crate::config::redis_url::{Host, Topology};
 
 /// How long the same cause is not logged again.

@@ -12,10 +12,10 @@ use redis::{ErrorKind, FromRedisValue, RedisError, Script, ScriptInvocation};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::causes::{Causes, DIAGNOSIS_LIMIT, advice, diagnose};
 use super::circuit_breaker::{CircuitBreaker, OPEN_FOR};
-use super::redis_causes::{Causes, DIAGNOSIS_LIMIT, advice, diagnose};
-use super::redis_sentinels::find_master;
-use super::redis_server::{CALL_LIMIT, RedisServer, manager};
+use super::sentinels::find_master;
+use super::server::{CALL_LIMIT, RedisServer, manager};
 use crate::clock;
 use crate::config::redis_url::{Host, Topology};
 use crate::config::{Config, ConfigError};
@@ -104,21 +104,21 @@ impl RedisClient {
 
     /// A key: the prefix, its account or address as a hash tag (so that all keys of one account are in
     /// one slot of a cluster), and the rest.
-    pub(super) fn key(&self, tag: &str, rest: &str) -> String {
+    pub(in crate::auth) fn key(&self, tag: &str, rest: &str) -> String {
         format!("{}:{{{tag}}}:{rest}", self.prefix)
     }
 
     /// The pattern that all keys match.
-    pub(super) fn key_pattern(&self) -> String {
+    pub(in crate::auth) fn key_pattern(&self) -> String {
         format!("{}:*", self.prefix)
     }
 
-    pub(super) fn is_cluster(&self) -> bool {
+    pub(in crate::auth) fn is_cluster(&self) -> bool {
         matches!(self.server.url.topology, Topology::Cluster(_))
     }
 
     /// Runs a script; fails at once while the circuit is open.
-    pub(super) async fn run<T: FromRedisValue>(
+    pub(in crate::auth) async fn run<T: FromRedisValue>(
         &self,
         script: &ScriptInvocation<'_>,
     ) -> Result<T, RedisClientError> {
@@ -129,7 +129,7 @@ impl RedisClient {
     }
 
     /// Runs a script even while the circuit is open.
-    pub(super) async fn run_bypassing_breaker<T: FromRedisValue>(
+    pub(in crate::auth) async fn run_bypassing_breaker<T: FromRedisValue>(
         &self,
         script: &ScriptInvocation<'_>,
     ) -> Result<T, RedisClientError> {
@@ -143,7 +143,7 @@ impl RedisClient {
     }
 
     /// Loads a script into Redis, or into each master of the cluster.
-    pub(super) async fn load(&self, script: &Script) -> Result<(), RedisClientError> {
+    pub(in crate::auth) async fn load(&self, script: &Script) -> Result<(), RedisClientError> {
         let script = script.prepare_invoke();
         self.limited(async {
             match self.connection().await? {
@@ -156,7 +156,7 @@ impl RedisClient {
     }
 
     /// The answer of each master of the cluster to `INFO replication`; `None` for a single server.
-    pub(super) async fn masters(&self) -> Result<Option<Vec<String>>, RedisClientError> {
+    pub(in crate::auth) async fn masters(&self) -> Result<Option<Vec<String>>, RedisClientError> {
         if !self.is_cluster() {
             return Ok(None);
         }
@@ -186,7 +186,7 @@ impl RedisClient {
 
     /// Connects to another server if the Sentinels name another master, and stays with the present one if
     /// none of them answers. Does nothing without Sentinels.
-    pub(super) async fn follow_master(&self) {
+    pub(in crate::auth) async fn follow_master(&self) {
         if matches!(self.server.url.topology, Topology::Sentinels { .. })
             && let Err(error) = self.connect_to_master(false).await
         {
@@ -311,7 +311,7 @@ impl RedisClient {
     /// Replaces the connection: the address may resolve to another Redis by now, because the old server
     /// vanished without closing its connection, or became a replica and kept it open. Until the new
     /// connection is open, the old one serves the nodes of a cluster that still answer.
-    pub(super) fn reconnect(&self) {
+    pub(in crate::auth) fn reconnect(&self) {
         let failed = |error: &dyn std::fmt::Display| {
             tracing::warn!(%error, "redis: no new connection");
         };

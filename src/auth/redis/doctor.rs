@@ -1,9 +1,9 @@
 //! What `customers doctor` checks in Redis: that the service can use it, and that it keeps sessions.
 
-use super::redis_causes::advice;
-use super::redis_client::{RedisClient, RedisClientError, is_vague};
-use super::redis_epoch::RedisEpochs;
-use super::redis_permissions::{RedisPermissions, acl_rules};
+use super::causes::advice;
+use super::client::{RedisClient, RedisClientError, is_vague};
+use super::epoch::RedisEpochs;
+use super::permissions::{RedisPermissions, acl_rules};
 use crate::config::{Config, ConfigError};
 use crate::tasks::Tasks;
 

@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use redis::{AsyncConnectionConfig, RedisError};
 
-use super::redis_server::RedisServer;
+use super::server::RedisServer;
 use crate::clock;
 use crate::config::redis_url::Host;
 

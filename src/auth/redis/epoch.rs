@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use redis::Script;
 
-use super::redis_client::{RedisClient, RedisClientError};
+use super::client::{RedisClient, RedisClientError};
 use super::scripts;
 
 /// Any epoch, for writes that the reconciler applies again in every epoch that is trusted later.
@@ -35,14 +35,14 @@ impl RedisEpochs {
     }
 
     /// Fails unless Redis is in a trusted epoch and accepts writes. Bypasses the circuit breaker.
-    pub(super) async fn ready(&self, trusted: &str) -> Result<(), RedisClientError> {
+    pub(in crate::auth) async fn ready(&self, trusted: &str) -> Result<(), RedisClientError> {
         let key = self.client.key("ready", "ready");
         let reply = self.client.run_bypassing_breaker(self.ready.key(key).arg(trusted)).await?;
         parse_reply(reply).map(drop)
     }
 
     /// Fails unless Redis is in a trusted epoch. Bypasses the circuit breaker.
-    pub(super) async fn is_trusted(&self, trusted: &str) -> Result<(), RedisClientError> {
+    pub(in crate::auth) async fn is_trusted(&self, trusted: &str) -> Result<(), RedisClientError> {
         let key = self.client.key("ready", "ready");
         let reply =
             self.client.run_bypassing_breaker(self.is_trusted.key(key).arg(trusted)).await?;
@@ -50,7 +50,9 @@ impl RedisEpochs {
     }
 
     /// The epochs of a cluster's masters, sorted; `None` for a single server.
-    pub(super) async fn of_masters(&self) -> Result<Option<Vec<String>>, RedisClientError> {
+    pub(in crate::auth) async fn of_masters(
+        &self,
+    ) -> Result<Option<Vec<String>>, RedisClientError> {
         let epoch = |info: &String| {
             let id = info.lines().find_map(|line| line.strip_prefix("master_replid:"));
             id.map(|id| id.trim().to_owned())
@@ -62,17 +64,17 @@ impl RedisEpochs {
     }
 
     /// Connects to another server if the Sentinels name another master.
-    pub(super) async fn follow_master(&self) {
+    pub(in crate::auth) async fn follow_master(&self) {
         self.client.follow_master().await;
     }
 
     /// Replaces the connection.
-    pub(super) fn reconnect(&self) {
+    pub(in crate::auth) fn reconnect(&self) {
         self.client.reconnect();
     }
 
     /// Records in a trusted epoch that it has the effects of the log up to a position.
-    pub(super) async fn write_position(
+    pub(in crate::auth) async fn write_position(
         &self,
         position: i64,
         trusted: &str,
@@ -84,7 +86,10 @@ impl RedisEpochs {
     }
 
     /// The position that a process has recorded in that epoch; `None` without a record.
-    pub(super) async fn read_position(&self, epoch: &str) -> Result<Option<i64>, RedisClientError> {
+    pub(in crate::auth) async fn read_position(
+        &self,
+        epoch: &str,
+    ) -> Result<Option<i64>, RedisClientError> {
         let key = self.client.key("ready", "position");
         let record: String = self.client.run(&self.read_position.key(key)).await?;
         let position = record.split_once(' ').filter(|(of, _)| *of == epoch);
@@ -100,12 +105,12 @@ impl RedisEpochs {
 }
 
 /// A script that does nothing unless its last argument names the epoch of Redis.
-pub(super) fn fenced_script(script: &str) -> Script {
+pub(in crate::auth) fn fenced_script(script: &str) -> Script {
     Script::new(&[scripts::FENCE, script].concat())
 }
 
 /// The outcome and the values in the reply of a fenced script, or the error of its fence.
-pub(super) fn parse_reply(
+pub(in crate::auth) fn parse_reply(
     reply: Vec<Option<String>>,
 ) -> Result<(String, impl Iterator<Item = String>), RedisClientError> {
     let mut reply = reply.into_iter().map(Option::unwrap_or_default);

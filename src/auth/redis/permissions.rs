@@ -3,7 +3,7 @@
 
 use redis::{RedisError, Script};
 
-use super::redis_client::{RedisClient, RedisClientError};
+use super::client::{RedisClient, RedisClientError};
 use super::scripts;
 
 /// The commands that the service sends. [`IN_SCRIPTS`] are those within its scripts.
@@ -45,24 +45,27 @@ pub fn acl_rules(prefix: &str) -> String {
 
 /// Finds the permissions that are missing.
 #[derive(Clone)]
-pub(super) struct RedisPermissions {
+pub(in crate::auth) struct RedisPermissions {
     client: RedisClient,
     missing: Script,
 }
 
 impl RedisPermissions {
-    pub(super) fn new(client: RedisClient) -> Self {
+    pub(in crate::auth) fn new(client: RedisClient) -> Self {
         Self { client, missing: Script::new(scripts::MISSING_PERMISSIONS) }
     }
 
     /// Fails with [`RedisClientError::Forbidden`] unless the server of this tag lets the user do all that
     /// the service needs. Fails at once while the circuit is open.
-    pub(super) async fn check(&self, tag: &str) -> Result<(), RedisClientError> {
+    pub(in crate::auth) async fn check(&self, tag: &str) -> Result<(), RedisClientError> {
         self.check_with(tag, false).await
     }
 
     /// The same, even while the circuit is open.
-    pub(super) async fn check_bypassing_breaker(&self, tag: &str) -> Result<(), RedisClientError> {
+    pub(in crate::auth) async fn check_bypassing_breaker(
+        &self,
+        tag: &str,
+    ) -> Result<(), RedisClientError> {
         self.check_with(tag, true).await
     }
 
@@ -89,7 +92,7 @@ impl RedisPermissions {
 
     /// Fails with [`RedisClientError::Forbidden`] unless the user may load scripts. [`Self::check`] does not
     /// see that while its script is loaded.
-    pub(super) async fn check_loading(&self) -> Result<(), RedisClientError> {
+    pub(in crate::auth) async fn check_loading(&self) -> Result<(), RedisClientError> {
         match self.client.load(&self.missing).await {
             Err(RedisClientError::Redis(error)) => {
                 Err(RedisClientError::Forbidden(self.missing_outside(error)?))
@@ -133,7 +136,7 @@ impl RedisPermissions {
 }
 
 /// Whether Redis refused something for lack of a permission.
-pub(super) fn is_forbidden(error: &RedisError) -> bool {
+pub(in crate::auth) fn is_forbidden(error: &RedisError) -> bool {
     let text = error.to_string();
     text.contains("NOPERM")
         || text.contains("NoPerm")
@@ -147,7 +150,7 @@ mod tests {
 
     #[test]
     fn every_command_of_a_script_is_tried_and_in_the_rules() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/auth/scripts");
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/auth/redis/scripts");
         let mut used = std::collections::BTreeSet::new();
         for entry in std::fs::read_dir(folder).unwrap() {
             let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();

@@ -1,0 +1,159 @@
+//! The parsers of the variables' values. No error repeats a secret.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use secrecy::SecretString;
+
+use super::redis_url::RedisUrl;
+use super::{CookieBinding, LogFormat};
+use crate::postgres::address::Address;
+
+/// The most live sessions of an account: what one account may hold in Redis is bounded.
+const SESSIONS_MAX: u32 = 1000;
+
+/// The longest lifetime of a token, and so the time for which a log-out must be kept.
+const TOKEN_TTL_MAX: Duration = Duration::from_hours(24);
+
+/// The longest drain delay: an orchestrator waits for it before it kills the process.
+const DRAIN_DELAY_MAX: Duration = Duration::from_mins(5);
+
+pub(super) fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "must be an address like 127.0.0.1:8080")
+}
+
+pub(super) fn number(text: &str) -> Result<u32, &'static str> {
+    text.parse().map_err(|_| "must be a whole number, 0 or more")
+}
+
+/// A number of bytes, with a unit.
+pub(super) fn bytes(text: &str) -> Result<u64, &'static str> {
+    let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1_u64 << 40)];
+    let number = |(suffix, unit): (&str, u64)| {
+        text.strip_suffix(suffix)?.trim_end().parse::<u64>().ok()?.checked_mul(unit)
+    };
+    units.into_iter().find_map(number).ok_or("must be a size like 512MiB or 4GiB")
+}
+
+/// A number of sessions; 0 means the most.
+pub(super) fn sessions(text: &str) -> Result<u32, &'static str> {
+    match number(text)? {
+        0 => Ok(SESSIONS_MAX),
+        limit @ 1..=SESSIONS_MAX => Ok(limit),
+        _ => Err("must be at most 1000"),
+    }
+}
+
+pub(super) fn per_second(text: &str) -> Result<u32, &'static str> {
+    let limit = number(text)?;
+    if limit > 1_000_000 { Err("must be at most 1000000") } else { Ok(limit) }
+}
+
+fn list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty())
+}
+
+pub(super) fn postgres_url(text: &str) -> Result<SecretString, String> {
+    Address::parse(text).map_err(|error| error.to_string())?;
+    Ok(SecretString::from(text))
+}
+
+pub(super) fn redis_url(text: &str) -> Result<SecretString, String> {
+    RedisUrl::parse(text).map(|_| SecretString::from(text))
+}
+
+pub(super) fn prefix(text: &str) -> Result<String, &'static str> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
+    if !text.is_empty() && text.len() <= 64 && text.chars().all(plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be 1 to 64 letters, digits, or any of - _ . :")
+    }
+}
+
+pub(super) fn folder(text: &str) -> Result<PathBuf, &'static str> {
+    let path = PathBuf::from(text);
+    if path.is_dir() { Ok(path) } else { Err("must be a folder that exists") }
+}
+
+pub(super) fn public_url(text: &str) -> Result<String, &'static str> {
+    let url = text.trim_end_matches('/');
+    let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    if host.is_some_and(|host| {
+        !host.is_empty() && !host.contains(['?', '#']) && host.chars().all(|c| c.is_ascii_graphic())
+    }) {
+        Ok(url.to_owned())
+    } else {
+        Err("must start with http:// or https://")
+    }
+}
+
+pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
+    humantime::parse_duration(text).map_err(|_| "must be a duration like 500ms, 30s or 5m")
+}
+
+pub(super) fn token_ttl(text: &str) -> Result<Duration, &'static str> {
+    let ttl =
+        humantime::parse_duration(text).map_err(|_| "must be a duration like 90s, 15m or 1h")?;
+    if ttl < Duration::from_secs(1) || ttl > TOKEN_TTL_MAX || ttl.subsec_nanos() != 0 {
+        return Err("must be whole seconds, from 1s to 24h");
+    }
+    Ok(ttl)
+}
+
+pub(super) fn drain_delay(text: &str) -> Result<Duration, &'static str> {
+    let delay =
+        humantime::parse_duration(text).map_err(|_| "must be a duration like 0s, 500ms or 5s")?;
+    if delay > DRAIN_DELAY_MAX { Err("must be at most 5m") } else { Ok(delay) }
+}
+
+pub(super) fn cookie_binding(text: &str) -> Result<CookieBinding, &'static str> {
+    match text {
+        "first-use" => Ok(CookieBinding::FirstUse),
+        "strict" => Ok(CookieBinding::Strict),
+        "always" => Ok(CookieBinding::Always),
+        "off" => Ok(CookieBinding::Off),
+        _ => Err("must be first-use, strict, always or off"),
+    }
+}
+
+pub(super) fn cidrs(text: &str) -> Result<Vec<IpNet>, String> {
+    let cidr = |text: &str| {
+        text.parse::<IpNet>()
+            .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from))
+            .map_err(|_| format!("{text} is not a CIDR"))
+    };
+    list(text).map(cidr).collect()
+}
+
+/// Origins as browsers write them (RFC 6454, section 6.2): without a path and without a wildcard, because
+/// responses to pages may carry a cookie.
+pub(super) fn origins(text: &str) -> Result<Vec<String>, String> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-:[]".contains(c);
+    let origin = |text: &str| {
+        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        if host.is_some_and(|host| !host.is_empty() && host.chars().all(plain)) {
+            Ok(text.to_owned())
+        } else {
+            Err(format!("{text} is not an origin like https://example.com"))
+        }
+    };
+    list(text).map(origin).collect()
+}
+
+pub(super) fn log_directives(text: &str) -> Result<String, &'static str> {
+    match tracing_subscriber::EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err("must be off, error, warn, info, debug or directives"),
+    }
+}
+
+pub(super) fn log_format(text: &str) -> Result<LogFormat, &'static str> {
+    match text {
+        "pretty" => Ok(LogFormat::Pretty),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("must be pretty or json"),
+    }
+}
