@@ -3,7 +3,9 @@
 //! not keep the others from being made.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
+use secrecy::SecretString;
 use serde_json::json;
 
 use super::database::misconfigured;
@@ -13,6 +15,7 @@ use crate::auth::redis;
 use crate::config::Config;
 use crate::events::log::read;
 use crate::pools;
+use crate::postgres::Server;
 use crate::postgres::server::{Demand, PATIENT_LIMIT};
 use crate::schema::guards;
 
@@ -42,6 +45,7 @@ impl Check {
 /// Exit code 1 if a check fails.
 pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut checks = of_postgres(config).await?;
+    checks.extend(of_pooler(config).await?);
     checks.extend(of_replica(config).await?);
     if config.redis_url.is_some() {
         let of_redis = redis::doctor::inspect(config).await?;
@@ -104,17 +108,7 @@ async fn of_replica(config: &Config) -> anyhow::Result<Option<Check>> {
         return Ok(None);
     };
     let replica = pools::server(url, "DATABASE_READ_URL", Demand::Standby)?;
-    let primary = pools::server(primary, "DATABASE_URL", Demand::Primary)?;
-    let compared = async {
-        let mut replica = replica.connect("customers doctor", &[], PATIENT_LIMIT).await?;
-        let mut primary = primary.connect("customers doctor", &[], PATIENT_LIMIT).await?;
-        let shown = read::head(&mut replica).await?;
-        let is_same = read::identity(&mut replica, shown).await?
-            == read::identity(&mut primary, shown).await?;
-        let lag = read::age(&mut primary, shown + 1).await?;
-        Ok::<_, sqlx::Error>((is_same, lag))
-    };
-    let advice = match compared.await {
+    let advice = match compare(primary, &replica).await {
         Ok((true, lag)) if lag <= config.replica_max_lag => None,
         Ok((true, lag)) => Some(format!(
             "it lacks an event that is {} s old: look after its replication",
@@ -124,9 +118,38 @@ async fn of_replica(config: &Config) -> anyhow::Result<Option<Check>> {
             "its log is another one: DATABASE_READ_URL must name a standby of DATABASE_URL"
                 .to_owned(),
         ),
-        Err(error) => Some(format!("{:#}", anyhow::Error::from(error))),
+        Err(error) => Some(format!("{error:#}")),
     };
     Ok(Some(Check::new("the replica is a standby of this log, and does not lag", advice)))
+}
+
+/// Whether the pooler leads to this log.
+async fn of_pooler(config: &Config) -> anyhow::Result<Option<Check>> {
+    let (Some(url), Ok(primary)) = (&config.pool_database_url, database_url(config)) else {
+        return Ok(None);
+    };
+    let pooler = pools::server(url, "DATABASE_POOL_URL", Demand::Primary)?;
+    let advice = match compare(primary, &pooler).await {
+        Ok((true, _)) => None,
+        Ok((false, _)) => Some(
+            "its log is another one: DATABASE_POOL_URL must lead to the database of DATABASE_URL"
+                .to_owned(),
+        ),
+        Err(error) => Some(format!("{error:#}")),
+    };
+    Ok(Some(Check::new("the pooler leads to this log", advice)))
+}
+
+/// Whether a server has the log of the primary, and the age of the first event that it lacks.
+async fn compare(primary: &SecretString, other: &Server) -> anyhow::Result<(bool, Duration)> {
+    let primary = pools::server(primary, "DATABASE_URL", Demand::Primary)?;
+    let mut other = other.connect("customers doctor", &[], PATIENT_LIMIT).await?;
+    let mut primary = primary.connect("customers doctor", &[], PATIENT_LIMIT).await?;
+    let shown = read::head(&mut other).await?;
+    let is_same =
+        read::identity(&mut other, shown).await? == read::identity(&mut primary, shown).await?;
+    let lag = read::age(&mut primary, shown + 1).await?;
+    Ok((is_same, lag))
 }
 
 fn of_configuration(config: &Config) -> Vec<Check> {

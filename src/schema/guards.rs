@@ -19,7 +19,7 @@ const fn guard(name: &'static str, holds: &'static str, advice: &'static str) ->
 }
 
 /// All guards, in the order in which they are printed. They need a migrated schema.
-const GUARDS: [Guard; 14] = [
+const GUARDS: [Guard; 15] = [
     guard(
         "PostgreSQL is 15 or newer",
         "current_setting('server_version_num')::int >= 150000",
@@ -80,8 +80,34 @@ const GUARDS: [Guard; 14] = [
          and has_table_privilege('public.idempotency_keys', 'delete')
          and has_table_privilege('public.imports', 'delete')
          and has_table_privilege('public.parked_customers', 'delete')
-         and has_table_privilege('public.rebuilds', 'insert')",
+         and has_table_privilege('public.rebuilds', 'insert')
+         and (select bool_and(has_schema_privilege(n.oid, 'usage')
+                              and has_table_privilege(c.oid, 'select')
+                              and has_table_privilege(c.oid, 'insert')
+                              and has_table_privilege(c.oid, 'update')
+                              and has_table_privilege(c.oid, 'delete'))
+              from pg_class c join pg_namespace n on n.oid = c.relnamespace
+              where n.nspname in ('served', 'shadow', 'previous') and c.relkind in ('r', 'p'))",
         "run customers migrate as the owner, with DATABASE_URL naming the role",
+    ),
+    guard(
+        "row security hides no row of the service's tables from the role",
+        "not exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                     where n.nspname in ('public', 'served', 'shadow', 'previous')
+                       and c.relkind in ('r', 'p') and row_security_active(c.oid)
+                       and c.relowner = (select relowner from pg_class
+                                         where oid = 'public.events'::regclass)
+                       and (select bool_or(p.polpermissive and p.polcmd = '*'
+                                           and pg_get_expr(p.polqual, p.polrelid) = 'true'
+                                           and coalesce(pg_get_expr(p.polwithcheck, p.polrelid), 'true')
+                                               = 'true')
+                                   and bool_and(p.polpermissive)
+                            from pg_policy p
+                            where p.polrelid = c.oid
+                              and exists (select from unnest(p.polroles) role
+                                          where role = 0 or pg_has_role(current_user, role, 'member'))
+                           ) is not true)",
+        "give the role a policy that lets it see and write all rows, or disable row security on the table",
     ),
     guard(
         "PUBLIC has no right on schemas, tables, columns and functions",

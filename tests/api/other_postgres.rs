@@ -6,7 +6,7 @@ use customers::app::App;
 use customers::clock::Clock;
 use customers::dev::Servers;
 use customers::events::values::Role;
-use customers::schema::{self, Migrated};
+use customers::schema::{self, Migrated, guards};
 use reqwest::Method;
 use secrecy::SecretString;
 use serde_json::json;
@@ -378,12 +378,21 @@ async fn row_security_on_the_read_tables_leaves_the_service_its_rows() {
     let mut admin = PgConnection::connect(&owner).await.unwrap();
     let service = SecretString::from(url.clone());
     schema::migrate(&SecretString::from(owner), Some(&service)).await.unwrap();
-    for statement in [
-        format!("alter role {name} set row_security = off"),
-        format!("create policy of_service on customers to {name} using (true)"),
-        "alter table customers enable row level security".to_owned(),
+    let hides_no_row = async |service: &SecretString| {
+        let checks = guards::inspect(service).await.unwrap();
+        let check = checks.iter().find(|(check, _)| check.name.starts_with("row security"));
+        check.unwrap().1
+    };
+    assert!(hides_no_row(&service).await);
+    for (statement, hides) in [
+        (format!("alter role {name} set row_security = off"), false),
+        ("alter table customers enable row level security".to_owned(), true),
+        (format!("create policy of_service on customers to {name} using (true)"), false),
+        ("create policy narrow on customers as restrictive using (id > 1)".to_owned(), true),
+        ("drop policy narrow on customers".to_owned(), false),
     ] {
         admin.execute(statement.as_str()).await.unwrap();
+        assert_eq!(hides_no_row(&service).await, !hides, "{statement}");
     }
     let service = Service::with(config_on(&url)).await;
     let editor = service.log_in_as(Role::Admin).await;

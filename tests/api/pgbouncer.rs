@@ -19,9 +19,10 @@ use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection, Ro
 use tokio::process::{Child, Command};
 
 use crate::harness::{
-    Service, With as _, config_on, database, empty_database, folder, send, until,
+    Service, With as _, config_on, database, empty_database, folder, send, until, variables,
 };
 use crate::nginx::{free_port, program};
+use crate::process::command;
 
 /// A running PgBouncer, and the URL of the database behind it.
 struct PgBouncer {
@@ -224,7 +225,18 @@ async fn a_pooler_in_front_of_another_database_is_refused() {
         eprintln!("pgbouncer: not installed, left out");
         return;
     };
-    let mut config = config_on(&database().await);
+    let own = database().await;
+    let Some(own_pooler) = PgBouncer::start(&own, "transaction").await else { return };
+    for (pooler, expected) in [
+        (&own_pooler, "ok    the pooler leads to this log"),
+        (&pooler, "FAIL  the pooler leads to this log: its log is another one"),
+    ] {
+        let mut doctor = command(&["doctor"], &folder("doctor"));
+        doctor.envs(variables(&own)).env("DATABASE_POOL_URL", &pooler.url);
+        let told = String::from_utf8(doctor.output().await.unwrap().stdout).unwrap();
+        assert!(told.contains(expected), "{told}");
+    }
+    let mut config = config_on(&own);
     config.pool_database_url = Some(SecretString::from(pooler.url.clone()));
     let Err(error) = App::build(config, Clock::system()).await else { panic!("it started") };
     assert!(matches!(error, StartError::OtherDatabase), "{error:?}");
