@@ -13,6 +13,7 @@ use crate::app::database_url;
 use crate::auth::keys::Keys;
 use crate::auth::redis;
 use crate::config::Config;
+use crate::events::log::end::log_end;
 use crate::events::log::read;
 use crate::pools;
 use crate::postgres::Server;
@@ -145,10 +146,11 @@ async fn compare(primary: &SecretString, other: &Server) -> anyhow::Result<(bool
     let primary = pools::server(primary, "DATABASE_URL", Demand::Primary)?;
     let mut other = other.connect("customers doctor", &[], PATIENT_LIMIT).await?;
     let mut primary = primary.connect("customers doctor", &[], PATIENT_LIMIT).await?;
-    let shown = read::head(&mut other).await?;
-    let is_same =
-        read::identity(&mut other, shown).await? == read::identity(&mut primary, shown).await?;
-    let lag = read::age(&mut primary, shown + 1).await?;
+    let (end, of_primary) = (log_end(&mut other).await?, log_end(&mut primary).await?);
+    let is_same = end.log == of_primary.log
+        && read::identity(&mut other, end.head).await?
+            == read::identity(&mut primary, end.head).await?;
+    let lag = read::age(&mut primary, end.head + 1).await?;
     Ok((is_same, lag))
 }
 

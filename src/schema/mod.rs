@@ -88,24 +88,14 @@ const REVOKES: &str = "
     end
     $$";
 
-/// Analyzes the tables that have rows and no statistics, as after `pg_restore`: without them PostgreSQL
-/// sorts where it should read an index.
-const ANALYZE: &str = "
-    do $$
-    declare
-        name text;
-    begin
-        for name in
-            select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
-            where n.nspname in ('public', 'shadow', 'previous') and c.relkind = 'r'
-              and c.relowner = current_user::regrole and pg_relation_size(c.oid) > 0
-              and not exists (select from pg_stats s
-                              where s.schemaname = n.nspname and s.tablename = c.relname)
-        loop
-            execute 'analyze ' || name;
-        end loop;
-    end
-    $$";
+/// The tables that have rows and no statistics, as after `pg_restore`: without them PostgreSQL sorts where it
+/// should read an index.
+const WITHOUT_STATISTICS: &str = "
+    select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname in ('public', 'served', 'shadow', 'previous') and c.relkind = 'r'
+      and c.relowner = current_user::regrole and pg_relation_size(c.oid) > 0
+      and not exists (select from pg_stats s
+                      where s.schemaname = n.nspname and s.tablename = c.relname)";
 
 /// Why the schema could not be migrated, or is not the one of this program.
 #[derive(Debug, thiserror::Error)]
@@ -179,9 +169,20 @@ pub async fn migrate(
         }
     }
     transaction.commit().await?;
-    connection.execute(ANALYZE).await?;
+    analyze(&mut connection).await?;
     connection.close().await?;
     Ok(migrated)
+}
+
+/// Each table in a transaction of its own, and none that another one is analyzing: concurrent migrations, or
+/// an autovacuum, would otherwise wait for each other in a circle.
+async fn analyze(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let tables: Vec<String> =
+        sqlx::query_scalar(WITHOUT_STATISTICS).fetch_all(&mut *connection).await?;
+    for table in tables {
+        connection.execute(format!("analyze (skip_locked) {table}").as_str()).await?;
+    }
+    Ok(())
 }
 
 /// What [`migrate`] would do; changes nothing.

@@ -112,7 +112,7 @@ async fn the_command_says_so_and_fails() {
     assert!(text.contains("\nFAIL  the role is not a superuser: use a "), "{text}");
     let told = doctor(&["doctor", "--json"]).await;
     let lines = String::from_utf8(told.stdout).unwrap();
-    assert_eq!(lines.lines().count(), 23);
+    assert_eq!(lines.lines().count(), 24);
     for line in lines.lines() {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         assert_eq!(line["ok"] == true, line["advice"].is_null());
