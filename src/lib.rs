@@ -16,6 +16,9 @@
 /// Time and randomness; no other module reads the system's.
 pub mod clock;
 
+/// The parts of the URLs of PostgreSQL and Redis.
+mod server_url;
+
 /// The configuration, read from the environment once.
 pub mod config;
 

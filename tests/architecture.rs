@@ -7,14 +7,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate root and the modules that it may use.
-const ALLOWED: [(&str, &[&str]); 20] = [
+const ALLOWED: [(&str, &[&str]); 21] = [
     ("clock", &[]),
-    ("config", &["postgres"]),
+    ("server_url", &[]),
+    ("config", &["postgres", "server_url"]),
     ("log_lines", &[]),
     ("telemetry", &["config", "log_lines"]),
     ("tasks", &[]),
     ("files", &[]),
-    ("postgres", &[]),
+    ("postgres", &["server_url"]),
     ("events", &["clock", "postgres", "tasks", "telemetry"]),
     ("feed", &["clock", "events", "postgres", "tasks"]),
     ("commands", &["clock", "events", "postgres"]),
