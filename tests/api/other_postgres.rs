@@ -7,6 +7,7 @@ use customers::clock::Clock;
 use customers::dev::Servers;
 use customers::events::values::Role;
 use customers::schema::{self, Migrated, guards};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Method;
 use secrecy::SecretString;
 use serde_json::json;
@@ -309,6 +310,39 @@ async fn settings_of_role_and_database_change_nothing() {
         customers::projections::rebuild::rebuild(projection, &service.pools.rebuild).await.unwrap();
     }
     service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_of_the_url_reach_every_connection_or_are_refused_by_name() {
+    let url = database().await;
+    let with = |options: &str| {
+        let options = utf8_percent_encode(options, NON_ALPHANUMERIC);
+        format!("{url}{}options={options}", if url.contains('?') { '&' } else { '?' })
+    };
+    let own =
+        with("-c app.tenant=5 --app.owner-name=a-b --timezone=Etc/GMT-3 -c search_path=pg_temp");
+    let service = Service::with(config_on(&own)).await;
+    for pool in [&service.pools.short, &service.pools.projector, &service.pools.import] {
+        let shown: String = sqlx::query_scalar(
+            "select concat_ws(' ', current_setting('app.tenant'), current_setting('app.owner_name'),
+                              current_setting('timezone'), current_setting('search_path'))",
+        )
+        .fetch_one(pool)
+        .await
+        .unwrap();
+        // The last one is a setting that the service relies on.
+        assert_eq!(shown, "5 a-b Etc/GMT-3 public");
+    }
+    let admin = service.log_in_as(Role::Admin).await;
+    assert_eq!(send(service.get("/customers").login(&admin)).await.status, 200);
+    service.stop().await;
+    for (options, name) in [("-c jitt=off", "jitt"), ("--work-mem=much", "work_mem")] {
+        let Err(error) = App::build(config_on(&with(options)), Clock::system()).await else {
+            panic!("{options}: it started")
+        };
+        let text = format!("{:#}", anyhow::Error::from(error));
+        assert!(text.contains(name) && !text.contains('\n'), "{text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
