@@ -392,6 +392,23 @@ fn only_the_rooms_that_own_a_crate_know_it() {
     assert_eq!(found, Vec::<String>::new());
 }
 
+/// What opens a connection to PostgreSQL past the hosts, settings and limits of `postgres::server`.
+const CONNECTS: [&str; 4] =
+    ["PgConnection::connect", "PgPool::connect", "PgPoolOptions", "PgConnectOptions"];
+
+#[test]
+fn only_one_room_opens_connections_to_postgresql() {
+    let mut found = vec![];
+    for (name, code) in sources() {
+        for way in CONNECTS {
+            if root_module(&name) != "postgres" && code.contains(way) {
+                found.push(format!("{name}: {way}"));
+            }
+        }
+    }
+    assert_eq!(found, Vec::<String>::new());
+}
+
 #[test]
 fn sql_stands_where_it_belongs() {
     let mut found = vec![];
