@@ -34,6 +34,9 @@ pub mod tasks;
 /// Atomic file writes: a file appears whole or not at all.
 pub mod files;
 
+/// One check of `customers doctor`.
+pub mod check;
+
 /// PostgreSQL: transactions, COPY.
 pub mod postgres;
 

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate root and the modules that it may use.
-const ALLOWED: [(&str, &[&str]); 21] = [
+const ALLOWED: [(&str, &[&str]); 22] = [
     ("clock", &[]),
     ("server_url", &[]),
     ("config", &["postgres", "server_url"]),
@@ -15,13 +15,14 @@ const ALLOWED: [(&str, &[&str]); 21] = [
     ("telemetry", &["config", "log_lines"]),
     ("tasks", &[]),
     ("files", &[]),
+    ("check", &[]),
     ("postgres", &["server_url"]),
     ("events", &["clock", "postgres", "tasks", "telemetry"]),
     ("feed", &["clock", "events", "postgres", "tasks"]),
     ("commands", &["clock", "events", "postgres"]),
     ("projections", &["clock", "events", "postgres", "tasks", "telemetry"]),
-    ("auth", &["clock", "config", "events", "files", "postgres", "tasks"]),
-    ("schema", &["postgres", "projections"]),
+    ("auth", &["check", "clock", "config", "events", "files", "postgres", "tasks"]),
+    ("schema", &["check", "postgres", "projections"]),
     (
         "api",
         &[
@@ -60,6 +61,7 @@ const ALLOWED: [(&str, &[&str]); 21] = [
     (
         "cli",
         &[
+            "check",
             "clock",
             "config",
             "events",
