@@ -11,7 +11,7 @@ use serde_json::json;
 use super::database::misconfigured;
 use crate::app::{database_url, redis_url};
 use crate::auth::keys::Keys;
-use crate::auth::redis;
+use crate::auth::redis::doctor as redis_doctor;
 use crate::check::Check;
 use crate::config::Config;
 use crate::events::log::end::log_end;
@@ -119,9 +119,9 @@ async fn of_pooler(config: &Config) -> Option<Check> {
 async fn of_redis(config: &Config) -> Vec<Check> {
     let inspected = async {
         redis_url(config).map_err(misconfigured)?;
-        anyhow::Ok(redis::doctor::inspect(config).await?)
+        anyhow::Ok(redis_doctor::inspect(config).await?)
     };
-    inspected.await.unwrap_or_else(|error| vec![failed(redis::doctor::ANSWERS, error)])
+    inspected.await.unwrap_or_else(|error| vec![failed(redis_doctor::ANSWERS, error)])
 }
 
 fn failed(name: &'static str, error: impl Into<anyhow::Error>) -> Check {

@@ -15,8 +15,13 @@ use secrecy::SecretString;
 /// The forms of `REDIS_URL`.
 pub mod redis_url;
 
+/// Values that are one of a few words.
+mod choices;
+
 /// The parsers of the variables' values.
 mod parsers;
+
+pub use self::choices::{CookieBinding, LogFormat};
 
 /// Everything that can be configured: one field, with variable, default, parser and help, per variable.
 /// A secret (`hide_env_values`) may also be given as `NAME_FILE`, the path of a file that holds it.
@@ -116,25 +121,6 @@ pub struct Config {
     /// the endpoint for traces (not used yet)
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<String>,
-}
-
-/// When a session is bound to its cookie.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CookieBinding {
-    /// By the first request that brings the cookie.
-    FirstUse,
-    /// As `FirstUse`, but sessions of admins and auditors at log-in.
-    Strict,
-    /// At log-in, every session.
-    Always,
-    /// Never: the cookie is ignored.
-    Off,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    Pretty,
-    Json,
 }
 
 /// One environment variable, as `--help` lists it.
