@@ -15,7 +15,6 @@ use uuid::Uuid;
 
 use crate::auth::AuthError;
 use crate::auth::account::AccountError;
-use crate::commands::history::HistoryError;
 use crate::commands::{BusError, Refusal};
 use crate::events::log::AppendError;
 use crate::events::log::read::ReadError;
@@ -305,18 +304,6 @@ impl From<ReadError> for ApiError {
         match error {
             ReadError::Database(error) => error.into(),
             ReadError::Decode(error) => Self::Internal(error.to_string()),
-        }
-    }
-}
-
-impl From<HistoryError> for ApiError {
-    fn from(error: HistoryError) -> Self {
-        match error {
-            HistoryError::Database(error) => error.into(),
-            HistoryError::Stream(cqrs_es::AggregateError::DatabaseConnectionError(error)) => {
-                Self::Unavailable(error.to_string())
-            }
-            HistoryError::Stream(error) => Self::Internal(error.to_string()),
         }
     }
 }
