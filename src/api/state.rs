@@ -11,7 +11,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::account_slots::AccountSlots;
-use super::pool_choice::{PoolKind, Replica, Source};
+use super::pool_choice::{PoolKind, Source};
+use super::replica::Replica;
 use super::spool::SpoolSpace;
 use crate::auth::Auth;
 use crate::clock::Clock;

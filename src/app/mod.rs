@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::account_slots::AccountSlots;
 use crate::api::limits::RateLimit;
-use crate::api::pool_choice::Replica;
+use crate::api::replica::Replica;
 use crate::api::spool::SpoolSpace;
 use crate::api::{self, Api, ApiState};
 use crate::auth::account::Accounts;
