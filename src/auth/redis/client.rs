@@ -8,7 +8,7 @@ use redis::aio::ConnectionManager;
 use redis::cluster::ClusterConfig;
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo};
-use redis::{ErrorKind, FromRedisValue, RedisError, Script, ScriptInvocation};
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, Script, ScriptInvocation};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -117,6 +117,11 @@ impl RedisClient {
         matches!(self.server.url.topology, Topology::Cluster(_))
     }
 
+    /// The number of the database.
+    pub(super) fn database(&self) -> i64 {
+        self.server.url.database
+    }
+
     /// Runs a script; fails at once while the circuit is open.
     pub(in crate::auth) async fn run<T: FromRedisValue>(
         &self,
@@ -157,6 +162,19 @@ impl RedisClient {
 
     /// The answer of each master of the cluster to `INFO replication`; `None` for a single server.
     pub(in crate::auth) async fn masters(&self) -> Result<Option<Vec<String>>, RedisClientError> {
+        let mut info = redis::cmd("INFO");
+        info.arg("replication");
+        self.ask_masters(info).await
+    }
+
+    /// Sends each master of the cluster what comes before a call to a slot that moves. It has no effect on a
+    /// call to another slot.
+    pub(super) async fn try_asking(&self) -> Result<(), RedisClientError> {
+        self.ask_masters(redis::cmd("ASKING")).await.map(drop)
+    }
+
+    /// The answers of the masters of the cluster; `None` for a single server.
+    async fn ask_masters(&self, command: Cmd) -> Result<Option<Vec<String>>, RedisClientError> {
         if !self.is_cluster() {
             return Ok(None);
         }
@@ -164,10 +182,8 @@ impl RedisClient {
             let Connection::Cluster(mut cluster) = self.connection().await? else {
                 return Ok(None);
             };
-            let mut info = redis::cmd("INFO");
-            info.arg("replication");
             let all = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
-            let reply = cluster.route_command(info, all).await?;
+            let reply = cluster.route_command(command, all).await?.extract_error()?;
             let by_node: HashMap<String, String> =
                 redis::from_redis_value(reply).map_err(RedisError::from)?;
             Ok(Some(by_node.into_values().collect()))
