@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::causes::{Causes, DIAGNOSIS_LIMIT, advice, diagnose};
 use super::circuit_breaker::{CircuitBreaker, OPEN_FOR};
-use super::sentinels::find_master;
+use super::sentinels::{Master, find_master};
 use super::server::{CALL_LIMIT, RedisServer, manager};
 use crate::clock;
 use crate::config::redis_url::{Host, Topology};
@@ -38,7 +38,7 @@ pub struct RedisClient {
 struct Connected {
     connection: Option<Connection>,
     /// The master that the Sentinels named.
-    master: Option<Host>,
+    master: Option<Master>,
     since: Instant,
 }
 
@@ -217,25 +217,30 @@ impl RedisClient {
             return Err(RedisClientError::NoMaster("no Sentinels are configured".to_owned()));
         };
         let _searching = self.searching.lock().await;
-        let found = find_master(&self.server, sentinels, master).await;
-        let host = found.map_err(RedisClientError::NoMaster)?;
-        {
-            let connected = self.connected.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(present) = &connected.connection
-                && connected.master.as_ref() == Some(&host)
+        let named = find_master(&self.server, sentinels, master).await;
+        let named = named.map_err(RedisClientError::NoMaster)?;
+        let master = {
+            let mut connected = self.connected.write().unwrap_or_else(PoisonError::into_inner);
+            let known = connected.master.as_ref();
+            let master = Master::next(known, named, Instant::now());
+            let stays = known.is_some_and(|known| known.host == master.host);
+            if let Some(present) = connected.connection.clone()
+                && stays
                 && !wants_new
             {
-                return Ok(present.clone());
+                connected.master = Some(master);
+                return Ok(present);
             }
-        }
-        let connection = Connection::One(manager(self.server.client(&host)?)?);
-        let Host { name, port } = &host;
+            master
+        };
+        let Host { name, port } = &master.host;
+        let connection = Connection::One(manager(self.server.client(&master.host)?)?);
         tracing::info!(%name, port, "redis: connecting to the master that the Sentinels name");
-        self.replace(connection.clone(), Some(host));
+        self.replace(connection.clone(), Some(master));
         Ok(connection)
     }
 
-    fn replace(&self, connection: Connection, master: Option<Host>) {
+    fn replace(&self, connection: Connection, master: Option<Master>) {
         let connected = Connected { connection: Some(connection), master, since: Instant::now() };
         *self.connected.write().unwrap_or_else(PoisonError::into_inner) = connected;
     }
@@ -308,7 +313,7 @@ impl RedisClient {
         let hosts = match &self.server.url.topology {
             Topology::Sentinels { .. } => {
                 let connected = self.connected.read().unwrap_or_else(PoisonError::into_inner);
-                connected.master.iter().cloned().collect()
+                connected.master.iter().map(|master| master.host.clone()).collect()
             }
             Topology::One(host) => vec![host.clone()],
             Topology::Cluster(nodes) => nodes.clone(),
