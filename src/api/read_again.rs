@@ -7,7 +7,6 @@ use std::sync::{Arc, OnceLock};
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::Response;
 
@@ -20,8 +19,8 @@ use crate::auth::Principal;
 #[derive(Clone, Default)]
 pub(super) struct KnownPrincipal(pub(super) Arc<OnceLock<Principal>>);
 
-/// For a route that reads only. With `replicated` the replica is tried first; after a 404 or a 5xx (it
-/// lags, is unreachable, or cancelled the query to replay the log) the request goes to the primary.
+/// For a route that reads only. With `replicated` the replica is tried first; when it lags (404), is
+/// unreachable, or cancelled the query to replay the log, the request goes to the primary.
 pub(super) async fn read_again(
     State(api): State<Api>,
     replicated: bool,
@@ -37,31 +36,26 @@ pub(super) async fn read_again(
         request.extensions_mut().insert(source);
         next.clone().run(request)
     };
-    // An error before or during authentication is not the database's.
-    let is_failure = |response: &Response| {
-        let status = response.status();
-        principal.0.get().is_some() && (status == StatusCode::NOT_FOUND || status.is_server_error())
+    let problem = |response: &Response| {
+        // What fails before or during authentication is not repeated: it would count twice.
+        let authenticated = principal.0.get();
+        authenticated.and_then(|_| response.extensions().get::<Problem>().cloned())
     };
     if let Some(replica) = api.replica.as_ref().filter(|replica| replicated && replica.is_usable())
     {
         let response = read(Source::Replica).await;
-        if !is_failure(&response) {
+        let Some(failed) = problem(&response).filter(|problem| problem.is_of_database) else {
             return response;
-        }
-        if is_lost(&response) {
+        };
+        if failed.is_lost {
             replica.short.server().discard_connections();
         }
         metrics::counter!("customers_replica_fallbacks_total").increment(1);
     }
     let response = read(Source::Primary).await;
-    if is_failure(&response) && is_lost(&response) {
+    if problem(&response).is_some_and(|problem| problem.is_lost) {
         api.short.server().discard_connections();
         return read(Source::Primary).await;
     }
     response
-}
-
-/// Whether the request failed because a connection to the database was lost.
-fn is_lost(response: &Response) -> bool {
-    response.extensions().get::<Problem>().is_some_and(|problem| problem.is_lost)
 }

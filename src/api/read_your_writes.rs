@@ -162,7 +162,7 @@ async fn on_replica(
     if let Some(replica) = &api.replica {
         replica.mark_unavailable();
     }
-    Err(ApiError::Unavailable(problem))
+    Err(ApiError::DatabaseUnavailable(problem))
 }
 
 /// The position that a read must show, if it names one.

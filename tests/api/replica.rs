@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use customers::commands::Bus;
 use customers::config::Config;
+use customers::demo;
 use customers::dev::Servers;
 use customers::events::values::Role;
 use customers::projections::ALL;
@@ -77,6 +79,21 @@ impl Pair {
         let service = Service::with(config).await;
         let admin = service.log_in_as(Role::Admin).await;
         Self { primary, replica, service: Arc::new(service), admin }
+    }
+
+    /// The result of a query that counts something in one of the servers.
+    async fn count(server: &Servers, query: &str) -> i64 {
+        let mut connection = PgConnection::connect(server.database_url().unwrap()).await.unwrap();
+        sqlx::query_scalar(query).fetch_one(&mut connection).await.unwrap()
+    }
+
+    /// Waits until the replica has so many customers, and requests read from it.
+    async fn until_replica_has(&self, customers: i64) {
+        until("the replica has the customers", async || {
+            Self::count(&self.replica, "select count(*) from customers").await == customers
+        })
+        .await;
+        until("the replica is used", async || self.reads_from_replica().await).await;
     }
 
     async fn on_replica(&self, statement: &str) {
@@ -319,6 +336,26 @@ async fn a_request_that_is_read_again_counts_once() {
     }
     // A new second would give new credit, and prove nothing.
     assert!(limited == 0 || began.elapsed().as_secs() > 5, "{limited} of 60 were refused");
+    pair.replica.stop().await;
+    pair.primary.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_database_has_not_caused_is_not_read_again() {
+    // A list that is too large for the memory is refused, because there is no room in the spool.
+    let pair = Pair::with("", |config| config.spool_limit = 1).await;
+    let pools = &pair.service.pools;
+    let bus = Bus::new(pools.appender.clone(), pools.short.clone());
+    demo::create(&bus, 4000, || ()).await.unwrap();
+    pair.until_replica_has(4000).await;
+    let long_list = pair.service.get("/customers").login(&pair.admin);
+    assert_eq!(verdict(long_list).await, "503 overloaded");
+    // Nor is a request that the client got wrong.
+    let malformed = pair.service.get("/customers?as_of=yesterday").login(&pair.admin);
+    assert_eq!(verdict(malformed).await, "400 malformed");
+    let long_lists =
+        "select count(*) from pg_stat_activity where application_name = 'customers bulk'";
+    assert_eq!(Pair::count(&pair.primary, long_lists).await, 0, "the primary was read, too");
     pair.replica.stop().await;
     pair.primary.stop().await;
 }
