@@ -1,10 +1,15 @@
 //! The replica: whether requests may read from it.
 
+use std::fmt::Display;
+use std::mem::discriminant;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use metrics::gauge;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use sqlx::PgConnection;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use uuid::Uuid;
 
 use crate::events::log::read;
 use crate::postgres::Pool;
@@ -14,6 +19,12 @@ const UNAVAILABLE_FOR: Duration = Duration::from_secs(1);
 
 /// How often a replica is compared with the primary.
 const COMPARED_EVERY: Duration = Duration::from_secs(1);
+
+/// How long each of the two may take to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+
+/// The age of the oldest event that a replica lacks, in seconds; NaN if it is unknown.
+const LAG: &str = "customers_replica_lag_seconds";
 
 /// Connections to a replica.
 pub struct Replica {
@@ -34,10 +45,13 @@ struct State {
 }
 
 /// Why a replica is not used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 enum Refused {
-    #[error("it has not been compared with the primary yet")]
+    #[error("it is not compared with the primary")]
     NotCompared,
+    /// It is away, was promoted, or is a copy.
+    #[error("no standby of this log answers: {0}")]
+    NoStandby(String),
     #[error("its log is not the log of the primary: it belongs to another cluster")]
     OtherLog,
     #[error("it lags by more than CUSTOMERS_REPLICA_MAX_LAG")]
@@ -64,38 +78,139 @@ impl Replica {
         state.unavailable_until = Some(Instant::now() + UNAVAILABLE_FOR);
     }
 
-    /// Compares it with the primary once a second, for as long as the process runs.
+    /// Compares it with the primary once a second, for as long as the process runs. Without a watch it is
+    /// not used.
     pub(super) async fn watch(&self, primary: &Pool) {
+        let _watched = Watched(self);
+        let mut connection = None;
         let mut ticks = interval(COMPARED_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            // While one of them does not answer, the last comparison stands: without the primary its
-            // replica goes on serving.
-            let Ok(refused) = self.compare(primary).await else { continue };
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if state.refused != refused {
-                if let Some(reason) = refused {
-                    tracing::error!(%reason, "replica: not used");
-                } else {
-                    tracing::info!("replica: used for reads");
-                }
-                state.refused = refused;
+            let compared = self.compare(&mut connection, primary).await;
+            let lag = compared.as_ref().and_then(|compared| compared.as_ref().ok());
+            gauge!(LAG).set(lag.map_or(f64::NAN, Duration::as_secs_f64));
+            if let Some(compared) = compared {
+                let within = |lag| if lag > self.lag_max { Err(Refused::Lags) } else { Ok(()) };
+                self.decide(compared.and_then(within).err());
             }
         }
     }
 
-    /// Why it must not be used. The log of a replica is the beginning of the primary's log, and the first
-    /// event that it lacks is young.
-    async fn compare(&self, primary: &Pool) -> Result<Option<Refused>, sqlx::Error> {
-        let shown = read::head(&self.short).await?;
-        let head = read::head(primary).await?;
-        let last = read::identity(&self.short, shown).await?;
-        if shown > 0 && last != read::identity(primary, shown).await? {
-            return Ok(Some(Refused::OtherLog));
+    fn decide(&self, refused: Option<Refused>) {
+        if matches!(refused, Some(Refused::NoStandby(_) | Refused::OtherLog)) {
+            // Its address may lead to another server by now.
+            self.short.server().discard_connections();
         }
-        let lag = if shown < head { read::age(primary, shown + 1).await? } else { Duration::ZERO };
-        gauge!("customers_replica_lag_seconds").set(lag.as_secs_f64());
-        Ok((lag > self.lag_max).then_some(Refused::Lags))
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let kind = |refused: &Option<Refused>| refused.as_ref().map(discriminant);
+        if kind(&state.refused) == kind(&refused) {
+            return;
+        }
+        if let Some(reason) = &refused {
+            tracing::error!(%reason, "replica: not used");
+        } else {
+            tracing::info!("replica: used for reads");
+        }
+        state.refused = refused;
+    }
+
+    /// How far it lags, or why it must not be used. `None` if the primary does not answer, or the query was
+    /// cancelled: then the last verdict stands, and without the primary its replica goes on serving.
+    ///
+    /// The connection is the watch's own, so that requests do not keep it waiting.
+    async fn compare(
+        &self,
+        connection: &mut Option<PgConnection>,
+        primary: &Pool,
+    ) -> Option<Result<Duration, Refused>> {
+        let connected = match connection.take() {
+            Some(replica) => Ok(replica),
+            None => self.short.server().connect("customers replica watch", &[], ANSWER_LIMIT).await,
+        };
+        let mut replica = match connected {
+            Ok(replica) => replica,
+            Err(error) => return Some(Err(no_standby(&error))),
+        };
+        let shown = match timeout(ANSWER_LIMIT, Shown::by(&mut replica)).await {
+            Ok(Ok(Some(shown))) => Some(shown),
+            Ok(Err(error)) if is_cancelled(&error) => None,
+            Ok(Ok(None)) => return Some(Err(no_standby(&"the server is not in recovery"))),
+            Ok(Err(error)) => return Some(Err(no_standby(&error))),
+            Err(_) => return Some(Err(no_standby(&"no answer in time"))),
+        };
+        *connection = Some(replica);
+        timeout(ANSWER_LIMIT, lag(primary, shown?)).await.ok()?.ok()
+    }
+}
+
+fn no_standby(problem: &dyn Display) -> Refused {
+    Refused::NoStandby(problem.to_string())
+}
+
+/// The end of the log that a server shows.
+struct Shown {
+    head: i64,
+    /// Command and time of the event there.
+    event: Option<(Uuid, DateTime<Utc>)>,
+}
+
+impl Shown {
+    /// `None` if the server is not in recovery.
+    async fn by(replica: &mut PgConnection) -> Result<Option<Self>, sqlx::Error> {
+        let Some(head) = read::head_of_standby(&mut *replica).await? else { return Ok(None) };
+        Ok(Some(Self { head, event: read::identity(replica, head).await? }))
+    }
+}
+
+/// Whether the server cancelled the query, to replay the log or because it took too long.
+fn is_cancelled(error: &sqlx::Error) -> bool {
+    let cancels = |code: &str| code.starts_with("40") || code == "57014";
+    matches!(error, sqlx::Error::Database(error) if error.code().is_some_and(|code| cancels(&code)))
+}
+
+/// How far it lags: the age of the first event that it lacks. The log of a replica is the beginning of the
+/// primary's log.
+async fn lag(primary: &Pool, shown: Shown) -> Result<Result<Duration, Refused>, sqlx::Error> {
+    let head = read::head(primary).await?;
+    if shown.head > 0 && shown.event != read::identity(primary, shown.head).await? {
+        return Ok(Err(Refused::OtherLog));
+    }
+    let lacks = shown.head < head;
+    Ok(Ok(if lacks { read::age(primary, shown.head + 1).await? } else { Duration::ZERO }))
+}
+
+/// A replica, for as long as it is watched.
+struct Watched<'a>(&'a Replica);
+
+impl Drop for Watched<'_> {
+    fn drop(&mut self) {
+        gauge!(LAG).set(f64::NAN);
+        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.refused = Some(Refused::NotCompared);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+
+    use super::*;
+    use crate::postgres::Server;
+    use crate::postgres::server::Demand;
+
+    #[tokio::test]
+    async fn without_its_watch_it_is_not_used() {
+        let server = Server::new("postgres://127.0.0.1:1/none", Demand::Standby).unwrap();
+        let pool = Pool::new(&server, "none", 1, COMPARED_EVERY, &[]);
+        let replica = Replica::new(pool.clone(), pool.clone(), Duration::ZERO);
+        assert!(!replica.is_usable());
+        let mut watch = Box::pin(replica.watch(&pool));
+        assert!(poll!(&mut watch).is_pending());
+        replica.decide(None);
+        assert!(replica.is_usable());
+        // As after a panic.
+        drop(watch);
+        assert!(!replica.is_usable());
     }
 }
