@@ -15,7 +15,6 @@ use uuid::Uuid;
 
 use crate::auth::AuthError;
 use crate::auth::account::AccountError;
-use crate::commands::history::HistoryError;
 use crate::commands::{BusError, Refusal};
 use crate::events::log::AppendError;
 use crate::events::log::read::ReadError;
@@ -70,9 +69,12 @@ pub enum ApiError {
     /// The budget of spool files, or the disk.
     #[error("the spool space is used up")]
     SpoolFull,
-    /// PostgreSQL, Redis or the disk is unavailable. The cause is logged and not sent.
+    /// Redis or the disk is unavailable, or the process is stopping. The cause is logged and not sent.
     #[error("a dependency is unavailable; retry later")]
     Unavailable(String),
+    /// PostgreSQL is unavailable for a statement. The cause is logged and not sent.
+    #[error("a dependency is unavailable; retry later")]
+    DatabaseUnavailable(String),
     /// The connection to PostgreSQL was lost. The cause is logged and not sent.
     #[error("a dependency is unavailable; retry later")]
     ConnectionLost(String),
@@ -82,6 +84,9 @@ pub enum ApiError {
     /// An internal error. The cause is logged and not sent.
     #[error("internal error; the cause is in the service's log under this request id")]
     Internal(String),
+    /// PostgreSQL refused a statement. The cause is logged and not sent.
+    #[error("internal error; the cause is in the service's log under this request id")]
+    StatementRefused(String),
 }
 
 /// A field, parameter or header, and the problem with its value.
@@ -153,10 +158,15 @@ impl ApiError {
             Self::Overloaded | Self::SpoolFull => {
                 (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded")
             }
-            Self::Unavailable(_) | Self::ConnectionLost(_) | Self::PositionNotShown => {
+            Self::Unavailable(_)
+            | Self::DatabaseUnavailable(_)
+            | Self::ConnectionLost(_)
+            | Self::PositionNotShown => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Service unavailable")
             }
-            Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
+            Self::Internal(_) | Self::StatementRefused(_) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error")
+            }
         };
         let errors = if let Self::Malformed(errors) | Self::Invalid(errors) = self {
             errors.clone()
@@ -164,16 +174,32 @@ impl ApiError {
             vec![]
         };
         let cause = if let Self::Unavailable(cause)
+        | Self::DatabaseUnavailable(cause)
         | Self::ConnectionLost(cause)
-        | Self::Internal(cause) = self
+        | Self::Internal(cause)
+        | Self::StatementRefused(cause) = self
         {
             Some(cause.clone())
         } else {
             None
         };
         let is_lost = matches!(self, Self::ConnectionLost(_));
+        let is_of_database = self.is_of_database();
         let log = if let Self::LogRestarted(log) = self { Some(*log) } else { None };
-        Problem { status, slug, title, detail: self.to_string(), errors, log, cause, is_lost }
+        let detail = self.to_string();
+        Problem { status, slug, title, detail, errors, log, cause, is_of_database, is_lost }
+    }
+
+    /// Whether this is what a database answered, or that it did not answer: another one may do better.
+    fn is_of_database(&self) -> bool {
+        matches!(
+            self,
+            Self::NoCustomer
+                | Self::PositionNotShown
+                | Self::DatabaseUnavailable(_)
+                | Self::ConnectionLost(_)
+                | Self::StatementRefused(_)
+        )
     }
 
     fn header(&self) -> Option<(HeaderName, HeaderValue)> {
@@ -187,6 +213,7 @@ impl ApiError {
             Self::TooManyAtOnce { .. }
             | Self::Overloaded
             | Self::Unavailable(_)
+            | Self::DatabaseUnavailable(_)
             | Self::ConnectionLost(_)
             | Self::PositionNotShown => Some((header::RETRY_AFTER, HeaderValue::from(1))),
             Self::Forbidden(_)
@@ -204,7 +231,8 @@ impl ApiError {
             // When there is room again is not known.
             | Self::SpoolFull
             | Self::LogRestarted(_)
-            | Self::Internal(_) => None,
+            | Self::Internal(_)
+            | Self::StatementRefused(_) => None,
         }
     }
 }
@@ -220,6 +248,8 @@ pub struct Problem {
     log: Option<CurrentLog>,
     /// Logged and not sent.
     pub cause: Option<String>,
+    /// Whether another database may answer the request.
+    pub(super) is_of_database: bool,
     /// Whether a connection to PostgreSQL was lost.
     pub(super) is_lost: bool,
 }
@@ -309,18 +339,6 @@ impl From<ReadError> for ApiError {
     }
 }
 
-impl From<HistoryError> for ApiError {
-    fn from(error: HistoryError) -> Self {
-        match error {
-            HistoryError::Database(error) => error.into(),
-            HistoryError::Stream(cqrs_es::AggregateError::DatabaseConnectionError(error)) => {
-                Self::Unavailable(error.to_string())
-            }
-            HistoryError::Stream(error) => Self::Internal(error.to_string()),
-        }
-    }
-}
-
 impl From<ProjectionError> for ApiError {
     fn from(error: ProjectionError) -> Self {
         match error {
@@ -381,9 +399,9 @@ impl From<sqlx::Error> for ApiError {
         if postgres::is_lost(&error) {
             Self::ConnectionLost(error.to_string())
         } else if is_transient {
-            Self::Unavailable(error.to_string())
+            Self::DatabaseUnavailable(error.to_string())
         } else {
-            Self::Internal(error.to_string())
+            Self::StatementRefused(error.to_string())
         }
     }
 }

@@ -8,7 +8,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 
 use super::error::ApiError;
-use super::replica::KnownPrincipal;
+use super::read_again::KnownPrincipal;
 use super::request::Caller;
 use super::state::Api;
 use crate::auth::{Cookie, Principal, Purpose};

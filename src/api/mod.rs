@@ -31,10 +31,13 @@ pub mod error;
 mod read_your_writes;
 
 /// The pool of a read: primary or replica, for short or long queries.
-pub mod pool_choice;
+mod pool_choice;
+
+/// The replica, and whether it may be read.
+pub mod replica;
 
 /// Reads from a replica, with the primary as fallback; and again after a lost connection.
-mod replica;
+mod read_again;
 
 /// Create, read, update and delete customers.
 mod customers;
@@ -163,7 +166,9 @@ pub fn router(api: Api, rate_limit: Option<&RateLimit>, origins: &[String]) -> R
             let replicated = route.replicated;
             handler = handler.route_layer(middleware::from_fn_with_state(
                 api.clone(),
-                move |state, request, next| replica::read_again(state, replicated, request, next),
+                move |state, request, next| {
+                    read_again::read_again(state, replicated, request, next)
+                },
             ));
         }
         if let Some(limit) = rate_limit {

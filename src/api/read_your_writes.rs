@@ -16,7 +16,7 @@ use crate::events::log::read;
 use crate::events::values::CustomerId;
 use crate::postgres::Pool;
 use crate::projections::Projection;
-use crate::projections::snapshot::{self, Reader};
+use crate::projections::reader::Reader;
 
 /// How long a request waits for the projection.
 const WAIT: Duration = Duration::from_secs(2);
@@ -131,7 +131,7 @@ pub(super) async fn reader(
     let deadline = Instant::now() + wait;
     loop {
         let showing = match source {
-            Source::Primary => snapshot::showing(projection, pool, position, streams).await?,
+            Source::Primary => Reader::showing(projection, pool, position, streams).await?,
             Source::Replica => on_replica(api, pool, projection, position).await?,
         };
         if let Some(reader) = showing {
@@ -152,7 +152,7 @@ async fn on_replica(
     position: Option<i64>,
 ) -> Result<Option<Reader>, ApiError> {
     // Even without a position, because the answer shows that the replica is reachable.
-    let showing = snapshot::showing(projection, pool, position.or(Some(0)), false);
+    let showing = Reader::showing(projection, pool, position.or(Some(0)), false);
     let problem = match tokio::time::timeout(REPLICA_ANSWER_LIMIT, showing).await {
         Ok(Ok(reader)) => return Ok(reader),
         Ok(Err(error)) => error.to_string(),
@@ -162,7 +162,7 @@ async fn on_replica(
     if let Some(replica) = &api.replica {
         replica.mark_unavailable();
     }
-    Err(ApiError::Unavailable(problem))
+    Err(ApiError::DatabaseUnavailable(problem))
 }
 
 /// The position that a read must show, if it names one.

@@ -11,7 +11,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::account_slots::AccountSlots;
-use super::pool_choice::{PoolKind, Replica, Source};
+use super::pool_choice::{PoolKind, Source};
+use super::replica::Replica;
 use super::spool::SpoolSpace;
 use crate::auth::Auth;
 use crate::clock::Clock;
@@ -97,11 +98,20 @@ impl Api {
         }
     }
 
-    /// Compares the replica with the primary, for as long as the process runs.
-    pub async fn watch_replica(self) {
-        if let Some(replica) = &self.replica {
-            replica.watch(&self.short).await;
+    /// Compares the replica, if there is one, with the primary, for as long as the process runs.
+    pub fn watch_replica(&self) {
+        if self.replica.is_none() {
+            return;
         }
+        let api = self.clone();
+        self.tasks.supervise("replica watch", move || {
+            let api = api.clone();
+            async move {
+                if let Some(replica) = &api.replica {
+                    replica.watch(&api.short).await;
+                }
+            }
+        });
     }
 
     /// Whether both projections have applied the log up to `built_at`.

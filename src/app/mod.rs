@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::account_slots::AccountSlots;
 use crate::api::limits::RateLimit;
-use crate::api::pool_choice::Replica;
+use crate::api::replica::Replica;
 use crate::api::spool::SpoolSpace;
 use crate::api::{self, Api, ApiState};
 use crate::auth::account::Accounts;
@@ -170,7 +170,7 @@ impl App {
             draining: shutdown.draining.clone(),
             stopping: shutdown.stopping.clone(),
         });
-        tasks.spawn_until_shutdown(api.clone().watch_replica());
+        api.watch_replica();
         let rate_limit = RateLimit::new(config.rate_limit, &tasks);
         let router = api::router(api, rate_limit.as_ref(), &config.cors_origins);
         Ok(Self { listener, router, bus, auth, projector, history, pools, shutdown, tasks })

@@ -8,7 +8,7 @@ use futures_util::Stream;
 use sqlx::{PgConnection, PgExecutor};
 
 use super::projection::ProjectionError;
-use super::snapshot::Reader;
+use super::reader::Reader;
 use super::table::{TableProjection, TableRow};
 use crate::events::customer::{CUSTOMER, CustomerEvent};
 use crate::events::log::read::{LastEvent, ReadError};

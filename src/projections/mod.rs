@@ -41,8 +41,8 @@ pub mod rebuild;
 /// Compares a projection with the log.
 pub mod verify;
 
-/// Snapshots: rows and checkpoint of one moment.
-pub mod snapshot;
+/// What a table is read from: a pool, a connection, or a snapshot with its checkpoint.
+pub mod reader;
 
 /// Live, shadow and previous table.
 mod table_slot;

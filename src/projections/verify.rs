@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::checkpoint::checkpoint_of;
 use super::parked::{self, Parked};
 use super::projection::{Projection, ProjectionError};
-use super::snapshot;
+use super::reader::take_snapshot;
 use super::stream_reader::{END, StreamReader};
 use super::table_slot::TableSlot;
 use crate::events::log::read;
@@ -54,7 +54,7 @@ pub async fn wait_until_applied(
 /// Folds the log up to the checkpoint, stream by stream, and compares the rows with the table, all in one
 /// snapshot.
 pub async fn verify(projection: &dyn Projection, pool: &Pool) -> Result<Verified, ProjectionError> {
-    let (mut transaction, position) = snapshot::take(projection, pool).await?;
+    let (mut transaction, position) = take_snapshot(projection, pool).await?;
     let parked = parked::list(projection, &mut *transaction).await?;
     let difference = difference(projection, &mut transaction, position, &parked).await?;
     Ok(Verified { position, difference, parked })

@@ -25,7 +25,7 @@ fn documented_rules(prefix: &str) -> String {
     let page = std::fs::read_to_string("docs/operations.md").unwrap();
     let line = page.lines().find(|line| line.starts_with("ACL SETUSER customers on >")).unwrap();
     let rules = line.split(' ').skip(5).collect::<Vec<_>>().join(" ");
-    assert_eq!(rules, acl_rules("customers"), "docs/operations.md has other rules");
+    assert_eq!(rules, acl_rules("customers", 0), "docs/operations.md has other rules");
     rules.replace("~customers:", &format!("~{prefix}:"))
 }
 
@@ -135,6 +135,74 @@ async fn the_documented_user_suffices_on_a_cluster_and_with_resp3() {
     whole_flow(config).await;
 }
 
+/// The rules that a failed check of `customers doctor` tells the operator to grant.
+async fn rules_that_doctor_grants(config: &Config) -> String {
+    let checks = doctor::inspect(config).await.unwrap();
+    let advice = checks.into_iter().find_map(|check| check.advice).expect("a check fails");
+    let rules = advice.split_once("grant: ACL SETUSER <user> ");
+    rules.unwrap_or_else(|| panic!("no rules: {advice}")).1.to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_documented_user_may_use_the_database_that_the_url_names() {
+    let socket = std::path::Path::new("/tmp").join(unique_name("redis") + ".sock");
+    let path = socket.display().to_string();
+    let redis = Redis::start(&["--unixsocket", &path]).await;
+    let config = restricted(&redis).await;
+    let documented = documented_rules(&config.redis_prefix);
+    let page = std::fs::read_to_string("docs/operations.md").unwrap();
+    assert!(page.contains("A `REDIS_URL` with a database other than 0 also needs `+select`"));
+    for url in [
+        format!("redis://customers:secret@{}/3", redis.address()),
+        format!("redis://customers:secret@{}/4?protocol=resp3", redis.address()),
+        format!("unix://{path}?db=5&user=customers&pass=secret"),
+    ] {
+        let config = Config { redis_url: Some(url.clone().into()), ..config.clone() };
+        redis.ask(&format!("ACL SETUSER customers reset on >secret {documented}")).await;
+        let rules = rules_that_doctor_grants(&config).await;
+        redis.ask(&format!("ACL SETUSER customers reset on >secret {rules}")).await;
+        for check in doctor::inspect(&config).await.unwrap() {
+            assert_eq!(check.advice, None, "{url}: {}", check.name);
+        }
+        assert_eq!(rules, format!("{documented} +select"), "{url}");
+        let database_url = Some(database().await.into());
+        whole_flow(Config { database_url, ..config }).await;
+    }
+    let _ = std::fs::remove_file(socket);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_documented_user_suffices_while_a_cluster_moves_a_slot() {
+    let cluster = Cluster::start().await;
+    let config = config().await;
+    let rules = documented_rules(&config.redis_prefix);
+    let mut ids = vec![];
+    for node in &cluster.0 {
+        node.ask(&format!("ACL SETUSER customers on >secret {rules}")).await;
+        ids.push(redis::from_redis_value::<String>(node.ask("CLUSTER MYID").await).unwrap());
+    }
+    let url = format!("redis://customers:secret@{}", cluster.0[0].address());
+    let urls = format!("{url},{url}");
+    let config = Config { redis_url: Some(urls.into()), ..config };
+    // The key of the check that comes last.
+    let key = format!("{}:{{ready}}:ready", config.redis_prefix);
+    let slot = cluster.0[0].ask(&format!("CLUSTER KEYSLOT {key}")).await;
+    let slot = redis::from_redis_value::<usize>(slot).unwrap();
+    let from = [5460, 10922, 16383].iter().position(|last| slot <= *last).unwrap();
+    let to = (from + 1) % 3;
+    cluster.0[to].ask(&format!("CLUSTER SETSLOT {slot} IMPORTING {}", ids[from])).await;
+    cluster.0[from].ask(&format!("CLUSTER SETSLOT {slot} MIGRATING {}", ids[to])).await;
+    for check in doctor::inspect(&config).await.unwrap() {
+        assert_eq!(check.advice, None, "{}", check.name);
+    }
+    for node in &cluster.0 {
+        node.ask("ACL SETUSER customers -asking").await;
+    }
+    let checks = doctor::inspect(&config).await.unwrap();
+    let advice = checks.into_iter().find_map(|check| check.advice).unwrap_or_default();
+    assert!(advice.starts_with("missing: +asking; grant: "), "{advice}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_missing_permission_is_named_and_no_log_in_leads_nowhere() {
     let redis = Redis::start(&[]).await;
@@ -145,7 +213,7 @@ async fn each_missing_permission_is_named_and_no_log_in_leads_nowhere() {
     let rules = documented_rules(&config.redis_prefix);
     let commands = rules.split(' ').filter_map(|rule| rule.strip_prefix('+'));
     let mut tried = 0;
-    for command in commands.filter(|of| !["cluster|slots", "ping"].contains(of)) {
+    for command in commands.filter(|of| !["asking", "cluster|slots", "ping"].contains(of)) {
         redis.ask(&format!("ACL SETUSER customers -{command}")).await;
         let checks = doctor::inspect(&config).await.unwrap();
         let advice = checks.iter().find_map(|check| check.advice.clone()).unwrap_or_default();
@@ -236,7 +304,7 @@ async fn start_and_doctor_name_what_the_user_of_redis_may_not_do() {
     let mut doctor = command(&["doctor"], &folder("doctor"));
     doctor.envs(variables.iter().map(|(name, value)| (name, value))).env("REDIS_URL", &url);
     let told = String::from_utf8(doctor.output().await.unwrap().stdout).unwrap();
-    let line = format!("missing: +info; grant: ACL SETUSER <user> {}", acl_rules(prefix));
+    let line = format!("missing: +info; grant: ACL SETUSER <user> {}", acl_rules(prefix, 0));
     assert!(told.contains(&line), "{told}");
     assert!(!told.contains("secret"));
 }

@@ -6,23 +6,28 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use customers::auth::redis::doctor;
 use customers::config::Config;
 use customers::events::metadata::Metadata;
 use customers::events::values::Username;
+use redis::aio::MultiplexedConnection;
 use rustix::process::Signal;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
-use crate::harness::{Service, config, folder, until};
+use crate::harness::{Service, With as _, config, folder, until};
 use crate::own_redis::{Redis, free_port, server_program};
 use crate::redis_trouble::{Ended, is_ready, open, until_in_sync};
-use crate::sessions::{token_alone, token_and_cookie};
+use crate::sessions::{token_alone, token_and_cookie, verdict};
 
 /// The user and password of the Sentinels, and those of Redis.
 const SENTINEL_PASSWORD: &str = "sentinel-password";
 const REDIS_PASSWORD: &str = "redis-password";
+
+const PASSWORDS: [&str; 4] = ["--masterauth", REDIS_PASSWORD, "--requirepass", REDIS_PASSWORD];
 
 /// How long a Sentinel waits for a master before it takes it for dead.
 const DOWN_AFTER_MS: u32 = 1000;
@@ -35,7 +40,11 @@ struct Sentinel {
 
 impl Sentinel {
     fn start(master: &Redis) -> Self {
-        let (folder, port) = (folder("sentinel"), free_port());
+        Self::start_on(free_port(), master)
+    }
+
+    fn start_on(port: u16, master: &Redis) -> Self {
+        let folder = folder("sentinel");
         let file = folder.join("sentinel.conf");
         let conf = format!(
             "port {port}\nbind 127.0.0.1\ndir {}\nrequirepass {SENTINEL_PASSWORD}\n\
@@ -58,12 +67,52 @@ impl Sentinel {
         Self { port, _folder: folder, child }
     }
 
-    async fn ask(&self, words: &[&str]) -> redis::RedisResult<redis::Value> {
+    async fn connect(&self) -> redis::RedisResult<MultiplexedConnection> {
         let url = format!("redis://:{SENTINEL_PASSWORD}@127.0.0.1:{}", self.port);
-        let client = redis::Client::open(url).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await?;
-        redis::cmd("SENTINEL").arg(words).query_async(&mut connection).await
+        redis::Client::open(url).unwrap().get_multiplexed_async_connection().await
     }
+
+    async fn ask(&self, words: &[&str]) -> redis::RedisResult<redis::Value> {
+        redis::cmd("SENTINEL").arg(words).query_async(&mut self.connect().await?).await
+    }
+
+    /// Waits until clients have connected to it so many times.
+    async fn until_asked(&self, times: u32) {
+        let mut connection = self.connect().await.unwrap();
+        let mut asked = async || {
+            let mut info = redis::cmd("INFO");
+            let told: String = info.arg("stats").query_async(&mut connection).await.unwrap();
+            let count = told.lines().find_map(|l| l.strip_prefix("total_connections_received:"));
+            count.unwrap().trim().parse::<u32>().unwrap()
+        };
+        let before = asked().await;
+        until("the Sentinel is asked", async || asked().await >= before + times).await;
+    }
+}
+
+/// The port of a proxy in front of this one, which lets each client wait longer than a client waits for the
+/// other Sentinels after most have answered, and turns all of them away while it is closed.
+async fn slow(port: u16, is_closed: Arc<AtomicBool>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let own = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            if is_closed.load(Ordering::SeqCst) {
+                continue;
+            }
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(80)).await;
+                let mut sentinel = TcpStream::connect(("127.0.0.1", port)).await?;
+                tokio::io::copy_bidirectional(&mut client, &mut sentinel).await
+            });
+        }
+    });
+    own
+}
+
+fn url_of(ports: &[u16]) -> String {
+    let hosts: Vec<_> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+    format!("redis+sentinel://:{REDIS_PASSWORD}@{}/mymaster/1", hosts.join(","))
 }
 
 /// A master with a replica, and three Sentinels that know each other and the replica.
@@ -75,8 +124,7 @@ struct Watched {
 
 impl Watched {
     async fn start() -> Self {
-        let word = ["--masterauth", REDIS_PASSWORD, "--requirepass", REDIS_PASSWORD];
-        let (master, replica) = (Redis::start(&word).await, Redis::start(&word).await);
+        let (master, replica) = (Redis::start(&PASSWORDS).await, Redis::start(&PASSWORDS).await);
         replica.ask(&format!("REPLICAOF 127.0.0.1 {}", master.address().port())).await;
         until_in_sync(&master).await;
         let sentinels = [(); 3].map(|()| Sentinel::start(&master));
@@ -92,10 +140,30 @@ impl Watched {
         watched
     }
 
+    fn ports(&self) -> [u16; 3] {
+        self.sentinels.each_ref().map(|sentinel| sentinel.port)
+    }
+
     fn url(&self) -> String {
-        let hosts: Vec<_> =
-            self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect();
-        format!("redis+sentinel://:{REDIS_PASSWORD}@{}/mymaster/1", hosts.join(","))
+        url_of(&self.ports())
+    }
+
+    /// A planned failover to the replica; waits until each Sentinel names it.
+    async fn fail_over(&self) {
+        let port = self.replica.address().port().to_string();
+        until("the Sentinel accepts it", async || {
+            self.sentinels[0].ask(&["FAILOVER", "mymaster"]).await.is_ok()
+        })
+        .await;
+        until("the replica is the master", async || has_role(&self.replica, "master").await).await;
+        for sentinel in &self.sentinels {
+            until("the Sentinel names the new master", async || {
+                let told = sentinel.ask(&["MASTER", "mymaster"]).await.unwrap();
+                let told: HashMap<String, String> = redis::from_redis_value(told).unwrap();
+                told["port"] == port
+            })
+            .await;
+        }
     }
 
     async fn config(&self) -> Config {
@@ -105,6 +173,11 @@ impl Watched {
             ..config().await
         }
     }
+}
+
+/// Whether the server has keys in the database of the URL.
+async fn is_used(redis: &Redis) -> bool {
+    format!("{:?}", redis.ask("INFO keyspace").await).contains("db1:")
 }
 
 /// Whether the server has this role. Sentinel cuts its connections when it promotes it.
@@ -203,6 +276,50 @@ async fn a_planned_failover_and_sentinels_that_are_away_are_survived() {
         token_and_cookie(&service, &login).await == "401 unauthenticated"
     })
     .await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sentinel_that_was_cut_off_never_leads_to_the_old_master() {
+    let watched = Watched::start().await;
+    // One that knows neither the others nor the failover, and answers first.
+    let old = Redis::start(&PASSWORDS).await;
+    let cut_off = Sentinel::start(&old);
+    until("it answers", async || cut_off.ask(&["MASTER", "mymaster"]).await.is_ok()).await;
+    watched.fail_over().await;
+    let (mut ports, others_are_away) = (vec![cut_off.port], Arc::new(AtomicBool::new(false)));
+    for port in watched.ports() {
+        ports.push(slow(port, Arc::clone(&others_are_away)).await);
+    }
+    let config = Config { redis_url: Some(url_of(&ports).into()), ..watched.config().await };
+    let service = Service::with(config).await;
+    let login = open(&service, "ada").await;
+    assert_eq!(token_alone(&service, &login).await, "200");
+    // For a while only that one answers.
+    others_are_away.store(true, Ordering::SeqCst);
+    cut_off.until_asked(3).await;
+    assert_eq!(token_alone(&service, &login).await, "200");
+    assert!(is_used(&watched.replica).await);
+    assert!(!is_used(&old).await, "the old master was used");
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_that_were_set_up_anew_are_believed_after_a_while() {
+    let mut watched = Watched::start().await;
+    watched.fail_over().await;
+    let service = Service::with(watched.config().await).await;
+    // The event is applied to each Redis.
+    let login = open(&service, "ada").await;
+    assert_eq!(verdict(service.delete("/logout").token(&login)).await, "200");
+    // Their configuration epochs begin at 0 again.
+    let other = Redis::start(&PASSWORDS).await;
+    for sentinel in &mut watched.sentinels {
+        sentinel.child.kill().await.unwrap();
+        *sentinel = Sentinel::start_on(sentinel.port, &other);
+    }
+    until("the other Redis is used", async || is_used(&other).await).await;
+    until("the service is ready", async || is_ready(&service).await).await;
     service.stop().await;
 }
 

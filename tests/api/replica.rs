@@ -6,20 +6,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use customers::commands::Bus;
 use customers::config::Config;
+use customers::demo;
 use customers::dev::Servers;
 use customers::events::values::Role;
 use customers::projections::ALL;
 use customers::projections::rebuild::rebuild;
 use customers::schema;
+use futures_util::future::join_all;
 use secrecy::SecretString;
 use serde_json::json;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::process::Command;
 
 use crate::harness::{
-    Login, Service, With as _, config_on, database, folder, postgres_alone, send, until,
+    Login, Service, With as _, config_on, database, folder, postgres_alone, send, until, variables,
 };
+use crate::process::{Process, command};
 use crate::sessions::verdict;
 
 /// The path of a program of PostgreSQL.
@@ -77,6 +81,21 @@ impl Pair {
         let service = Service::with(config).await;
         let admin = service.log_in_as(Role::Admin).await;
         Self { primary, replica, service: Arc::new(service), admin }
+    }
+
+    /// The result of a query that counts something in one of the servers.
+    async fn count(server: &Servers, query: &str) -> i64 {
+        let mut connection = PgConnection::connect(server.database_url().unwrap()).await.unwrap();
+        sqlx::query_scalar(query).fetch_one(&mut connection).await.unwrap()
+    }
+
+    /// Waits until the replica has so many customers, and requests read from it.
+    async fn until_replica_has(&self, customers: i64) {
+        until("the replica has the customers", async || {
+            Self::count(&self.replica, "select count(*) from customers").await == customers
+        })
+        .await;
+        until("the replica is used", async || self.reads_from_replica().await).await;
     }
 
     async fn on_replica(&self, statement: &str) {
@@ -268,7 +287,7 @@ async fn a_server_that_is_no_replica_of_this_log_is_not_read() {
             let mut on_standby = PgConnection::connect(&standby).await.unwrap();
             until("the standby was compared", async || {
                 let compared = "select count(*) from pg_stat_activity
-                    where application_name = 'customers replica' and query like '%command_id%'";
+                    where application_name = 'customers replica watch' and query like '%command_id%'";
                 let count: i64 =
                     sqlx::query_scalar(compared).fetch_one(&mut on_standby).await.unwrap();
                 count > 0
@@ -321,4 +340,85 @@ async fn a_request_that_is_read_again_counts_once() {
     assert!(limited == 0 || began.elapsed().as_secs() > 5, "{limited} of 60 were refused");
     pair.replica.stop().await;
     pair.primary.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_database_has_not_caused_is_not_read_again() {
+    // A list that is too large for the memory is refused, because there is no room in the spool.
+    let pair = Pair::with("", |config| config.spool_limit = 1).await;
+    let pools = &pair.service.pools;
+    let bus = Bus::new(pools.appender.clone(), pools.short.clone());
+    demo::create(&bus, 4000, || ()).await.unwrap();
+    pair.until_replica_has(4000).await;
+    let long_list = pair.service.get("/customers").login(&pair.admin);
+    assert_eq!(verdict(long_list).await, "503 overloaded");
+    // Nor is a request that the client got wrong.
+    let malformed = pair.service.get("/customers?as_of=yesterday").login(&pair.admin);
+    assert_eq!(verdict(malformed).await, "400 malformed");
+    let long_lists =
+        "select count(*) from pg_stat_activity where application_name = 'customers bulk'";
+    assert_eq!(Pair::count(&pair.primary, long_lists).await, 0, "the primary was read, too");
+    pair.replica.stop().await;
+    pair.primary.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_was_promoted_is_left_before_it_lags() {
+    let hour = Duration::from_hours(1);
+    let pair = Pair::with("", |config| config.replica_max_lag = hour).await;
+    let ada = json!({"name": "Ada", "dob": "1990-12-10"});
+    let created = send(pair.service.post("/customers").login(&pair.admin).json(&ada)).await;
+    assert_eq!(created.status, 201);
+    pair.until_replica_has(1).await;
+    // So that reads need no new connection, which would be refused.
+    until("there are connections enough", async || {
+        let reads = (0..16).map(|_| send(pair.service.get("/customers/1").login(&pair.admin)));
+        assert!(join_all(reads).await.iter().all(|read| read.status == 200));
+        let open = "select count(*) from pg_stat_activity
+                    where application_name = 'customers replica'";
+        Pair::count(&pair.replica, open).await >= 4
+    })
+    .await;
+    pair.on_replica("select pg_promote()").await;
+    pair.rename("Later").await;
+    // Reads without a position.
+    until("it is left", async || reads(&pair.service, &pair.admin).await == ["Later"]).await;
+    pair.replica.stop().await;
+    pair.primary.stop().await;
+}
+
+/// The value of `customers_replica_lag_seconds`.
+async fn lag(process: &Process) -> Option<f64> {
+    let metrics = send(process.request(reqwest::Method::GET, "/metrics")).await;
+    let line = metrics.text.lines().find_map(|l| l.strip_prefix("customers_replica_lag_seconds "));
+    line.map(|lag| lag.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_lag_of_a_replica_that_is_away_or_is_none_is_unknown() {
+    for is_promoted in [true, false] {
+        let pair = Pair::start("").await;
+        let mut serve = command(&["serve"], &folder("replica"));
+        serve.envs(variables(pair.primary.database_url().unwrap()));
+        serve.env("DATABASE_READ_URL", pair.replica.database_url().unwrap());
+        let process = Process::start(serve).await;
+        until("the lag is known", async || lag(&process).await.is_some_and(f64::is_finite)).await;
+        let ready = send(process.request(reqwest::Method::GET, "/readyz")).await;
+        let running = ready.body["checks"]["tasks"]["running"].as_array().unwrap();
+        assert!(running.contains(&json!("replica watch")), "{running:?}");
+        let Pair { primary, replica, .. } = pair;
+        let replica = if is_promoted {
+            assert_eq!(Pair::count(&replica, "select pg_promote()::int::bigint").await, 1);
+            Some(replica)
+        } else {
+            replica.stop().await;
+            None
+        };
+        until("the lag is unknown", async || lag(&process).await.is_some_and(f64::is_nan)).await;
+        process.kill().await;
+        if let Some(replica) = replica {
+            replica.stop().await;
+        }
+        primary.stop().await;
+    }
 }

@@ -8,13 +8,13 @@ use redis::aio::ConnectionManager;
 use redis::cluster::ClusterConfig;
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo};
-use redis::{ErrorKind, FromRedisValue, RedisError, Script, ScriptInvocation};
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, Script, ScriptInvocation};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::causes::{Causes, DIAGNOSIS_LIMIT, advice, diagnose};
 use super::circuit_breaker::{CircuitBreaker, OPEN_FOR};
-use super::sentinels::find_master;
+use super::sentinels::{Master, find_master};
 use super::server::{CALL_LIMIT, RedisServer, manager};
 use crate::clock;
 use crate::config::redis_url::{Host, Topology};
@@ -38,7 +38,7 @@ pub struct RedisClient {
 struct Connected {
     connection: Option<Connection>,
     /// The master that the Sentinels named.
-    master: Option<Host>,
+    master: Option<Master>,
     since: Instant,
 }
 
@@ -117,6 +117,11 @@ impl RedisClient {
         matches!(self.server.url.topology, Topology::Cluster(_))
     }
 
+    /// The number of the database.
+    pub(super) fn database(&self) -> i64 {
+        self.server.url.database
+    }
+
     /// Runs a script; fails at once while the circuit is open.
     pub(in crate::auth) async fn run<T: FromRedisValue>(
         &self,
@@ -157,6 +162,19 @@ impl RedisClient {
 
     /// The answer of each master of the cluster to `INFO replication`; `None` for a single server.
     pub(in crate::auth) async fn masters(&self) -> Result<Option<Vec<String>>, RedisClientError> {
+        let mut info = redis::cmd("INFO");
+        info.arg("replication");
+        self.ask_masters(info).await
+    }
+
+    /// Sends each master of the cluster what comes before a call to a slot that moves. It has no effect on a
+    /// call to another slot.
+    pub(super) async fn try_asking(&self) -> Result<(), RedisClientError> {
+        self.ask_masters(redis::cmd("ASKING")).await.map(drop)
+    }
+
+    /// The answers of the masters of the cluster; `None` for a single server.
+    async fn ask_masters(&self, command: Cmd) -> Result<Option<Vec<String>>, RedisClientError> {
         if !self.is_cluster() {
             return Ok(None);
         }
@@ -164,10 +182,8 @@ impl RedisClient {
             let Connection::Cluster(mut cluster) = self.connection().await? else {
                 return Ok(None);
             };
-            let mut info = redis::cmd("INFO");
-            info.arg("replication");
             let all = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
-            let reply = cluster.route_command(info, all).await?;
+            let reply = cluster.route_command(command, all).await?.extract_error()?;
             let by_node: HashMap<String, String> =
                 redis::from_redis_value(reply).map_err(RedisError::from)?;
             Ok(Some(by_node.into_values().collect()))
@@ -201,25 +217,30 @@ impl RedisClient {
             return Err(RedisClientError::NoMaster("no Sentinels are configured".to_owned()));
         };
         let _searching = self.searching.lock().await;
-        let found = find_master(&self.server, sentinels, master).await;
-        let host = found.map_err(RedisClientError::NoMaster)?;
-        {
-            let connected = self.connected.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(present) = &connected.connection
-                && connected.master.as_ref() == Some(&host)
+        let named = find_master(&self.server, sentinels, master).await;
+        let named = named.map_err(RedisClientError::NoMaster)?;
+        let master = {
+            let mut connected = self.connected.write().unwrap_or_else(PoisonError::into_inner);
+            let known = connected.master.as_ref();
+            let master = Master::next(known, named, Instant::now());
+            let stays = known.is_some_and(|known| known.host == master.host);
+            if let Some(present) = connected.connection.clone()
+                && stays
                 && !wants_new
             {
-                return Ok(present.clone());
+                connected.master = Some(master);
+                return Ok(present);
             }
-        }
-        let connection = Connection::One(manager(self.server.client(&host)?)?);
-        let Host { name, port } = &host;
+            master
+        };
+        let Host { name, port } = &master.host;
+        let connection = Connection::One(manager(self.server.client(&master.host)?)?);
         tracing::info!(%name, port, "redis: connecting to the master that the Sentinels name");
-        self.replace(connection.clone(), Some(host));
+        self.replace(connection.clone(), Some(master));
         Ok(connection)
     }
 
-    fn replace(&self, connection: Connection, master: Option<Host>) {
+    fn replace(&self, connection: Connection, master: Option<Master>) {
         let connected = Connected { connection: Some(connection), master, since: Instant::now() };
         *self.connected.write().unwrap_or_else(PoisonError::into_inner) = connected;
     }
@@ -292,7 +313,7 @@ impl RedisClient {
         let hosts = match &self.server.url.topology {
             Topology::Sentinels { .. } => {
                 let connected = self.connected.read().unwrap_or_else(PoisonError::into_inner);
-                connected.master.iter().cloned().collect()
+                connected.master.iter().map(|master| master.host.clone()).collect()
             }
             Topology::One(host) => vec![host.clone()],
             Topology::Cluster(nodes) => nodes.clone(),

@@ -30,7 +30,7 @@ pub async fn inspect(config: &Config) -> Result<Vec<Check>, ConfigError> {
             break;
         }
         let checked = match tag {
-            0 => permissions.check_loading().await,
+            0 => permissions.check_outside_scripts().await,
             tag => permissions.check_bypassing_breaker(&format!("ready{tag}")).await,
         };
         match checked {
@@ -52,7 +52,7 @@ pub async fn inspect(config: &Config) -> Result<Vec<Check>, ConfigError> {
     }
     lacking.sort();
     lacking.dedup();
-    let rules = acl_rules(&config.redis_prefix);
+    let rules = acl_rules(&config.redis_prefix, client.database());
     let advice = format!("missing: {}; grant: ACL SETUSER <user> {rules}", lacking.join(" "));
     let advice = (!lacking.is_empty()).then_some(advice);
     checks.push(Check::new("the user of Redis has the permissions it needs", advice));

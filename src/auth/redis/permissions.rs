@@ -9,8 +9,11 @@ use super::scripts;
 /// The commands that the service sends. [`IN_SCRIPTS`] are those within its scripts.
 const SENT: [&str; 2] = ["evalsha", "script|load"];
 
-/// What a Redis Cluster is asked besides.
-const IN_A_CLUSTER: [&str; 2] = ["cluster|slots", "ping"];
+/// What a Redis Cluster is sent besides: `asking` while a slot moves from one node to another.
+const IN_A_CLUSTER: [&str; 3] = ["asking", "cluster|slots", "ping"];
+
+/// What is sent on each new connection if the URL names another database than 0.
+const IN_ANOTHER_DATABASE: &str = "select";
 
 /// The commands within the scripts.
 const IN_SCRIPTS: [&str; 19] = [
@@ -37,8 +40,9 @@ const IN_SCRIPTS: [&str; 19] = [
 
 /// The rules of `ACL SETUSER` for a user that may do what the service needs and nothing else.
 #[must_use]
-pub fn acl_rules(prefix: &str) -> String {
-    let commands = SENT.iter().chain(&IN_A_CLUSTER).chain(&IN_SCRIPTS);
+pub fn acl_rules(prefix: &str, database: i64) -> String {
+    let select = (database != 0).then_some(&IN_ANOTHER_DATABASE);
+    let commands = SENT.iter().chain(&IN_A_CLUSTER).chain(&IN_SCRIPTS).chain(select);
     let commands: Vec<_> = commands.map(|command| format!("+{command}")).collect();
     format!("resetkeys ~{prefix}:* resetchannels -@all {}", commands.join(" "))
 }
@@ -83,22 +87,20 @@ impl RedisPermissions {
             Err(RedisClientError::Redis(error)) => vec![self.missing_outside(error)?],
             answer => self.describe(&answer?),
         };
-        if missing.is_empty() {
-            Ok(())
-        } else {
-            Err(RedisClientError::Forbidden(missing.join(" ")))
-        }
+        forbid(&missing)
     }
 
-    /// Fails with [`RedisClientError::Forbidden`] unless the user may load scripts. [`Self::check`] does not
-    /// see that while its script is loaded.
-    pub(in crate::auth) async fn check_loading(&self) -> Result<(), RedisClientError> {
-        match self.client.load(&self.missing).await {
-            Err(RedisClientError::Redis(error)) => {
-                Err(RedisClientError::Forbidden(self.missing_outside(error)?))
+    /// Fails with [`RedisClientError::Forbidden`] unless the user may load scripts, and follow a slot of a
+    /// cluster to another node. [`Self::check`] sees neither while its script is loaded and no slot moves.
+    pub(in crate::auth) async fn check_outside_scripts(&self) -> Result<(), RedisClientError> {
+        let mut missing = vec![];
+        for answer in [self.client.load(&self.missing).await, self.client.try_asking().await] {
+            match answer {
+                Err(RedisClientError::Redis(error)) => missing.push(self.missing_outside(error)?),
+                answer => answer?,
             }
-            answer => answer,
         }
+        forbid(&missing)
     }
 
     /// The rule that is missing if a command was refused before the script ran; another error otherwise.
@@ -133,6 +135,11 @@ impl RedisPermissions {
         }
         described
     }
+}
+
+/// Fails with these rules unless there are none.
+fn forbid(missing: &[String]) -> Result<(), RedisClientError> {
+    if missing.is_empty() { Ok(()) } else { Err(RedisClientError::Forbidden(missing.join(" "))) }
 }
 
 /// Whether Redis refused something for lack of a permission.

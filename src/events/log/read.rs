@@ -97,6 +97,17 @@ pub async fn head(executor: impl PgExecutor<'_>) -> Result<i64, sqlx::Error> {
         .await
 }
 
+/// The same on a standby; `None` if the server is not in recovery.
+pub async fn head_of_standby(executor: impl PgExecutor<'_>) -> Result<Option<i64>, sqlx::Error> {
+    let shown = sqlx::query!(
+        r#"select pg_is_in_recovery() as "in_recovery!", coalesce(max(position), 0) as "head!"
+           from events"#
+    )
+    .fetch_one(executor)
+    .await?;
+    Ok(shown.in_recovery.then_some(shown.head))
+}
+
 /// What tells one log from another: command and time of the event at that position.
 pub async fn identity(
     executor: impl PgExecutor<'_>,

@@ -11,7 +11,7 @@ use crate::events::values::CustomerId;
 use crate::projections::customers::Row;
 use crate::projections::parked;
 use crate::projections::projection::ProjectionError;
-use crate::projections::snapshot::Reader;
+use crate::projections::reader::Reader;
 
 /// A checked query for versions, with the column list in one place; `$rest` follows the table's name.
 macro_rules! select_versions {

@@ -1,5 +1,6 @@
-//! Snapshots: rows and checkpoint of one moment. The rows show at least the checkpoint that is read with
-//! them, even after a crash of PostgreSQL that lost the last pages.
+//! What the table of a projection is read from. With a position it is a snapshot, rows and checkpoint of one
+//! moment: the rows show at least the checkpoint that is read with them, even after a crash of PostgreSQL
+//! that lost the last pages.
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
@@ -21,6 +22,44 @@ pub enum Reader {
     Connection(PoolConnection<Postgres>),
     /// All statements see the same snapshot; rows may be streamed.
     Snapshot(Transaction<'static, Postgres>),
+}
+
+impl Reader {
+    /// A reader that shows at least `position`; without a position, any state: one whose rows are streamed,
+    /// if `streams`. `None` if the projection has not applied the position.
+    pub async fn showing(
+        projection: &dyn Projection,
+        pool: &Pool,
+        position: Option<i64>,
+        streams: bool,
+    ) -> Result<Option<Self>, ProjectionError> {
+        let Some(position) = position else {
+            return Ok(Some(if streams {
+                Self::Connection(pool.acquire().await?)
+            } else {
+                Self::Pool(pool.clone())
+            }));
+        };
+        let (transaction, checkpoint) = take_snapshot(projection, pool).await?;
+        Ok((checkpoint >= position).then_some(Self::Snapshot(transaction)))
+    }
+}
+
+/// A snapshot of a projection, and its checkpoint in that snapshot.
+pub(super) async fn take_snapshot(
+    projection: &dyn Projection,
+    pool: &Pool,
+) -> Result<(Transaction<'static, Postgres>, i64), ProjectionError> {
+    let begin = "begin isolation level repeatable read, read only";
+    let mut transaction = transaction::begin_with(pool, begin).await?;
+    // The table is locked before the snapshot is taken: a rebuild that swaps in another table after
+    // the snapshot would show rows that the snapshot cannot see.
+    let table = projection.table();
+    sqlx::query(&format!("lock table {table} in access share mode"))
+        .execute(&mut *transaction)
+        .await?;
+    let checkpoint = checkpoint_of(projection, &mut *transaction).await?;
+    Ok((transaction, checkpoint))
 }
 
 impl<'r> Executor<'r> for &'r mut Reader {
@@ -88,40 +127,4 @@ impl<'r> Executor<'r> for &'r mut Reader {
             Reader::Snapshot(transaction) => (&mut **transaction).describe(sql),
         }
     }
-}
-
-/// A snapshot of a projection, and its checkpoint in that snapshot.
-pub async fn take(
-    projection: &dyn Projection,
-    pool: &Pool,
-) -> Result<(Transaction<'static, Postgres>, i64), ProjectionError> {
-    let begin = "begin isolation level repeatable read, read only";
-    let mut transaction = transaction::begin_with(pool, begin).await?;
-    // The table is locked before the snapshot is taken: a rebuild that swaps in another table after
-    // the snapshot would show rows that the snapshot cannot see.
-    let table = projection.table();
-    sqlx::query(&format!("lock table {table} in access share mode"))
-        .execute(&mut *transaction)
-        .await?;
-    let checkpoint = checkpoint_of(projection, &mut *transaction).await?;
-    Ok((transaction, checkpoint))
-}
-
-/// A reader that shows at least `position`; without a position, any state: one whose rows are streamed, if
-/// `streams`. `None` if the projection has not applied the position.
-pub async fn showing(
-    projection: &dyn Projection,
-    pool: &Pool,
-    position: Option<i64>,
-    streams: bool,
-) -> Result<Option<Reader>, ProjectionError> {
-    let Some(position) = position else {
-        return Ok(Some(if streams {
-            Reader::Connection(pool.acquire().await?)
-        } else {
-            Reader::Pool(pool.clone())
-        }));
-    };
-    let (transaction, checkpoint) = take(projection, pool).await?;
-    Ok((checkpoint >= position).then_some(Reader::Snapshot(transaction)))
 }
