@@ -7,7 +7,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use crate::config::ConfigError;
 use crate::events::log::Appender;
 use crate::events::log::notify;
-use crate::postgres::server::{Demand, Settings};
+use crate::postgres::server::Demand;
+use crate::postgres::settings::Settings;
 use crate::postgres::{Pool, Server};
 use crate::projections::{self, rebuild};
 

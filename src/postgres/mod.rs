@@ -12,8 +12,17 @@ mod tls;
 /// The parameter `options`.
 mod startup_options;
 
-/// One server: its hosts, the settings of each connection, and connections that are used no more.
+/// The settings of each connection.
+pub mod settings;
+
+/// One server: its hosts, and connections that are used no more.
 pub mod server;
+
+/// The watch over a server, which may become another one.
+mod watch;
+
+/// Poolers that a connection cannot pass through.
+mod pooler_check;
 
 /// Errors that say that the connection was lost.
 pub mod lost;

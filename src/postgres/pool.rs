@@ -18,7 +18,8 @@ use sqlx::postgres::{
 use sqlx::{Connection as _, Describe, Either, Execute, Executor, Postgres};
 use tokio::time::timeout;
 
-use super::server::{Server, Settings};
+use super::server::Server;
+use super::settings::Settings;
 
 /// A connection that was idle for this long is asked before it is used.
 const ASKED_AFTER: Duration = Duration::from_secs(1);
@@ -98,7 +99,7 @@ impl Pool {
     /// connections.
     #[must_use]
     pub fn with_pooler(self, pooler: &Server, max: u32, wait: Duration) -> Self {
-        let begin = format!("begin; {}", pooler.set_statement(self.settings, true));
+        let begin = format!("begin; {}", pooler.set_in_transaction(self.settings));
         let connections = connections(pooler, self.name, max, wait, None);
         let pooler = Pooler { connections, server: pooler.clone(), begin: begin.into() };
         Self { pooler: Some(pooler), ..self }

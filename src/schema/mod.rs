@@ -15,7 +15,8 @@ use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use crate::postgres::Server;
 use crate::postgres::address::AddressError;
-use crate::postgres::server::{Demand, PATIENT_LIMIT, Settings};
+use crate::postgres::server::{Demand, PATIENT_LIMIT};
+use crate::postgres::settings::Settings;
 
 /// The migrations of this program. [`migrate`] has a lock of its own, because every role that may connect
 /// can hold the advisory lock of sqlx.

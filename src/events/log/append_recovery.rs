@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use super::append::{Append, Appended, Outcome};
 use crate::postgres::Server;
-use crate::postgres::server::{CONNECT_LIMIT, Settings};
+use crate::postgres::server::CONNECT_LIMIT;
+use crate::postgres::settings::Settings;
 
 /// One connection, reopened after a loss.
 pub struct Connection {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::append::{Append, Outcome, append};
 use super::append_recovery::{self, Connection};
 use crate::postgres::Server;
-use crate::postgres::server::Settings;
+use crate::postgres::settings::Settings;
 use crate::tasks::{Ended, Supervised};
 
 /// How many commands may be queued. At 20,000 a second the last of them waits 100 ms.
