@@ -27,15 +27,25 @@ mod pooler_check;
 /// Errors that say that the connection was lost.
 pub mod lost;
 
+/// How long an answer is waited for.
+pub mod answer_limit;
+
+/// Connections whose statements are answered within a limit, or fail.
+pub mod connection;
+
+/// The processes of PostgreSQL behind connections.
+pub mod backend;
+
 /// Pools that try a statement once more after a lost connection.
 pub mod pool;
 
-/// Begins transactions, which a dropped future does not leave open.
+/// Transactions, which a dropped future does not leave open.
 pub mod transaction;
 
 /// Rows in the binary format of COPY, in both directions.
 pub mod copy;
 
+pub use self::connection::Connection;
 pub use self::lost::is_lost;
 pub use self::pool::Pool;
 pub use self::server::Server;

@@ -2,7 +2,7 @@
 //! reads, is a standby).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
@@ -11,7 +11,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
 use super::address::{Address, AddressError, Wanted};
-use super::lost::is_lost;
+use super::lost::{concerns_one_connection, is_lost};
 use super::settings::{Settings, set_statement};
 
 /// How long connecting to one host may take while requests wait for it.
@@ -23,8 +23,11 @@ pub const PATIENT_LIMIT: Duration = Duration::from_secs(10);
 /// What the server must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Demand {
-    /// It accepts writes: it is not in recovery.
+    /// It accepts writes: it is not in recovery, and no setting makes it read-only.
     Primary,
+    /// The same behind a pooler in transaction mode. Its connections have no settings of their own: they would
+    /// stay with the backend, for its next client.
+    PooledPrimary,
     /// It is in recovery.
     Standby,
 }
@@ -40,6 +43,8 @@ struct Shared {
     host: AtomicUsize,
     /// Connections that were opened before this moment are used no more.
     valid_since: watch::Sender<Instant>,
+    /// Grows when another server takes the place of this one: what was asked before gets no answer.
+    generation: AtomicU64,
     /// Wakes the watch.
     trouble: Notify,
 }
@@ -49,19 +54,29 @@ impl Server {
     pub fn new(url: &str, demand: Demand) -> Result<Self, AddressError> {
         let address = Address::parse(url)?;
         let contradicts = match demand {
-            Demand::Primary => Wanted::Standby,
+            Demand::Primary | Demand::PooledPrimary => Wanted::Standby,
             Demand::Standby => Wanted::Primary,
         };
         if address.wanted == contradicts {
-            return Err(AddressError::wrong_target(demand == Demand::Primary));
+            return Err(AddressError::wrong_target(demand != Demand::Standby));
         }
-        Ok(Self(Arc::new(Shared {
+        Ok(Self::of(address, demand))
+    }
+
+    fn of(address: Address, demand: Demand) -> Self {
+        Self(Arc::new(Shared {
             address,
             demand,
             host: AtomicUsize::new(0),
             valid_since: watch::Sender::new(Instant::now()),
+            generation: AtomicU64::new(0),
             trouble: Notify::new(),
-        })))
+        }))
+    }
+
+    /// The same hosts as if a pooler were in front of them.
+    pub(super) fn as_pooled(&self) -> Self {
+        Self::of(self.0.address.clone(), Demand::PooledPrimary)
     }
 
     /// The role that connects.
@@ -79,13 +94,13 @@ impl Server {
         self.0.host.load(Ordering::Relaxed)
     }
 
+    pub(super) fn pool_options(&self, name: &str) -> PgConnectOptions {
+        self.options().clone().application_name(name)
+    }
+
     /// A statement that sets these settings, and those of the URL, for the transaction.
     pub(super) fn set_in_transaction(&self, settings: Settings) -> String {
         set_statement(&self.0.address.settings, settings, true)
-    }
-
-    pub(super) fn pool_options(&self, name: &str) -> PgConnectOptions {
-        self.options().clone().application_name(name)
     }
 
     /// Connects to the first host that is what it should be, beginning with the one that is used.
@@ -122,46 +137,62 @@ impl Server {
     ) -> Result<PgConnection, sqlx::Error> {
         let connect = async {
             let mut connection = options.connect().await?;
-            self.prepare(&mut connection, Some(settings)).await?;
+            self.prepare(&mut connection, settings).await?;
             Ok(connection)
         };
-        let timed_out = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
         timeout(limit, connect).await.unwrap_or_else(|_| Err(timed_out()))
     }
 
     fn use_host(&self, at: usize) {
         self.0.host.store(at, Ordering::Relaxed);
         tracing::info!(host = self.options().get_host(), "postgres: another host is used");
-        self.discard_connections();
+        match self.0.demand {
+            Demand::Primary => self.mark_replaced(),
+            // The other host may be well, too.
+            Demand::PooledPrimary | Demand::Standby => self.discard_connections(),
+        }
     }
 
-    /// Sets the settings of a new connection, and refuses a server that is not what it should be. A pooled
-    /// connection has no settings of its own: they would stay with the backend, for its next client.
+    /// Sets the settings of a new connection, and refuses a server that is not what it should be.
     pub(super) async fn prepare(
         &self,
         connection: &mut PgConnection,
-        settings: Option<Settings>,
+        settings: Settings,
     ) -> Result<(), sqlx::Error> {
+        let set = match self.0.demand {
+            Demand::Primary | Demand::Standby => {
+                set_statement(&self.0.address.settings, settings, false) + ";"
+            }
+            Demand::PooledPrimary => String::new(),
+        };
         // One round trip, by the simple protocol.
-        let of_url = &self.0.address.settings;
-        let set = settings.map(|settings| set_statement(of_url, settings, false) + ";");
         let statement = format!(
-            "{} select pg_catalog.pg_is_in_recovery()::text, pg_catalog.getdatabaseencoding()::text",
-            set.unwrap_or_default()
+            "{set} select pg_catalog.pg_is_in_recovery()::text, \
+                          pg_catalog.current_setting('default_transaction_read_only'), \
+                          pg_catalog.getdatabaseencoding()::text"
         );
         let mut rows = connection.fetch_all(statement.as_str()).await?;
         let server = rows.pop().ok_or(sqlx::Error::RowNotFound)?;
         let in_recovery = server.try_get_unchecked::<String, _>(0)? == "true";
-        let encoding: String = server.try_get_unchecked(1)?;
+        let read_only = server.try_get_unchecked::<String, _>(1)? == "on";
+        let encoding: String = server.try_get_unchecked(2)?;
         if encoding != "UTF8" {
             return Err(wrong(format!(
                 "the database has the encoding {encoding}: create one with encoding 'UTF8'"
             )));
         }
         match (self.0.demand, in_recovery) {
-            (Demand::Primary, true) => {
+            (Demand::Primary | Demand::PooledPrimary, true) => {
                 self.0.trouble.notify_one();
                 Err(elsewhere("the server is a standby, which accepts no writes"))
+            }
+            // Not turned off here: an old primary is fenced by it.
+            (Demand::Primary | Demand::PooledPrimary, false) if read_only => {
+                self.0.trouble.notify_one();
+                Err(elsewhere(
+                    "the setting default_transaction_read_only is on, so that no writes are accepted: reset it \
+                     for the role, the database or the server",
+                ))
             }
             (Demand::Standby, false) => Err(elsewhere("the server is not a standby")),
             _ => Ok(()),
@@ -180,30 +211,46 @@ impl Server {
     }
 
     /// Lets every pool connect anew: the connections lead to a server that is gone, or another one now.
+    /// Statements at work go on.
     pub fn discard_connections(&self) {
         self.0.valid_since.send_replace(Instant::now());
+    }
+
+    /// The number of servers that have had this one's place before.
+    pub(super) fn generation(&self) -> u64 {
+        self.0.generation.load(Ordering::Acquire)
+    }
+
+    /// Another server has taken the place of this one: lets every pool connect anew, and ends the waiting for
+    /// answers of the old one. At one address there may be many standbys, each of which goes on.
+    pub(super) fn mark_replaced(&self) {
+        self.discard_connections();
+        if self.0.demand != Demand::Standby {
+            self.0.generation.fetch_add(1, Ordering::Release);
+        }
     }
 
     /// Reports the error of a statement; whether the connection was lost.
     #[must_use]
     pub fn report(&self, error: &sqlx::Error) -> bool {
         let lost = is_lost(error);
-        if lost {
+        if lost && !concerns_one_connection(error) {
             self.discard_connections();
             self.0.trouble.notify_one();
         }
         lost
     }
 
-    /// Waits until the connections that were open before are used no more.
-    pub async fn replaced(&self) {
-        // The sender lives as long as `self`.
-        let _ = self.0.valid_since.subscribe().changed().await;
-    }
-
     /// Waits for the report of a lost connection, or for what makes the server another one.
     pub(super) async fn trouble(&self) {
         self.0.trouble.notified().await;
+    }
+
+    /// Waits until a connection that was opened at that moment is used no more.
+    pub async fn replaced(&self, opened_at: Instant) {
+        // The sender lives as long as `self`.
+        let mut valid_since = self.0.valid_since.subscribe();
+        let _ = valid_since.wait_for(|valid_since| opened_at < *valid_since).await;
     }
 }
 
@@ -212,6 +259,10 @@ fn elsewhere(problem: &str) -> sqlx::Error {
     sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::NotConnected, problem))
 }
 
-fn wrong(problem: String) -> sqlx::Error {
+pub(super) fn timed_out() -> sqlx::Error {
+    sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())
+}
+
+pub(super) fn wrong(problem: String) -> sqlx::Error {
     sqlx::Error::Configuration(problem.into())
 }

@@ -1,6 +1,8 @@
 //! The settings of each connection, whatever role, database and cluster set. They are set after connecting
 //! and not in the startup packet, which PgBouncer refuses.
 
+use std::time::Duration;
+
 /// Settings by name, for all connections of one purpose.
 pub type Settings = &'static [(&'static str, &'static str)];
 
@@ -43,6 +45,12 @@ pub(super) fn set_statement(
          where not optional or pg_catalog.current_setting(name, true) is not null",
         values.join(", ")
     )
+}
+
+/// How long PostgreSQL lets a statement run under these settings; `None` without a limit.
+pub(super) fn statement_timeout(settings: Settings) -> Option<Duration> {
+    let (_, value) = settings.iter().find(|(name, _)| *name == "statement_timeout")?;
+    humantime::parse_duration(value).ok().filter(|limit| !limit.is_zero())
 }
 
 fn quoted(text: &str) -> String {

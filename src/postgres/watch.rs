@@ -5,46 +5,51 @@ use std::time::Duration;
 use sqlx::{Executor as _, PgConnection, Row as _};
 use tokio::time::timeout;
 
-use super::server::Server;
+use super::server::{Server, timed_out};
 
-/// How often the server is asked whether it is still the same, and how long it may take to answer.
+/// How often the server is asked, how long it may take to answer, and how long connecting to each of its
+/// hosts may take.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
-/// The pause between two attempts to find a host.
-const SEARCH_EVERY: Duration = Duration::from_millis(200);
+/// The pause after an attempt to find a host; doubled with each further one, up to [`WATCH_EVERY`].
+const SEARCH_PAUSE: Duration = Duration::from_millis(200);
 
-/// A running server: the process that answers, and whether it is in recovery.
+/// A running server: the process that answers, and whether it accepts writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Identity {
     in_recovery: bool,
+    is_read_only: bool,
     started_at: String,
 }
 
 impl Server {
     /// Asks the server once a second whether it is still the one that it was, for as long as the process
     /// runs. When it has become a standby, or its address leads to another server, all pools connect
-    /// anew.
+    /// anew. When it does not answer, another of its hosts is looked for.
     pub async fn watch(self) {
         let mut seen: Option<Identity> = None;
+        let mut pause = SEARCH_PAUSE;
         loop {
-            let found = timeout(WATCH_EVERY, self.identify()).await;
-            let Ok(Ok((mut connection, identity))) = found else {
-                if let Ok(Err(error)) = found {
+            let (mut connection, identity) = match self.identify().await {
+                Ok(found) => found,
+                Err(error) => {
                     tracing::debug!(%error, "postgres: watch failed");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(WATCH_EVERY);
+                    continue;
                 }
-                tokio::time::sleep(SEARCH_EVERY).await;
-                continue;
             };
+            pause = SEARCH_PAUSE;
             if seen.as_ref().is_some_and(|seen| *seen != identity) {
                 tracing::warn!("postgres: another server answers, all connections are replaced");
-                self.discard_connections();
+                self.mark_replaced();
             }
-            while let Ok(Ok(now)) = timeout(WATCH_EVERY, identity_of(&mut connection)).await {
+            while let Ok(now) = identity_of(&mut connection).await {
                 if now != identity {
                     tracing::warn!(
-                        "postgres: the server became a standby, all connections are replaced"
+                        "postgres: the server is no longer what it was, all connections are replaced"
                     );
-                    self.discard_connections();
+                    self.mark_replaced();
                     break;
                 }
                 let _ = timeout(WATCH_EVERY, self.trouble()).await;
@@ -53,6 +58,8 @@ impl Server {
         }
     }
 
+    /// Connects to the first host that is what it should be. Each host has its own limit of time, so that one
+    /// that answers nothing does not keep the search from the next.
     async fn identify(&self) -> Result<(PgConnection, Identity), sqlx::Error> {
         let mut connection = self.connect("customers watch", &[], WATCH_EVERY).await?;
         let identity = identity_of(&mut connection).await?;
@@ -62,10 +69,13 @@ impl Server {
 
 async fn identity_of(connection: &mut PgConnection) -> Result<Identity, sqlx::Error> {
     let statement = "select pg_catalog.pg_is_in_recovery()::text, \
+                            pg_catalog.current_setting('default_transaction_read_only'), \
                             pg_catalog.pg_postmaster_start_time()::text";
-    let row = connection.fetch_one(statement).await?;
+    let answered = timeout(WATCH_EVERY, connection.fetch_one(statement)).await;
+    let row = answered.unwrap_or_else(|_| Err(timed_out()))?;
     Ok(Identity {
         in_recovery: row.try_get_unchecked::<String, _>(0)? == "true",
-        started_at: row.try_get_unchecked(1)?,
+        is_read_only: row.try_get_unchecked::<String, _>(1)? == "on",
+        started_at: row.try_get_unchecked(2)?,
     })
 }
