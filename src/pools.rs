@@ -7,7 +7,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use crate::config::ConfigError;
 use crate::events::log::Appender;
 use crate::events::log::notify;
-use crate::postgres::server::{Demand, Settings};
+use crate::postgres::server::Demand;
+use crate::postgres::settings::Settings;
 use crate::postgres::{Pool, Server};
 use crate::projections::{self, rebuild};
 
@@ -45,6 +46,8 @@ const REBUILD_ACQUIRE_LIMIT: Duration = Duration::from_mins(10);
 pub struct Pools {
     /// The server that all of them lead to.
     pub server: Server,
+    /// The pooler through which some of their statements go.
+    pub pooler: Option<Server>,
     /// Appends all events; it has a connection of its own.
     pub appender: Appender,
     pub accounts: Pool,
@@ -147,16 +150,17 @@ impl Pools {
             import: pool("customers import", IMPORT_CONNECTIONS, ACQUIRE_LIMIT, IMPORT),
             notify: pool("customers growth", notify::CONNECTIONS, ACQUIRE_LIMIT, NOTIFY),
             projector: pool("customers projector", projectors, ACQUIRE_LIMIT, PROJECTOR),
+            pooler: None,
             server,
         })
     }
 
     /// Sends reads, log-ins and small statements through a pooler in transaction mode.
     pub fn with_pooler(self, url: &SecretString) -> Result<Self, ConfigError> {
-        let pooler = server(url, "DATABASE_POOL_URL", Demand::Primary)?;
+        let pooler = server(url, "DATABASE_POOL_URL", Demand::PooledPrimary)?;
         let accounts = self.accounts.with_pooler(&pooler, ACCOUNT_CONNECTIONS, ACQUIRE_LIMIT);
         let short = self.short.with_pooler(&pooler, SHORT_CONNECTIONS, ACQUIRE_LIMIT);
-        Ok(Self { accounts, short, ..self })
+        Ok(Self { accounts, short, pooler: Some(pooler), ..self })
     }
 
     /// Closes all pools; waits for the connections that are in use.

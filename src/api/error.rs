@@ -19,7 +19,7 @@ use crate::commands::{BusError, Refusal};
 use crate::events::log::AppendError;
 use crate::events::log::read::ReadError;
 use crate::events::values::{Role, ValueError};
-use crate::postgres;
+use crate::postgres::{self, lost::is_refused_by_pooler};
 use crate::projections::ProjectionError;
 
 /// Why a request failed.
@@ -396,9 +396,11 @@ impl From<sqlx::Error> for ApiError {
                 })
             },
         );
-        if postgres::is_lost(&error) {
+        // A statement that a pooler has refused was tried again already.
+        let is_refused = is_refused_by_pooler(&error);
+        if postgres::is_lost(&error) && !is_refused {
             Self::ConnectionLost(error.to_string())
-        } else if is_transient {
+        } else if is_transient || is_refused {
             Self::DatabaseUnavailable(error.to_string())
         } else {
             Self::StatementRefused(error.to_string())

@@ -11,12 +11,16 @@ use crate::config::Config;
 use crate::events::log::end::{AHEAD_MAX, log_end, seconds_ahead};
 use crate::pools::Pools;
 use crate::postgres::server::CONNECT_LIMIT;
-use crate::postgres::{self, Pool, Server};
+use crate::postgres::settings::Settings;
+use crate::postgres::{self, Connection, Pool, Server};
 use crate::projections::{ProjectionError, status};
 use crate::schema::{self, SchemaError};
 
 /// The pause between two attempts to reach PostgreSQL.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// For the connection that checks the schema.
+const LIMITED: Settings = &[("statement_timeout", "5s")];
 
 /// How long a start waits for Redis to catch up with the log.
 const CATCH_UP: Duration = Duration::from_secs(3);
@@ -101,11 +105,11 @@ async fn check(direct: &Pools, pooler: Option<&Pool>) -> Result<(i64, String), S
 }
 
 async fn check_postgres(server: &Server) -> Result<(), StartError> {
-    schema::check_on(&mut server.connect("customers start", &[], CONNECT_LIMIT).await?).await?;
     if server.is_transaction_pooled().await? {
         return Err(StartError::TransactionPooled);
     }
-    Ok(())
+    let connection = Connection::open(server, "customers start", LIMITED, CONNECT_LIMIT).await;
+    Ok(schema::check_on(&mut connection?).await?)
 }
 
 /// Whether the server, or the pooler, may answer later.

@@ -105,7 +105,7 @@ async fn of_replica(config: &Config) -> Option<Check> {
 /// Whether the pooler leads to this log.
 async fn of_pooler(config: &Config) -> Option<Check> {
     let url = config.pool_database_url.as_ref()?;
-    let advice = match compare(config, (url, "DATABASE_POOL_URL", Demand::Primary)).await {
+    let advice = match compare(config, (url, "DATABASE_POOL_URL", Demand::PooledPrimary)).await {
         Ok((true, _)) => None,
         Ok((false, _)) => Some(
             "its log is another one: DATABASE_POOL_URL must lead to the database of DATABASE_URL"

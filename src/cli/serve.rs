@@ -28,7 +28,8 @@ const HEALTH_LIMIT: Duration = Duration::from_secs(3);
 pub async fn serve(config: Config) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     doctor::warn(&config);
-    let Some(app) = stop.run_until_cancelled(App::build(config, Clock::system())).await else {
+    let Some(app) = stop.run_until_cancelled(Box::pin(App::build(config, Clock::system()))).await
+    else {
         return Ok(());
     };
     let app = app.map_err(misconfigured)?;

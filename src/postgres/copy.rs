@@ -2,10 +2,11 @@
 //! Format): several times as fast as INSERT, and the same bytes in both directions.
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use futures_util::TryStreamExt as _;
+use sqlx::Postgres;
 use sqlx::encode::{Encode, IsNull};
 use sqlx::postgres::PgArgumentBuffer;
-use sqlx::{PgConnection, Postgres};
+
+use super::connection::Connection;
 
 /// The signature, no flags, no extension.
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
@@ -76,26 +77,28 @@ impl CopyEncoder {
 
 /// Sends all rows at once; `statement` is a `COPY ... FROM STDIN (FORMAT binary)`.
 pub async fn copy_in(
-    db: &mut PgConnection,
+    db: &mut Connection,
     statement: &str,
     rows: CopyEncoder,
 ) -> Result<(), sqlx::Error> {
-    let mut into = db.copy_in_raw(statement).await?;
-    into.send(rows.finish()).await?;
-    into.finish().await?;
+    let (raw, mut wait) = db.parts();
+    let mut into = wait.of(raw.copy_in_raw(statement)).await?;
+    wait.of(into.send(rows.finish())).await?;
+    wait.of(into.finish()).await?;
     Ok(())
 }
 
 /// Calls `row` with the bytes of each row of `statement`, a `COPY ... TO STDOUT (FORMAT binary)`: the same
 /// bytes that [`CopyEncoder`] makes of the same values.
 pub async fn copy_out(
-    db: &mut PgConnection,
+    db: &mut Connection,
     statement: &str,
     mut row: impl FnMut(&[u8]),
 ) -> Result<(), sqlx::Error> {
-    let mut messages = db.copy_out_raw(statement).await?;
+    let (raw, mut wait) = db.parts();
+    let mut messages = wait.of(raw.copy_out_raw(statement)).await?;
     let mut decoder = CopyDecoder::default();
-    while let Some(message) = messages.try_next().await? {
+    while let Some(message) = wait.next(&mut messages).await? {
         decoder.push(&message);
         while let Some(bytes) = decoder.next_row()? {
             row(&bytes);

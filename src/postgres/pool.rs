@@ -3,7 +3,7 @@
 //! A connection may have died while no statement used it: the server was restarted, a proxy or an
 //! administrator ended it. So a connection that was idle is asked first, and a statement whose
 //! connection is lost is tried once more on a fresh one. A read is not told from a write here: a
-//! statement that must not be carried out twice goes to [`Pool::once`].
+//! statement that must not be carried out twice is sent over [`Pool::acquire`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,14 +11,16 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::{
     PgArguments, PgPool, PgPoolOptions, PgQueryResult, PgRow, PgStatement, PgTypeInfo,
 };
 use sqlx::{Connection as _, Describe, Either, Execute, Executor, Postgres};
 use tokio::time::timeout;
 
-use super::server::{Server, Settings};
+use super::answer_limit::AnswerLimit;
+use super::connection::Connection;
+use super::server::Server;
+use super::settings::{Settings, statement_timeout};
 
 /// A connection that was idle for this long is asked before it is used.
 const ASKED_AFTER: Duration = Duration::from_secs(1);
@@ -30,13 +32,60 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 /// before it returns the first: rows are streamed from a connection, with [`Pool::acquire`].
 #[derive(Clone)]
 pub struct Pool {
-    connections: PgPool,
+    direct: Connections,
+    settings: Settings,
+    pooler: Option<Pooler>,
+}
+
+/// Connections to the host of a server that is used.
+#[derive(Clone)]
+struct Connections {
+    pool: PgPool,
     server: Server,
     name: &'static str,
-    settings: Settings,
     /// The host of `server` that new connections lead to.
     host: Arc<AtomicUsize>,
-    pooler: Option<Pooler>,
+    statement_timeout: Option<Duration>,
+}
+
+impl Connections {
+    fn new(
+        server: &Server,
+        name: &'static str,
+        max: u32,
+        wait: Duration,
+        settings: Settings,
+    ) -> Self {
+        Self {
+            host: Arc::new(AtomicUsize::new(server.host())),
+            pool: connections(server, name, max, wait, settings),
+            server: server.clone(),
+            name,
+            statement_timeout: statement_timeout(settings),
+        }
+    }
+
+    /// The pool of sqlx, whose new connections lead to the host that is used.
+    fn current(&self) -> &PgPool {
+        let host = self.server.host();
+        // Each statement comes by here: it reads, and writes only when the host has changed.
+        if self.host.load(Ordering::Relaxed) != host {
+            self.host.store(host, Ordering::Relaxed);
+            self.pool.set_connect_options(self.server.pool_options(self.name));
+        }
+        &self.pool
+    }
+
+    async fn acquire(&self) -> Result<Connection, sqlx::Error> {
+        loop {
+            let limit = AnswerLimit::of_statements(&self.server, self.statement_timeout);
+            // The pool has a limit of its own. When another server takes the place of this one, what connects
+            // to the old one begins anew.
+            if let Ok(acquired) = limit.wait_while_current(self.current().acquire()).await {
+                return Ok(Connection::new(acquired?, limit));
+            }
+        }
+    }
 }
 
 /// Connections to a pooler in transaction mode (PgBouncer): a backend belongs to a client for one
@@ -44,8 +93,7 @@ pub struct Pool {
 /// named prepared statement.
 #[derive(Clone)]
 struct Pooler {
-    connections: PgPool,
-    server: Server,
+    connections: Connections,
     /// Begins a transaction and sets its settings.
     begin: Arc<str>,
 }
@@ -61,12 +109,15 @@ impl Pooler {
             let statement = Statement { sql: &sql, arguments, persistent: false };
             let answer = async {
                 connection.execute(&*begin).await?;
-                (&mut *connection).fetch_many(statement).try_collect().await
+                (&mut connection).fetch_many(statement).try_collect().await
             };
             let answer = answer.await;
+            if connection.is_silent() {
+                return answer;
+            }
             let end = if answer.is_ok() { "commit" } else { "rollback" };
             if let Err(error) = connection.execute(end).await {
-                connection.close_on_drop();
+                drop(connection.detach());
                 return Err(answer.err().unwrap_or(error));
             }
             answer
@@ -80,7 +131,8 @@ type Answers = Vec<Either<PgQueryResult, PgRow>>;
 
 impl Pool {
     /// At most `max` connections with these settings, which are opened when they are needed; `wait` is
-    /// how long a caller waits for one. `name` is shown by `pg_stat_activity`.
+    /// how long a caller waits for one. `name` is shown by `pg_stat_activity`. Under a `statement_timeout` a
+    /// statement fails a little later if there is no answer at all.
     #[must_use]
     pub fn new(
         server: &Server,
@@ -89,56 +141,52 @@ impl Pool {
         wait: Duration,
         settings: Settings,
     ) -> Self {
-        let host = Arc::new(AtomicUsize::new(server.host()));
-        let connections = connections(server, name, max, wait, Some(settings));
-        Self { connections, server: server.clone(), name, settings, host, pooler: None }
+        Self { direct: Connections::new(server, name, max, wait, settings), settings, pooler: None }
     }
 
     /// Sends statements outside transactions through a pooler in transaction mode, over at most `max`
     /// connections.
     #[must_use]
     pub fn with_pooler(self, pooler: &Server, max: u32, wait: Duration) -> Self {
-        let begin = format!("begin; {}", pooler.set_statement(self.settings, true));
-        let connections = connections(pooler, self.name, max, wait, None);
-        let pooler = Pooler { connections, server: pooler.clone(), begin: begin.into() };
-        Self { pooler: Some(pooler), ..self }
+        let begin = format!("begin; {}", pooler.set_in_transaction(self.settings));
+        let connections = Connections::new(pooler, self.direct.name, max, wait, self.settings);
+        Self { pooler: Some(Pooler { connections, begin: begin.into() }), ..self }
     }
 
-    /// For statements that must not be carried out twice.
+    /// The connections as a pool of sqlx: no statement is tried again, and none has a limit here.
     #[must_use]
     pub fn once(&self) -> &PgPool {
-        let host = self.server.host();
-        // Each statement comes by here: it reads, and writes only when the host has changed.
-        if self.host.load(Ordering::Relaxed) != host {
-            self.host.store(host, Ordering::Relaxed);
-            self.connections.set_connect_options(self.server.pool_options(self.name));
-        }
-        &self.connections
+        self.direct.current()
     }
 
     #[must_use]
     pub fn server(&self) -> &Server {
-        &self.server
+        &self.direct.server
     }
 
     /// A connection of the pool.
-    pub async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
-        self.once().acquire().await
+    pub async fn acquire(&self) -> Result<Connection, sqlx::Error> {
+        self.direct.acquire().await
     }
 
-    /// A pool with the same settings and one connection of its own, for another runtime: a connection
-    /// belongs to the runtime that it was made on.
+    /// A pool with the same settings and one connection of its own: for another runtime, as a connection
+    /// belongs to the runtime that it was made on, or for a connection that is kept.
     #[must_use]
     pub fn of_one(&self, wait: Duration) -> Self {
-        Self::new(&self.server, self.name, 1, wait, self.settings)
+        Self::new(self.server(), self.direct.name, 1, wait, self.settings)
     }
 
     /// Waits for the connections that are in use, and closes all.
     pub async fn close(&self) {
-        self.connections.close().await;
+        self.direct.pool.close().await;
         if let Some(pooler) = &self.pooler {
-            pooler.connections.close().await;
+            pooler.connections.pool.close().await;
         }
+    }
+
+    /// Waits until the pool is closed.
+    pub async fn closed(&self) {
+        self.direct.pool.close_event().await;
     }
 
     /// The rows and results of a statement.
@@ -154,24 +202,25 @@ impl Pool {
     }
 
     async fn run_once(&self, statement: Statement<'_>) -> Result<Answers, sqlx::Error> {
-        match &self.pooler {
-            Some(pooler) => pooler.run(statement).await,
-            None => self.once().fetch_many(statement).try_collect().await,
+        if let Some(pooler) = &self.pooler {
+            return pooler.run(statement).await;
         }
+        let mut connection = self.acquire().await?;
+        (&mut connection).fetch_many(statement).try_collect().await
     }
 
     fn report(&self, error: &sqlx::Error) -> bool {
-        self.pooler.as_ref().map_or(&self.server, |pooler| &pooler.server).report(error)
+        self.pooler.as_ref().map_or(&self.direct, |pooler| &pooler.connections).server.report(error)
     }
 }
 
-/// Connections that are used as [`Pool`] says. Without settings they belong to a pooler.
+/// Connections that are used as [`Pool`] says.
 fn connections(
     server: &Server,
     name: &'static str,
     max: u32,
     wait: Duration,
-    settings: Option<Settings>,
+    settings: Settings,
 ) -> PgPool {
     let (of_new, of_idle) = (server.clone(), server.clone());
     PgPoolOptions::new()
@@ -204,7 +253,7 @@ fn connections(
 
 impl std::fmt::Debug for Pool {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.connections.fmt(formatter)
+        self.direct.pool.fmt(formatter)
     }
 }
 

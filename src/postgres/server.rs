@@ -1,19 +1,18 @@
 //! One server of PostgreSQL, as an URL names it: one or more hosts, of which one accepts writes (or, for
-//! reads, is a standby). Each connection gets the settings that the service relies on, whatever role,
-//! database and cluster set. They are set after connecting and not in the startup packet, which
-//! PgBouncer refuses.
+//! reads, is a standby).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection, Row as _};
+use sqlx::{ConnectOptions as _, Executor as _, PgConnection, Row as _};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
 use super::address::{Address, AddressError, Wanted};
-use super::lost::is_lost;
+use super::lost::{concerns_one_connection, is_lost};
+use super::settings::{Settings, set_statement};
 
 /// How long connecting to one host may take while requests wait for it.
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -21,38 +20,14 @@ pub const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// How long connecting to one host may take otherwise.
 pub const PATIENT_LIMIT: Duration = Duration::from_secs(10);
 
-/// How often the server is asked whether it is still the same, and how long it may take to answer.
-const WATCH_EVERY: Duration = Duration::from_secs(1);
-
-/// The pause between two attempts to find a host.
-const SEARCH_EVERY: Duration = Duration::from_millis(200);
-
-/// The settings of every connection. One that the server does not know is left out.
-const PINNED: [(&str, &str); 9] = [
-    // The names of tables in the statements of the service have no schema.
-    ("search_path", "public"),
-    // Events are appended, and tables filled, under locks: a snapshot from before the lock shows less.
-    ("default_transaction_isolation", "read committed"),
-    ("default_transaction_deferrable", "off"),
-    ("standard_conforming_strings", "on"),
-    // Policies of others apply as PostgreSQL means them; off would refuse tables that have one.
-    ("row_security", "on"),
-    // Migration 8 compares definitions as PostgreSQL writes them without needless quotes.
-    ("quote_all_identifiers", "off"),
-    // Pools close idle connections themselves.
-    ("idle_session_timeout", "0"),
-    ("transaction_timeout", "0"),
-    ("array_nulls", "on"),
-];
-
-/// Settings by name, for all connections of one purpose.
-pub type Settings = &'static [(&'static str, &'static str)];
-
 /// What the server must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Demand {
-    /// It accepts writes: it is not in recovery.
+    /// It accepts writes: it is not in recovery, and no setting makes it read-only.
     Primary,
+    /// The same behind a pooler in transaction mode. Its connections have no settings of their own: they would
+    /// stay with the backend, for its next client.
+    PooledPrimary,
     /// It is in recovery.
     Standby,
 }
@@ -68,15 +43,10 @@ struct Shared {
     host: AtomicUsize,
     /// Connections that were opened before this moment are used no more.
     valid_since: watch::Sender<Instant>,
+    /// Grows when another server takes the place of this one: what was asked before gets no answer.
+    generation: AtomicU64,
     /// Wakes the watch.
     trouble: Notify,
-}
-
-/// A running server: the process that answers, and whether it is in recovery.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Identity {
-    in_recovery: bool,
-    started_at: String,
 }
 
 impl Server {
@@ -84,19 +54,29 @@ impl Server {
     pub fn new(url: &str, demand: Demand) -> Result<Self, AddressError> {
         let address = Address::parse(url)?;
         let contradicts = match demand {
-            Demand::Primary => Wanted::Standby,
+            Demand::Primary | Demand::PooledPrimary => Wanted::Standby,
             Demand::Standby => Wanted::Primary,
         };
         if address.wanted == contradicts {
-            return Err(AddressError::wrong_target(demand == Demand::Primary));
+            return Err(AddressError::wrong_target(demand != Demand::Standby));
         }
-        Ok(Self(Arc::new(Shared {
+        Ok(Self::of(address, demand))
+    }
+
+    fn of(address: Address, demand: Demand) -> Self {
+        Self(Arc::new(Shared {
             address,
             demand,
             host: AtomicUsize::new(0),
             valid_since: watch::Sender::new(Instant::now()),
+            generation: AtomicU64::new(0),
             trouble: Notify::new(),
-        })))
+        }))
+    }
+
+    /// The same hosts as if a pooler were in front of them.
+    pub(super) fn as_pooled(&self) -> Self {
+        Self::of(self.0.address.clone(), Demand::PooledPrimary)
     }
 
     /// The role that connects.
@@ -116,6 +96,11 @@ impl Server {
 
     pub(super) fn pool_options(&self, name: &str) -> PgConnectOptions {
         self.options().clone().application_name(name)
+    }
+
+    /// A statement that sets these settings, and those of the URL, for the transaction.
+    pub(super) fn set_in_transaction(&self, settings: Settings) -> String {
+        set_statement(&self.0.address.settings, settings, true)
     }
 
     /// Connects to the first host that is what it should be, beginning with the one that is used.
@@ -152,66 +137,62 @@ impl Server {
     ) -> Result<PgConnection, sqlx::Error> {
         let connect = async {
             let mut connection = options.connect().await?;
-            self.prepare(&mut connection, Some(settings)).await?;
+            self.prepare(&mut connection, settings).await?;
             Ok(connection)
         };
-        let timed_out = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
         timeout(limit, connect).await.unwrap_or_else(|_| Err(timed_out()))
     }
 
     fn use_host(&self, at: usize) {
         self.0.host.store(at, Ordering::Relaxed);
         tracing::info!(host = self.options().get_host(), "postgres: another host is used");
-        self.discard_connections();
+        match self.0.demand {
+            Demand::Primary => self.mark_replaced(),
+            // The other host may be well, too.
+            Demand::PooledPrimary | Demand::Standby => self.discard_connections(),
+        }
     }
 
-    /// A statement that sets the settings: those of the URL, [`PINNED`] and these, for the session or for the
-    /// transaction. `set_config` fails where a name or a value is refused.
-    pub(super) fn set_statement(&self, settings: Settings, of_transaction: bool) -> String {
-        let own = self.0.address.settings.iter().map(|(name, value)| (&**name, &**value, false));
-        let pinned = PINNED.into_iter().map(|(name, value)| (name, value, true));
-        let given = settings.iter().map(|(name, value)| (*name, *value, false));
-        let values: Vec<_> = own
-            .chain(pinned)
-            .chain(given)
-            .map(|(name, value, optional)| {
-                format!("({}, {}, {optional})", quoted(name), quoted(value))
-            })
-            .collect();
-        format!(
-            "select count(pg_catalog.set_config(name, value, {of_transaction}))
-             from (values {}) as setting (name, value, optional)
-             where not optional or pg_catalog.current_setting(name, true) is not null",
-            values.join(", ")
-        )
-    }
-
-    /// Sets the settings of a new connection, and refuses a server that is not what it should be. A pooled
-    /// connection has no settings of its own: they would stay with the backend, for its next client.
+    /// Sets the settings of a new connection, and refuses a server that is not what it should be.
     pub(super) async fn prepare(
         &self,
         connection: &mut PgConnection,
-        settings: Option<Settings>,
+        settings: Settings,
     ) -> Result<(), sqlx::Error> {
+        let set = match self.0.demand {
+            Demand::Primary | Demand::Standby => {
+                set_statement(&self.0.address.settings, settings, false) + ";"
+            }
+            Demand::PooledPrimary => String::new(),
+        };
         // One round trip, by the simple protocol.
-        let set = settings.map(|settings| self.set_statement(settings, false) + ";");
         let statement = format!(
-            "{} select pg_catalog.pg_is_in_recovery()::text, pg_catalog.getdatabaseencoding()::text",
-            set.unwrap_or_default()
+            "{set} select pg_catalog.pg_is_in_recovery()::text, \
+                          pg_catalog.current_setting('default_transaction_read_only'), \
+                          pg_catalog.getdatabaseencoding()::text"
         );
         let mut rows = connection.fetch_all(statement.as_str()).await?;
         let server = rows.pop().ok_or(sqlx::Error::RowNotFound)?;
         let in_recovery = server.try_get_unchecked::<String, _>(0)? == "true";
-        let encoding: String = server.try_get_unchecked(1)?;
+        let read_only = server.try_get_unchecked::<String, _>(1)? == "on";
+        let encoding: String = server.try_get_unchecked(2)?;
         if encoding != "UTF8" {
             return Err(wrong(format!(
                 "the database has the encoding {encoding}: create one with encoding 'UTF8'"
             )));
         }
         match (self.0.demand, in_recovery) {
-            (Demand::Primary, true) => {
+            (Demand::Primary | Demand::PooledPrimary, true) => {
                 self.0.trouble.notify_one();
                 Err(elsewhere("the server is a standby, which accepts no writes"))
+            }
+            // Not turned off here: an old primary is fenced by it.
+            (Demand::Primary | Demand::PooledPrimary, false) if read_only => {
+                self.0.trouble.notify_one();
+                Err(elsewhere(
+                    "the setting default_transaction_read_only is on, so that no writes are accepted: reset it \
+                     for the role, the database or the server",
+                ))
             }
             (Demand::Standby, false) => Err(elsewhere("the server is not a standby")),
             _ => Ok(()),
@@ -230,105 +211,47 @@ impl Server {
     }
 
     /// Lets every pool connect anew: the connections lead to a server that is gone, or another one now.
+    /// Statements at work go on.
     pub fn discard_connections(&self) {
         self.0.valid_since.send_replace(Instant::now());
+    }
+
+    /// The number of servers that have had this one's place before.
+    pub(super) fn generation(&self) -> u64 {
+        self.0.generation.load(Ordering::Acquire)
+    }
+
+    /// Another server has taken the place of this one: lets every pool connect anew, and ends the waiting for
+    /// answers of the old one. At one address there may be many standbys, each of which goes on.
+    pub(super) fn mark_replaced(&self) {
+        self.discard_connections();
+        if self.0.demand != Demand::Standby {
+            self.0.generation.fetch_add(1, Ordering::Release);
+        }
     }
 
     /// Reports the error of a statement; whether the connection was lost.
     #[must_use]
     pub fn report(&self, error: &sqlx::Error) -> bool {
         let lost = is_lost(error);
-        if lost {
+        if lost && !concerns_one_connection(error) {
             self.discard_connections();
             self.0.trouble.notify_one();
         }
         lost
     }
 
-    /// Waits until the connections that were open before are used no more.
-    pub async fn replaced(&self) {
+    /// Waits for the report of a lost connection, or for what makes the server another one.
+    pub(super) async fn trouble(&self) {
+        self.0.trouble.notified().await;
+    }
+
+    /// Waits until a connection that was opened at that moment is used no more.
+    pub async fn replaced(&self, opened_at: Instant) {
         // The sender lives as long as `self`.
-        let _ = self.0.valid_since.subscribe().changed().await;
+        let mut valid_since = self.0.valid_since.subscribe();
+        let _ = valid_since.wait_for(|valid_since| opened_at < *valid_since).await;
     }
-
-    /// Asks the server once a second whether it is still the one that it was, for as long as the process
-    /// runs. When it has become a standby, or its address leads to another server, all pools connect
-    /// anew.
-    pub async fn watch(self) {
-        let mut seen: Option<Identity> = None;
-        loop {
-            let found = timeout(WATCH_EVERY, self.identify()).await;
-            let Ok(Ok((mut connection, identity))) = found else {
-                if let Ok(Err(error)) = found {
-                    tracing::debug!(%error, "postgres: watch failed");
-                }
-                tokio::time::sleep(SEARCH_EVERY).await;
-                continue;
-            };
-            if seen.as_ref().is_some_and(|seen| *seen != identity) {
-                tracing::warn!("postgres: another server answers, all connections are replaced");
-                self.discard_connections();
-            }
-            while let Ok(Ok(now)) = timeout(WATCH_EVERY, identity_of(&mut connection)).await {
-                if now != identity {
-                    tracing::warn!(
-                        "postgres: the server became a standby, all connections are replaced"
-                    );
-                    self.discard_connections();
-                    break;
-                }
-                let _ = timeout(WATCH_EVERY, self.0.trouble.notified()).await;
-            }
-            seen = Some(identity);
-        }
-    }
-
-    async fn identify(&self) -> Result<(PgConnection, Identity), sqlx::Error> {
-        let mut connection = self.connect("customers watch", &[], WATCH_EVERY).await?;
-        let identity = identity_of(&mut connection).await?;
-        Ok((connection, identity))
-    }
-
-    /// Whether a proxy gives the statements of one connection to several backends (PgBouncer in transaction
-    /// or statement mode). Settings, prepared statements and `LISTEN` would get lost.
-    pub async fn is_transaction_pooled(&self) -> Result<bool, sqlx::Error> {
-        let mut first = self.connect("customers check", &[], PATIENT_LIMIT).await?;
-        let mut second = self.connect("customers check", &[], PATIENT_LIMIT).await?;
-        let mut backends = std::collections::BTreeSet::new();
-        for _ in 0..3 {
-            // A transaction of the other connection takes the backend that the first one has just used.
-            backends.insert(backend_of(&mut first).await?);
-            second.execute("begin").await?;
-            backends.insert(-backend_of(&mut second).await?);
-            backends.insert(backend_of(&mut first).await?);
-            second.execute("commit").await?;
-        }
-        let (own, other): (Vec<i32>, Vec<i32>) = backends.into_iter().partition(|pid| *pid > 0);
-        first.close().await?;
-        second.close().await?;
-        Ok(own.len() > 1 || other.len() > 1 || own.iter().any(|pid| other.contains(&-pid)))
-    }
-}
-
-async fn backend_of(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
-    let row = connection.fetch_one("select pg_catalog.pg_backend_pid()::text").await?;
-    let pid: String = row.try_get_unchecked(0)?;
-    pid.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))
-}
-
-async fn identity_of(connection: &mut PgConnection) -> Result<Identity, sqlx::Error> {
-    let statement = "select pg_catalog.pg_is_in_recovery()::text, \
-                            pg_catalog.pg_postmaster_start_time()::text";
-    let row = connection.fetch_one(statement).await?;
-    Ok(Identity {
-        in_recovery: row.try_get_unchecked::<String, _>(0)? == "true",
-        started_at: row.try_get_unchecked(1)?,
-    })
-}
-
-fn quoted(text: &str) -> String {
-    // With `E` a backslash means the same whatever standard_conforming_strings is.
-    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
 /// Another server may be what this one is not.
@@ -336,6 +259,10 @@ fn elsewhere(problem: &str) -> sqlx::Error {
     sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::NotConnected, problem))
 }
 
-fn wrong(problem: String) -> sqlx::Error {
+pub(super) fn timed_out() -> sqlx::Error {
+    sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())
+}
+
+pub(super) fn wrong(problem: String) -> sqlx::Error {
     sqlx::Error::Configuration(problem.into())
 }

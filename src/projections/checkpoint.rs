@@ -1,13 +1,12 @@
 //! The position that a projection has applied. Its row is locked by the projector that applies a page.
 
-use sqlx::PgConnection;
-
 use super::projection::{Projection, ProjectionError};
+use crate::postgres::Connection;
 
 /// Waits for the projection's row and locks it: until the transaction ends, no page is applied.
 pub(super) async fn lock(
     projection: &dyn Projection,
-    transaction: &mut PgConnection,
+    transaction: &mut Connection,
 ) -> Result<(), ProjectionError> {
     sqlx::query!(
         "select from projections where name = $1 and version = $2 for update",
@@ -37,7 +36,7 @@ pub async fn checkpoint_of(
 
 /// Moves the checkpoint, in the transaction that wrote the rows.
 pub(super) async fn set_checkpoint(
-    db: &mut PgConnection,
+    db: &mut Connection,
     projection: &dyn Projection,
     position: i64,
 ) -> Result<(), ProjectionError> {

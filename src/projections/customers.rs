@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use futures_util::Stream;
-use sqlx::{PgConnection, PgExecutor};
+use sqlx::PgExecutor;
 
 use super::projection::ProjectionError;
 use super::reader::Reader;
@@ -14,6 +14,7 @@ use crate::events::customer::{CUSTOMER, CustomerEvent};
 use crate::events::log::read::{LastEvent, ReadError};
 use crate::events::log::{StoredEvent, read};
 use crate::events::values::CustomerId;
+use crate::postgres::Connection;
 use crate::postgres::copy::CopyEncoder;
 
 /// One row of the read table.
@@ -128,10 +129,7 @@ impl TableProjection for Customers {
         Ok(changes.into_iter().filter_map(|(id, change)| change.into_row(id)).collect())
     }
 
-    async fn apply_page(
-        db: &mut PgConnection,
-        page: &[StoredEvent],
-    ) -> Result<(), ProjectionError> {
+    async fn apply_page(db: &mut Connection, page: &[StoredEvent]) -> Result<(), ProjectionError> {
         let changes = fold(page)?;
         upsert(db, &changes).await?;
         delete(db, &changes).await
@@ -184,7 +182,7 @@ fn fold(page: &[StoredEvent]) -> Result<BTreeMap<i64, Change>, ProjectionError> 
 
 /// Writes the customers that are present. A row that exists keeps its `created_at`.
 async fn upsert(
-    db: &mut PgConnection,
+    db: &mut Connection,
     changes: &BTreeMap<i64, Change>,
 ) -> Result<(), ProjectionError> {
     let rows: Vec<Row> =
@@ -214,7 +212,7 @@ async fn upsert(
 }
 
 async fn delete(
-    db: &mut PgConnection,
+    db: &mut Connection,
     changes: &BTreeMap<i64, Change>,
 ) -> Result<(), ProjectionError> {
     let gone: Vec<i64> =

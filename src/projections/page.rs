@@ -1,11 +1,10 @@
 //! One page of the log, applied to the table in any slot.
 
-use sqlx::PgConnection;
-
 use super::parked::{self, WriteMode};
 use super::projection::{Projection, ProjectionError};
 use super::table_slot::TableSlot;
 use crate::events::log::read;
+use crate::postgres::Connection;
 
 /// How a page is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +35,7 @@ impl PageStep {
     pub(super) async fn advance(
         &self,
         projection: &dyn Projection,
-        db: &mut PgConnection,
+        db: &mut Connection,
         checkpoint: i64,
         limit: i64,
     ) -> Result<Option<Advanced>, ProjectionError> {

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use sqlx::{Connection as _, PgConnection, PgExecutor};
+use sqlx::{Executor as _, PgExecutor};
 
 use super::checkpoint::{self, checkpoint_of};
 use super::checksum::Checksum;
@@ -14,8 +14,8 @@ use super::stream_reader::customers_of;
 use super::table_slot::TableSlot;
 use crate::events::log::{StoredEvent, read};
 use crate::events::values::CustomerId;
-use crate::postgres::Pool;
 use crate::postgres::transaction;
+use crate::postgres::{Connection, Pool};
 
 /// One parked customer.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -47,7 +47,7 @@ impl WriteMode {
     pub(super) async fn write(
         self,
         projection: &dyn Projection,
-        db: &mut PgConnection,
+        db: &mut Connection,
         events: &[StoredEvent],
     ) -> Result<Checksum, ProjectionError> {
         match self {
@@ -95,7 +95,7 @@ pub async fn list(
 /// The events of a page without those of parked customers.
 pub(super) async fn exclude_parked(
     projection: &dyn Projection,
-    db: &mut PgConnection,
+    db: &mut Connection,
     slot: TableSlot,
     mut page: Vec<StoredEvent>,
 ) -> Result<Vec<StoredEvent>, sqlx::Error> {
@@ -118,7 +118,7 @@ pub(super) async fn exclude_parked(
 /// fail is isolated, and parks it.
 pub(super) async fn apply_or_park(
     projection: &dyn Projection,
-    db: &mut PgConnection,
+    db: &mut Connection,
     slot: TableSlot,
     mode: WriteMode,
     events: Vec<StoredEvent>,
@@ -156,27 +156,23 @@ pub(super) async fn apply_or_park(
 /// Writes the events under a savepoint: all of them, or none.
 async fn attempt(
     projection: &dyn Projection,
-    db: &mut PgConnection,
+    db: &mut Connection,
     mode: WriteMode,
     events: &[StoredEvent],
 ) -> Result<Checksum, ProjectionError> {
-    let mut savepoint = db.begin().await?;
-    match mode.write(projection, &mut savepoint, events).await {
-        Ok(checksum) => {
-            savepoint.commit().await?;
-            Ok(checksum)
-        }
-        Err(error) => {
-            savepoint.rollback().await?;
-            Err(error)
-        }
+    db.execute("savepoint attempt").await?;
+    let written = mode.write(projection, db, events).await;
+    if written.is_err() {
+        db.execute("rollback to savepoint attempt").await?;
     }
+    db.execute("release savepoint attempt").await?;
+    written
 }
 
 /// Applies the events of one customer up to the one that fails, and parks the customer from there on.
 async fn park(
     projection: &dyn Projection,
-    db: &mut PgConnection,
+    db: &mut Connection,
     slot: TableSlot,
     mode: WriteMode,
     (id, events): (i64, Vec<StoredEvent>),

@@ -1,10 +1,10 @@
 //! The interface of a projection: code that follows the log and keeps a table.
 
 use async_trait::async_trait;
-use sqlx::PgConnection;
 
 use super::checksum::Checksum;
 use crate::events::log::{DecodeError, StoredEvent};
+use crate::postgres::Connection;
 
 /// A projection as the projector, rebuilds and checks use it. Implemented for every
 /// [`TableProjection`](super::table::TableProjection).
@@ -27,28 +27,25 @@ pub trait Projection: Send + Sync {
 
     /// Applies a page of events, in the order of their positions, each exactly once. Runs in the
     /// transaction that moves the checkpoint.
-    async fn apply(
-        &self,
-        db: &mut PgConnection,
-        page: &[StoredEvent],
-    ) -> Result<(), ProjectionError>;
+    async fn apply(&self, db: &mut Connection, page: &[StoredEvent])
+    -> Result<(), ProjectionError>;
 
     /// Copies the rows that whole streams fold to into a table that has no row of these customers
     /// and no index. Returns the checksum of those rows.
     async fn backfill(
         &self,
-        db: &mut PgConnection,
+        db: &mut Connection,
         streams: &[StoredEvent],
     ) -> Result<Checksum, ProjectionError>;
 
     /// The checksum of all rows of the table.
-    async fn checksum(&self, db: &mut PgConnection) -> Result<Checksum, ProjectionError>;
+    async fn checksum(&self, db: &mut Connection) -> Result<Checksum, ProjectionError>;
 
     /// Compares the rows that whole streams fold to with the table's rows of the same customers.
     /// Returns the number of rows that the streams fold to, and a text on the first difference.
     async fn compare(
         &self,
-        db: &mut PgConnection,
+        db: &mut Connection,
         streams: &[StoredEvent],
     ) -> Result<(i64, Option<String>), ProjectionError>;
 }

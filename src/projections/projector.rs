@@ -5,7 +5,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::PgConnection;
 use tokio::sync::watch;
 
 use super::checkpoint::set_checkpoint;
@@ -14,8 +13,8 @@ use super::parked;
 use super::projection::{Projection, ProjectionError};
 use super::table_slot::TableSlot;
 use crate::events::log::notify::Subscription;
-use crate::postgres::Pool;
 use crate::postgres::transaction;
+use crate::postgres::{Connection, Pool};
 use crate::tasks::Tasks;
 use crate::telemetry::as_f64;
 
@@ -190,7 +189,7 @@ async fn apply_next_page(
 
 async fn read_progress(
     projection: &dyn Projection,
-    db: &mut PgConnection,
+    db: &mut Connection,
 ) -> Result<Progress, ProjectionError> {
     progress!("", projection)
         .fetch_optional(db)

@@ -4,14 +4,13 @@
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgQueryResult, PgRow, PgStatement, PgTypeInfo};
-use sqlx::{Describe, Either, Execute, Executor, Postgres, Transaction};
+use sqlx::{Describe, Either, Execute, Executor, Postgres};
 
 use super::checkpoint::checkpoint_of;
 use super::projection::{Projection, ProjectionError};
-use crate::postgres::Pool;
-use crate::postgres::transaction;
+use crate::postgres::transaction::{self, Transaction};
+use crate::postgres::{Connection, Pool};
 
 /// What a projection's table is read from.
 #[derive(Debug)]
@@ -19,9 +18,9 @@ pub enum Reader {
     /// Each statement sees the commits before its own start, and its rows are read as a whole.
     Pool(Pool),
     /// Each statement sees the commits before its own start; rows may be streamed.
-    Connection(PoolConnection<Postgres>),
+    Connection(Connection),
     /// All statements see the same snapshot; rows may be streamed.
-    Snapshot(Transaction<'static, Postgres>),
+    Snapshot(Transaction),
 }
 
 impl Reader {
@@ -49,7 +48,7 @@ impl Reader {
 pub(super) async fn take_snapshot(
     projection: &dyn Projection,
     pool: &Pool,
-) -> Result<(Transaction<'static, Postgres>, i64), ProjectionError> {
+) -> Result<(Transaction, i64), ProjectionError> {
     let begin = "begin isolation level repeatable read, read only";
     let mut transaction = transaction::begin_with(pool, begin).await?;
     // The table is locked before the snapshot is taken: a rebuild that swaps in another table after
@@ -77,7 +76,7 @@ impl<'r> Executor<'r> for &'r mut Reader {
     {
         match self {
             Reader::Pool(pool) => (&*pool).fetch_many(query),
-            Reader::Connection(connection) => (&mut **connection).fetch_many(query),
+            Reader::Connection(connection) => (&mut *connection).fetch_many(query),
             Reader::Snapshot(transaction) => (&mut **transaction).fetch_many(query),
         }
     }
@@ -94,7 +93,7 @@ impl<'r> Executor<'r> for &'r mut Reader {
     {
         match self {
             Reader::Pool(pool) => (&*pool).fetch_optional(query),
-            Reader::Connection(connection) => (&mut **connection).fetch_optional(query),
+            Reader::Connection(connection) => (&mut *connection).fetch_optional(query),
             Reader::Snapshot(transaction) => (&mut **transaction).fetch_optional(query),
         }
     }
@@ -109,7 +108,7 @@ impl<'r> Executor<'r> for &'r mut Reader {
     {
         match self {
             Reader::Pool(pool) => (&*pool).prepare_with(sql, parameters),
-            Reader::Connection(connection) => (&mut **connection).prepare_with(sql, parameters),
+            Reader::Connection(connection) => (&mut *connection).prepare_with(sql, parameters),
             Reader::Snapshot(transaction) => (&mut **transaction).prepare_with(sql, parameters),
         }
     }
@@ -123,7 +122,7 @@ impl<'r> Executor<'r> for &'r mut Reader {
     {
         match self {
             Reader::Pool(pool) => (&*pool).describe(sql),
-            Reader::Connection(connection) => (&mut **connection).describe(sql),
+            Reader::Connection(connection) => (&mut *connection).describe(sql),
             Reader::Snapshot(transaction) => (&mut **transaction).describe(sql),
         }
     }

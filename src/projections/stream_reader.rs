@@ -1,10 +1,9 @@
 //! Reads the log stream by stream, in pages of whole streams: each page folds by itself, so memory stays
 //! flat however long the log is.
 
-use sqlx::PgConnection;
-
 use crate::events::log::{StoredEvent, read};
 use crate::events::values::CustomerId;
+use crate::postgres::Connection;
 
 /// How many events are read at a time by default.
 pub(super) const PAGE: i64 = 10_000;
@@ -44,7 +43,7 @@ impl StreamReader {
     /// The next whole streams; empty after the last.
     pub(super) async fn next(
         &mut self,
-        db: &mut PgConnection,
+        db: &mut Connection,
     ) -> Result<Vec<StoredEvent>, sqlx::Error> {
         while !self.is_complete {
             let (id, sequence) = &self.after;

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use async_trait::async_trait;
+use sqlx::FromRow;
 use sqlx::postgres::PgRow;
-use sqlx::{FromRow, PgConnection};
 
 use super::checksum::Checksum;
 use super::projection::{Projection, ProjectionError};
 use super::stream_reader::customers_of;
 use crate::events::log::StoredEvent;
+use crate::postgres::Connection;
 use crate::postgres::copy::{CopyEncoder, copy_in, copy_out};
 
 /// A row of a projection's table.
@@ -46,7 +47,7 @@ pub trait TableProjection: Send + Sync + 'static {
 
     /// See [`Projection::apply`].
     fn apply_page(
-        db: &mut PgConnection,
+        db: &mut Connection,
         page: &[StoredEvent],
     ) -> impl Future<Output = Result<(), ProjectionError>> + Send;
 }
@@ -71,7 +72,7 @@ impl<P: TableProjection> Projection for P {
 
     async fn apply(
         &self,
-        db: &mut PgConnection,
+        db: &mut Connection,
         page: &[StoredEvent],
     ) -> Result<(), ProjectionError> {
         P::apply_page(db, page).await
@@ -79,7 +80,7 @@ impl<P: TableProjection> Projection for P {
 
     async fn backfill(
         &self,
-        db: &mut PgConnection,
+        db: &mut Connection,
         streams: &[StoredEvent],
     ) -> Result<Checksum, ProjectionError> {
         let (mut rows, mut checksum) = (CopyEncoder::default(), Checksum::default());
@@ -95,7 +96,7 @@ impl<P: TableProjection> Projection for P {
         Ok(checksum)
     }
 
-    async fn checksum(&self, db: &mut PgConnection) -> Result<Checksum, ProjectionError> {
+    async fn checksum(&self, db: &mut Connection) -> Result<Checksum, ProjectionError> {
         let (table, columns) = (P::Row::TABLE, P::Row::COLUMNS.join(", "));
         let statement = format!("copy (select {columns} from {table}) to stdout (format binary)");
         let mut checksum = Checksum::default();
@@ -105,7 +106,7 @@ impl<P: TableProjection> Projection for P {
 
     async fn compare(
         &self,
-        db: &mut PgConnection,
+        db: &mut Connection,
         streams: &[StoredEvent],
     ) -> Result<(i64, Option<String>), ProjectionError> {
         let expected = P::fold(streams)?;

@@ -1,6 +1,6 @@
 //! The three tables of one name that a projection can have at a time.
 
-use sqlx::PgConnection;
+use crate::postgres::Connection;
 
 /// The schema that holds a projection's table (migration 0008). The table has the same name in each,
 /// so the same statements serve all three, under another `search_path`.
@@ -26,7 +26,7 @@ impl TableSlot {
     }
 
     /// Makes the later statements of the transaction use the table in this slot.
-    pub(super) async fn enter(self, transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+    pub(super) async fn enter(self, transaction: &mut Connection) -> Result<(), sqlx::Error> {
         let path = match self {
             Self::Live => "public",
             Self::Shadow => "shadow, public",

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use sqlx::PgConnection;
 use tokio::time::Instant;
 
 use super::checkpoint::checkpoint_of;
@@ -12,7 +11,7 @@ use super::reader::take_snapshot;
 use super::stream_reader::{END, StreamReader};
 use super::table_slot::TableSlot;
 use crate::events::log::read;
-use crate::postgres::Pool;
+use crate::postgres::{Connection, Pool};
 
 /// How long a projection that does not move is waited for.
 const STILL_LIMIT: Duration = Duration::from_secs(2);
@@ -62,7 +61,7 @@ pub async fn verify(projection: &dyn Projection, pool: &Pool) -> Result<Verified
 
 async fn difference(
     projection: &dyn Projection,
-    db: &mut PgConnection,
+    db: &mut Connection,
     position: i64,
     parked: &[Parked],
 ) -> Result<Option<String>, ProjectionError> {
@@ -94,7 +93,7 @@ async fn difference(
 /// The number of rows of the table, without those of parked customers.
 async fn count(
     projection: &dyn Projection,
-    db: &mut PgConnection,
+    db: &mut Connection,
     parked: &[i64],
 ) -> Result<i64, sqlx::Error> {
     let (table, key) = (projection.table(), projection.key()[0]);
@@ -107,7 +106,7 @@ async fn count(
 /// A customer with a row in the table and without an event in the log.
 async fn stray(
     projection: &dyn Projection,
-    db: &mut PgConnection,
+    db: &mut Connection,
     parked: &[i64],
 ) -> Result<Option<i64>, sqlx::Error> {
     let (table, key) = (projection.table(), projection.key()[0]);

@@ -11,11 +11,12 @@ use std::sync::LazyLock;
 
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::migrate::{Migrate as _, MigrateError, Migration, Migrator};
-use sqlx::{Connection as _, Executor as _, PgConnection};
+use sqlx::{Connection as _, Executor as _, PgConnection, PgExecutor};
 
 use crate::postgres::Server;
 use crate::postgres::address::AddressError;
-use crate::postgres::server::{Demand, PATIENT_LIMIT, Settings};
+use crate::postgres::server::{Demand, PATIENT_LIMIT};
+use crate::postgres::settings::Settings;
 
 /// The migrations of this program. [`migrate`] has a lock of its own, because every role that may connect
 /// can hold the advisory lock of sqlx.
@@ -172,7 +173,7 @@ async fn missing(connection: &mut PgConnection) -> Result<Migrated, SchemaError>
 
 /// The applied migrations with their checksums; `None` in a database that was never migrated.
 async fn applied(
-    connection: &mut PgConnection,
+    connection: impl PgExecutor<'_>,
 ) -> Result<Option<Vec<(i64, Vec<u8>)>>, sqlx::Error> {
     let applied = sqlx::query_as("select version, checksum from _sqlx_migrations where success")
         .fetch_all(connection)
@@ -207,7 +208,7 @@ pub async fn check(url: &SecretString) -> Result<(), SchemaError> {
 }
 
 /// As [`check`], on this connection.
-pub async fn check_on(connection: &mut PgConnection) -> Result<(), SchemaError> {
+pub async fn check_on(connection: impl PgExecutor<'_>) -> Result<(), SchemaError> {
     let applied = applied(connection).await?.ok_or(SchemaError::NotMigrated)?;
     let all = MIGRATOR.iter().all(|migration| {
         applied.iter().any(|(version, checksum)| {
@@ -230,7 +231,7 @@ pub async fn check_on(connection: &mut PgConnection) -> Result<(), SchemaError> 
 }
 
 /// Whether the database has no table, view or sequence of anybody.
-pub async fn is_empty(db: impl sqlx::PgExecutor<'_>) -> Result<bool, sqlx::Error> {
+pub async fn is_empty(db: impl PgExecutor<'_>) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar!(
         r#"select not exists (
                select from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -242,6 +243,6 @@ pub async fn is_empty(db: impl sqlx::PgExecutor<'_>) -> Result<bool, sqlx::Error
 }
 
 /// The secret that signs the cursors of lists. All processes of an installation share it.
-pub async fn cursor_key(db: impl sqlx::PgExecutor<'_>) -> Result<String, sqlx::Error> {
+pub async fn cursor_key(db: impl PgExecutor<'_>) -> Result<String, sqlx::Error> {
     sqlx::query_scalar!("select key from cursor_keys").fetch_one(db).await
 }

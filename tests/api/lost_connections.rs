@@ -13,17 +13,18 @@ use customers::dev::{Servers, StartError};
 use customers::events::log::{AppendError, Appender, read};
 use customers::events::metadata::Metadata;
 use customers::events::values::Role;
-use customers::postgres::Server;
 use customers::postgres::server::Demand;
+use customers::postgres::transaction::begin;
+use customers::postgres::{Pool, Server};
 use customers::schema;
 use rustix::process::{Pid, Signal, kill_process};
 use secrecy::SecretString;
 use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use crate::harness::{
-    PATIENCE, Service, With as _, config_on, folder, postgres_alone, send, until,
+    PATIENCE, Service, With as _, config_on, database, folder, postgres_alone, send, until,
 };
 use crate::proxy::{Cut, Proxy};
 
@@ -276,4 +277,23 @@ async fn a_read_never_shows_less_than_it_asks_for_after_postgresql_crashed_behin
     println!("{lagging} of {rounds} crashes lost a page of a projection");
     service.stop().await;
     servers.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_was_idle_for_too_long_costs_no_other_connection() {
+    let url = database().await;
+    let server = Server::new(&url, Demand::Primary).unwrap();
+    let limits = &[("idle_in_transaction_session_timeout", "100ms")];
+    let pool = Pool::new(&server, "idle", 2, PATIENCE, limits);
+    let before = tokio::time::Instant::now();
+    let mut idle = begin(&pool).await.unwrap();
+    let mut watching = PgConnection::connect(&url).await.unwrap();
+    until("its backend has ended", async || {
+        let idle = "select count(*) from pg_stat_activity where application_name = 'idle'";
+        sqlx::query_scalar::<_, i64>(idle).fetch_one(&mut watching).await.unwrap() == 0
+    })
+    .await;
+    let error = idle.execute("select 1").await.unwrap_err();
+    assert!(server.report(&error), "{error:?}");
+    assert!(server.is_valid_since(before), "all connections are discarded after {error:?}");
 }

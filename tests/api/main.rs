@@ -27,6 +27,7 @@ mod harness;
 mod headers;
 mod history;
 mod hostile;
+mod hosts;
 mod idempotency;
 mod if_match;
 mod import;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use customers::app::{App, StartError};
 use customers::clock::Clock;
 use customers::events::values::Role;
-use customers::postgres::Server;
-use customers::postgres::server::{Demand, PATIENT_LIMIT};
+use customers::postgres::server::Demand;
+use customers::postgres::{Pool, Server};
 use customers::projections::ALL;
 use customers::projections::rebuild::rebuild;
 use customers::schema;
@@ -18,7 +18,9 @@ use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection, Row as _};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
+use tokio::time::Instant;
 
 use crate::harness::{
     PATIENCE, Service, With as _, client, config_on, database, empty_database, folder, send, until,
@@ -41,10 +43,11 @@ impl PgBouncer {
 
     /// With at most so many backends.
     async fn with_size(database_url: &str, mode: &str, size: u32) -> Option<Self> {
-        Self::on_port(free_port(), database_url, mode, size).await
+        let settings = format!("pool_mode = {mode}\ndefault_pool_size = {size}\n");
+        Self::on_port(free_port(), database_url, &settings).await
     }
 
-    async fn on_port(port: u16, database_url: &str, mode: &str, size: u32) -> Option<Self> {
+    async fn on_port(port: u16, database_url: &str, settings: &str) -> Option<Self> {
         let pgbouncer = program("pgbouncer")?;
         let options: PgConnectOptions = database_url.parse().unwrap();
         let database = options.get_database().unwrap();
@@ -59,10 +62,9 @@ impl PgBouncer {
              listen_port = {port}\n\
              unix_socket_dir =\n\
              auth_type = any\n\
-             pool_mode = {mode}\n\
-             default_pool_size = {size}\n\
              max_client_conn = 500\n\
-             logfile = \n",
+             logfile = \n\
+             {settings}",
             options.get_port()
         );
         let file = folder.join("pgbouncer.ini");
@@ -76,8 +78,7 @@ impl PgBouncer {
         }
         let process = command.arg(&file).kill_on_drop(true).spawn().unwrap();
         let url = format!("postgres://{user}:{password}@127.0.0.1:{port}/{database}");
-        let server = Server::new(&url, Demand::Primary).unwrap();
-        let answers = async || server.connect("test", &[], PATIENT_LIMIT).await.is_ok();
+        let answers = async || TcpStream::connect(("127.0.0.1", port)).await.is_ok();
         until("PgBouncer answers", answers).await;
         Some(Self { _process: process, url })
     }
@@ -143,16 +144,61 @@ async fn refused_after(owner: &mut PgConnection) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pgbouncer_in_transaction_mode_is_refused_at_start_with_the_cure() {
-    let Some(pooler) = PgBouncer::start(&database().await, "transaction").await else {
-        eprintln!("pgbouncer: not installed, left out");
-        return;
-    };
-    let started = App::build(config_on(&pooler.url), Clock::system());
-    let started = tokio::time::timeout(Duration::from_mins(1), started).await.unwrap();
-    let Err(error) = started else { panic!("it started") };
-    assert!(matches!(error, StartError::TransactionPooled), "{error:?}");
-    assert!(error.to_string().contains("session mode"), "{error}");
+async fn a_pooler_that_the_service_cannot_use_is_refused_at_start_with_the_cure() {
+    for (mode, size, cure) in [
+        ("transaction", 80, "session mode"),
+        ("transaction", 1, "session mode"),
+        ("statement", 80, "session mode"),
+        ("session", 1, "pool_size"),
+    ] {
+        let Some(pooler) = PgBouncer::with_size(&database().await, mode, size).await else {
+            eprintln!("pgbouncer: not installed, left out");
+            return;
+        };
+        let started = App::build(config_on(&pooler.url), Clock::system());
+        let started = tokio::time::timeout(Duration::from_mins(1), started).await;
+        let Err(error) = started.unwrap_or_else(|_| panic!("{mode} {size}: it waits")) else {
+            panic!("{mode} {size}: it started")
+        };
+        let pooled = matches!(error, StartError::TransactionPooled);
+        assert_eq!(pooled, mode != "session", "{mode} {size}: {error:?}");
+        let text = format!("{:#}", anyhow::Error::from(error));
+        assert!(text.contains(cure) && text.contains("DATABASE_URL"), "{mode} {size}: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_of_the_pooler_costs_no_other_connection() {
+    let direct = database().await;
+    for settings in [
+        // The second client of each refusal is this pool's second connection.
+        "max_client_conn = 2\n",
+        "query_wait_timeout = 1\ndefault_pool_size = 1\n",
+    ] {
+        let settings = format!("pool_mode = transaction\n{settings}");
+        let Some(pooler) = PgBouncer::on_port(free_port(), &direct, &settings).await else {
+            eprintln!("pgbouncer: not installed, left out");
+            return;
+        };
+        let own = Server::new(&direct, Demand::Primary).unwrap();
+        let pooled = Server::new(&pooler.url, Demand::PooledPrimary).unwrap();
+        let limits = &[("statement_timeout", "5s")];
+        let pool = Pool::new(&own, "test", 4, Duration::from_secs(2), limits).with_pooler(
+            &pooled,
+            4,
+            Duration::from_secs(2),
+        );
+        pool.execute("select 1").await.unwrap();
+        let before = Instant::now();
+        let options: PgConnectOptions = pooler.url.parse().unwrap();
+        let mut other = options.extra_float_digits(None).connect().await.unwrap();
+        other.execute("begin").await.unwrap();
+        let busy = pool.execute("select pg_sleep(0.5)");
+        let (_, refused) = tokio::join!(busy, pool.execute("select 2"));
+        let refused = refused.unwrap_err();
+        let goes_on = pooled.is_valid_since(before);
+        assert!(goes_on, "{settings}: all connections are discarded after {refused:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -246,7 +292,7 @@ async fn a_process_that_starts_before_its_pooler_waits_for_it_and_names_it() {
     };
     let line = tokio::time::timeout(PATIENCE, waiting).await.unwrap();
     assert!(line.contains("DATABASE_POOL_URL"), "{line}");
-    let _pooler = PgBouncer::on_port(port, &direct, "transaction", 4).await.unwrap();
+    let _pooler = PgBouncer::on_port(port, &direct, "pool_mode = transaction\n").await.unwrap();
     let mut printed = BufReader::new(serve.stdout.take().unwrap()).lines();
     let address = tokio::time::timeout(PATIENCE, printed.next_line()).await.unwrap().unwrap();
     let address = address.unwrap().strip_prefix("address ").unwrap().to_owned();

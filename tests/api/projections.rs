@@ -7,6 +7,7 @@ use customers::events::log::read;
 use customers::events::metadata::Metadata;
 use customers::events::values::{CustomerId, DateOfBirth, Name, Role};
 use customers::postgres::Pool;
+use customers::postgres::transaction::begin;
 use customers::projections::customers::Customers;
 use customers::projections::rebuild::rebuild;
 use customers::projections::verify::verify;
@@ -82,7 +83,7 @@ async fn history(pool: &Pool) -> Vec<String> {
 /// The rows of both tables after the log is applied in pages of these sizes, in turn. The transaction is
 /// rolled back, so the tables do not change.
 async fn by_pages(pool: &Pool, sizes: &[i64]) -> (Vec<String>, Vec<String>) {
-    let mut transaction = pool.once().begin().await.unwrap();
+    let mut transaction = begin(pool).await.unwrap();
     transaction.execute("truncate customers, customer_history").await.unwrap();
     let mut position = 0;
     for size in sizes.iter().cycle() {

@@ -1,8 +1,8 @@
-//! A small TCP proxy in front of a server: a test cuts connections at a chosen moment, or moves the
-//! server to another port while the client keeps the address.
+//! A small TCP proxy in front of a server: a test cuts connections at a chosen moment, lets them go silent,
+//! or moves the server to another port while the client keeps the address.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -27,6 +27,10 @@ pub struct Proxy {
     cut: Arc<AtomicU8>,
     /// Cancels the current connections.
     open: Arc<Mutex<CancellationToken>>,
+    /// Silences the current connections.
+    carried: Arc<Mutex<CancellationToken>>,
+    /// Whether new connections are silent from the beginning.
+    is_black_hole: Arc<AtomicBool>,
 }
 
 impl Proxy {
@@ -37,6 +41,8 @@ impl Proxy {
             target: Arc::new(Mutex::new(target)),
             cut: Arc::default(),
             open: Arc::default(),
+            carried: Arc::default(),
+            is_black_hole: Arc::default(),
         };
         let running = proxy.clone();
         tokio::spawn(async move {
@@ -70,20 +76,41 @@ impl Proxy {
         std::mem::take(&mut *self.open.lock().unwrap()).cancel();
     }
 
+    /// Carries nothing more on the current connections, in either direction, and closes none: as when a
+    /// machine loses its power, or a firewall forgets them. New connections are carried.
+    pub fn silence(&self) {
+        std::mem::take(&mut *self.carried.lock().unwrap()).cancel();
+    }
+
+    /// Silences the current connections and all later ones.
+    pub fn become_black_hole(&self) {
+        self.is_black_hole.store(true, Ordering::SeqCst);
+        self.silence();
+    }
+
     pub fn move_to(&self, target: SocketAddr) {
         *self.target.lock().unwrap() = target;
     }
 
     async fn carry(&self, client: TcpStream) -> std::io::Result<()> {
+        let open = self.open.lock().unwrap().clone();
+        let carried = self.carried.lock().unwrap().clone();
+        if self.is_black_hole.load(Ordering::SeqCst) {
+            open.cancelled().await;
+            return Ok(());
+        }
         let target = *self.target.lock().unwrap();
         let server = TcpStream::connect(target).await?;
         let (mut from_client, mut to_client) = client.into_split();
         let (mut from_server, mut to_server) = server.into_split();
-        let open = self.open.lock().unwrap().clone();
         let (mut asked, mut answered) = (vec![0; 65536], vec![0; 65536]);
         loop {
             tokio::select! {
                 () = open.cancelled() => return Ok(()),
+                () = carried.cancelled() => {
+                    open.cancelled().await;
+                    return Ok(());
+                }
                 read = from_client.read(&mut asked) => {
                     let length = read?;
                     if length == 0 || self.hits(Cut::NextRequest) {

@@ -380,7 +380,7 @@ async fn the_checksum_sees_two_names_of_one_length_that_were_swapped() {
              update {table} t set name = s.name from {table} s, two
              where (t.{key}, s.{key}) in ((one, other), (other, one))"
         );
-        assert_eq!(sqlx::query(&swap).execute(&mut *db).await.unwrap().rows_affected(), 2);
+        assert_eq!(sqlx::query(&swap).execute(&mut db).await.unwrap().rows_affected(), 2);
         let swapped = projection.checksum(&mut db).await.unwrap();
         assert_eq!(swapped.rows, before.rows);
         assert_ne!(swapped.sum, before.sum, "{table}");

@@ -14,6 +14,7 @@ use customers::events::log::StoredEvent;
 use customers::events::log::notify::Subscription;
 use customers::events::values::Role;
 use customers::pools::Pools;
+use customers::postgres::Connection;
 use customers::projections::customers::Customers;
 use customers::projections::projector::Projector;
 use customers::projections::{Checksum, Projection, ProjectionError};
@@ -21,7 +22,6 @@ use customers::tasks::{Ended, Supervised, Tasks};
 use rustix::process::Signal;
 use secrecy::SecretString;
 use serde_json::json;
-use sqlx::PgConnection;
 
 use crate::harness::{
     Answer, PATIENCE, Service, With as _, client, config, database, folder, send, until, variables,
@@ -203,7 +203,7 @@ impl Projection for Panicking {
 
     async fn apply(
         &self,
-        db: &mut PgConnection,
+        db: &mut Connection,
         page: &[StoredEvent],
     ) -> Result<(), ProjectionError> {
         assert!(self.0.fetch_add(1, Ordering::Relaxed) >= 2, "a bug");
@@ -212,19 +212,19 @@ impl Projection for Panicking {
 
     async fn backfill(
         &self,
-        db: &mut PgConnection,
+        db: &mut Connection,
         streams: &[StoredEvent],
     ) -> Result<Checksum, ProjectionError> {
         Customers.backfill(db, streams).await
     }
 
-    async fn checksum(&self, db: &mut PgConnection) -> Result<Checksum, ProjectionError> {
+    async fn checksum(&self, db: &mut Connection) -> Result<Checksum, ProjectionError> {
         Customers.checksum(db).await
     }
 
     async fn compare(
         &self,
-        db: &mut PgConnection,
+        db: &mut Connection,
         streams: &[StoredEvent],
     ) -> Result<(i64, Option<String>), ProjectionError> {
         Customers.compare(db, streams).await

@@ -7,8 +7,8 @@ use customers::events::log::StoredEvent;
 use customers::events::log::notify::Subscription;
 use customers::events::values::{CustomerId, Role};
 use customers::pools::Pools;
-use customers::postgres::Pool;
 use customers::postgres::copy::CopyEncoder;
+use customers::postgres::{Connection, Pool};
 use customers::projections::projector::Projector;
 use customers::projections::rebuild::rebuild;
 use customers::projections::verify::verify;
@@ -87,10 +87,7 @@ impl TableProjection for CustomersTwo {
         Ok(last_states(streams)?.into_values().flatten().collect())
     }
 
-    async fn apply_page(
-        db: &mut PgConnection,
-        page: &[StoredEvent],
-    ) -> Result<(), ProjectionError> {
+    async fn apply_page(db: &mut Connection, page: &[StoredEvent]) -> Result<(), ProjectionError> {
         for (id, state) in last_states(page)? {
             sqlx::query("delete from customers_2 where id = $1").bind(id).execute(&mut *db).await?;
             if let Some(Row { id, shouted, version }) = state {

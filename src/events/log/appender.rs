@@ -11,9 +11,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::append::{Append, Outcome, append};
-use super::append_recovery::{self, Connection};
+use super::append_recovery::{self, AppendConnection};
 use crate::postgres::Server;
-use crate::postgres::server::Settings;
+use crate::postgres::settings::Settings;
 use crate::tasks::{Ended, Supervised};
 
 /// How many commands may be queued. At 20,000 a second the last of them waits 100 ms.
@@ -25,13 +25,9 @@ const BATCH_COMMANDS_MAX: usize = 256;
 /// The most payload in one batch, in bytes.
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
 
-/// How long append recovery is retried before the outcome of a batch is reported as unknown. PostgreSQL
-/// needs a few seconds to restart after a crash.
+/// How long append recovery is retried, after the first attempt, before the outcome of a batch is reported as
+/// unknown. PostgreSQL needs a few seconds to restart after a crash.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(5);
-
-/// The time limit of a call: longer than PostgreSQL's own timeouts, which do not run while its processes
-/// are stopped.
-const CALL_LIMIT: Duration = Duration::from_secs(7);
 
 /// The pause between two attempts to connect.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
@@ -93,7 +89,7 @@ impl Appender {
             let (queue, stopping) = (Arc::new(Mutex::new(queue)), stopping.clone());
             let appended = appended.clone();
             move || {
-                let connection = Connection::new(server.clone(), settings);
+                let connection = AppendConnection::new(server.clone(), settings);
                 let queue = Arc::clone(&queue);
                 let (stopping, appended) = (stopping.clone(), appended.clone());
                 async move {
@@ -145,7 +141,7 @@ impl Appender {
 }
 
 async fn run(
-    mut connection: Connection,
+    mut connection: AppendConnection,
     queue: &mut mpsc::Receiver<Job>,
     stopping: CancellationToken,
     appended: watch::Sender<()>,
@@ -216,7 +212,7 @@ fn take_batch(
 }
 
 /// Appends the batch, and sends each command its outcome.
-async fn append_batch(connection: &mut Connection, batch: Vec<Job>) {
+async fn append_batch(connection: &mut AppendConnection, batch: Vec<Job>) {
     let deadline = Instant::now() + RECOVERY_LIMIT;
     // Bisection: the halves of a batch with a value that PostgreSQL rejects.
     let mut pending = vec![batch];
@@ -234,8 +230,8 @@ async fn append_batch(connection: &mut Connection, batch: Vec<Job>) {
             Err(Failure::Rejected(error)) => {
                 fail(jobs, &AppendError::Unavailable(Arc::new(error)));
             }
-            Err(Failure::Unknown(error)) => {
-                if let Some(rest) = recover(connection, jobs, error, deadline).await {
+            Err(Failure::Unknown) => {
+                if let Some(rest) = recover(connection, jobs, deadline).await {
                     pending.push(rest);
                 }
             }
@@ -250,7 +246,7 @@ enum Failure {
     /// PostgreSQL rejected the call; nothing was appended.
     Rejected(sqlx::Error),
     /// The connection was lost: the call may have committed.
-    Unknown(sqlx::Error),
+    Unknown,
 }
 
 impl From<sqlx::Error> for Failure {
@@ -259,23 +255,24 @@ impl From<sqlx::Error> for Failure {
         match code.as_deref() {
             Some(code) if code.starts_with("22") || code.starts_with("23") => Self::Data(error),
             // The server ended the connection, possibly after the commit.
-            Some(code) if code.starts_with("57P") || code.starts_with("08") => Self::Unknown(error),
+            Some(code) if code.starts_with("57P") || code.starts_with("08") => Self::Unknown,
             Some(_) => Self::Rejected(error),
-            None => Self::Unknown(error),
+            None => Self::Unknown,
         }
     }
 }
 
-async fn call_append(connection: &mut Connection, jobs: &[Job]) -> Result<Vec<Outcome>, Failure> {
+async fn call_append(
+    connection: &mut AppendConnection,
+    jobs: &[Job],
+) -> Result<Vec<Outcome>, Failure> {
     // Without a connection nothing was sent, so nothing was appended.
     let open = connection.open().await.map_err(Failure::Rejected)?;
-    let call = append(open, jobs.iter().map(|job| &job.append));
-    let answered = tokio::time::timeout(CALL_LIMIT, call).await;
-    answered.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(|error| {
+    append(open, jobs.iter().map(|job| &job.append)).await.map_err(|error| {
         // A read-only server rejects the call; the next one goes to the server that took its place.
         let is_lost = connection.report(&error);
         let failure = Failure::from(error);
-        if is_lost || matches!(failure, Failure::Unknown(_)) {
+        if is_lost || matches!(failure, Failure::Unknown) {
             connection.discard();
         }
         failure
@@ -285,12 +282,11 @@ async fn call_append(connection: &mut Connection, jobs: &[Job]) -> Result<Vec<Ou
 /// Looks up on a new connection which commands were appended, and sends them their outcomes; returns the
 /// other commands, to be appended again. `None` when none is left, or after the deadline.
 async fn recover(
-    connection: &mut Connection,
+    connection: &mut AppendConnection,
     jobs: Vec<Job>,
-    mut error: sqlx::Error,
     deadline: Instant,
 ) -> Option<Vec<Job>> {
-    while Instant::now() < deadline {
+    let error = loop {
         match append_recovery::find_outcomes(connection, jobs.iter().map(|job| &job.append)).await {
             Ok(found) => {
                 let mut rest = vec![];
@@ -302,13 +298,13 @@ async fn recover(
                 }
                 return (!rest.is_empty()).then_some(rest);
             }
-            Err(again) => {
-                tracing::warn!(error = %again, "append recovery: PostgreSQL unreachable, retrying");
-                error = again;
+            Err(error) if Instant::now() > deadline => break error,
+            Err(error) => {
+                tracing::warn!(%error, "append recovery: PostgreSQL unreachable, retrying");
                 tokio::time::sleep(RECONNECT_PAUSE).await;
             }
         }
-    }
+    };
     fail(jobs, &AppendError::Unavailable(Arc::new(error)));
     None
 }

@@ -8,24 +8,32 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::Executor as _;
 use sqlx::postgres::PgListener;
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 
 use super::Appender;
 use crate::postgres::Pool;
+use crate::postgres::answer_limit::AnswerLimit;
 use crate::tasks::Tasks;
 
 /// The channel of `NOTIFY`.
 pub const CHANNEL: &str = "customers_events";
 
-/// How many connections notifications need: one publishes, one listens.
-pub const CONNECTIONS: u32 = 2;
+/// How many connections of the pool notifications need: one publishes. The one that listens has a pool of its
+/// own.
+pub const CONNECTIONS: u32 = 1;
 
 /// The pause after a `NOTIFY`: all appends within it share the next one.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The pause after a failure.
 const FAILURE_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long the connection that listens may be silent before it is asked, and how long it may take to answer.
+const SILENT_FOR: Duration = Duration::from_secs(10);
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// A subscription to the growth of the log. Each clone marks on its own which appends it has seen.
 #[derive(Clone)]
@@ -58,7 +66,7 @@ impl Subscription {
 
     /// Waits for an append after the mark, at most for `limit`.
     pub async fn wait(&mut self, limit: Duration) {
-        if let Ok(Err(_)) = tokio::time::timeout(limit, self.0.changed()).await {
+        if let Ok(Err(_)) = timeout(limit, self.0.changed()).await {
             // The process is stopping: no further notification will arrive.
             tokio::time::sleep(limit).await;
         }
@@ -100,17 +108,28 @@ async fn listen(pool: Pool, appended: Arc<watch::Sender<()>>) {
 
 /// Listens until the connection is lost, or leads to another server than the new ones.
 async fn listen_once(pool: &Pool, appended: &watch::Sender<()>) -> Result<(), sqlx::Error> {
-    let mut listener = PgListener::connect_with(pool.once()).await?;
-    listener.listen(CHANNEL).await?;
+    // Not a connection of the pool: sqlx returns that of a listener after a last statement, which has no limit.
+    let own = pool.of_one(ANSWER_LIMIT);
+    let (opened_at, limit) = (Instant::now(), AnswerLimit::new(pool.server(), Some(ANSWER_LIMIT)));
+    let mut listener = PgListener::connect_with(own.once()).await?;
+    limit.wait(listener.listen(CHANNEL)).await??;
     loop {
         // The first iteration makes up for the notifications before `LISTEN`.
         appended.send_replace(());
         let received = tokio::select! {
-            received = listener.try_recv() => received?,
-            () = pool.server().replaced() => None,
+            received = timeout(SILENT_FOR, listener.try_recv()) => received,
+            () = pool.server().replaced(opened_at) => return Ok(()),
+            () = pool.closed() => return Err(sqlx::Error::PoolClosed),
         };
-        if received.is_none() {
-            return Ok(());
+        match received {
+            Ok(received) => {
+                if received?.is_none() {
+                    return Ok(());
+                }
+            }
+            Err(_) => {
+                limit.wait(listener.execute("select 1")).await??;
+            }
         }
     }
 }

@@ -3,13 +3,13 @@
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, NaiveDate, Utc};
-use sqlx::PgConnection;
 
 use super::version::Version;
 use crate::events::customer::CustomerEvent;
 use crate::events::log::StoredEvent;
 use crate::events::metadata::Metadata;
 use crate::events::values::CustomerId;
+use crate::postgres::Connection;
 use crate::postgres::copy::CopyEncoder;
 use crate::projections::projection::ProjectionError;
 use crate::projections::table::{TableProjection, TableRow};
@@ -72,10 +72,7 @@ impl TableProjection for CustomerHistory {
         fold(streams)
     }
 
-    async fn apply_page(
-        db: &mut PgConnection,
-        page: &[StoredEvent],
-    ) -> Result<(), ProjectionError> {
+    async fn apply_page(db: &mut Connection, page: &[StoredEvent]) -> Result<(), ProjectionError> {
         let entries = fold(page)?;
         end_previous_states(db, &entries).await?;
         insert(db, &entries).await
@@ -138,7 +135,7 @@ pub(super) fn version_of(
 
 /// Ends the last states from earlier pages, which these follow.
 async fn end_previous_states(
-    db: &mut PgConnection,
+    db: &mut Connection,
     entries: &[Version],
 ) -> Result<(), ProjectionError> {
     let mut seen = HashSet::new();
@@ -166,7 +163,7 @@ async fn end_previous_states(
 }
 
 /// Inserts new states. Later states copy `created_at` from the customer's first state.
-async fn insert(db: &mut PgConnection, entries: &[Version]) -> Result<(), ProjectionError> {
+async fn insert(db: &mut Connection, entries: &[Version]) -> Result<(), ProjectionError> {
     fn all<T>(entries: &[Version], of: impl Fn(&Version) -> T) -> Vec<T> {
         entries.iter().map(of).collect()
     }

@@ -6,13 +6,12 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, Postgres, Transaction};
 
 use super::error::{RebuildError, is_lock_timeout};
 use super::partition;
 use crate::events::log::read;
-use crate::postgres::Pool;
-use crate::postgres::transaction;
+use crate::postgres::transaction::{self, Transaction};
+use crate::postgres::{Connection, Pool};
 use crate::projections::projection::{Projection, ProjectionError};
 
 /// How long a new attempt waits for each transaction of the previous one: partitions run to their end.
@@ -82,9 +81,7 @@ impl Attempt {
 
     /// Begins a transaction that a later attempt waits for; [`ProjectionError::Fenced`] when there
     /// is a later attempt already.
-    pub(super) async fn transaction(
-        &self,
-    ) -> Result<Transaction<'static, Postgres>, ProjectionError> {
+    pub(super) async fn transaction(&self) -> Result<Transaction, ProjectionError> {
         let mut transaction = transaction::begin(&self.pool).await?;
         let is_current = sqlx::query!(
             "select from rebuilds
@@ -113,7 +110,7 @@ pub(super) enum Next {
 pub(super) async fn after_previous(
     projection: &dyn Projection,
     pool: &Pool,
-) -> Result<Transaction<'static, Postgres>, RebuildError> {
+) -> Result<Transaction, RebuildError> {
     let mut transaction = transaction::begin(pool).await?;
     sqlx::query!("select set_config('lock_timeout', $1, true)", PREVIOUS_ATTEMPT_WAIT)
         .fetch_one(&mut *transaction)
@@ -143,7 +140,7 @@ fn previous_running(error: sqlx::Error) -> RebuildError {
 /// [`after_previous`].
 pub(super) async fn discard(
     projection: &dyn Projection,
-    transaction: &mut PgConnection,
+    transaction: &mut Connection,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!("select drop_shadow_tables($1, $2)", projection.name(), projection.version())
         .fetch_one(transaction)
@@ -161,7 +158,7 @@ struct Begun {
 /// Resumes a rebuild that was interrupted, if there is one.
 async fn resume(
     projection: &dyn Projection,
-    transaction: &mut PgConnection,
+    transaction: &mut Connection,
 ) -> Result<Option<Begun>, sqlx::Error> {
     sqlx::query_as!(
         Begun,
@@ -187,7 +184,7 @@ async fn resume(
 /// Makes an empty shadow table and plans the partitions of its backfill, up to the head of the log.
 async fn start(
     projection: &dyn Projection,
-    transaction: &mut PgConnection,
+    transaction: &mut Connection,
 ) -> Result<Begun, sqlx::Error> {
     discard(projection, transaction).await?;
     let target = read::head(&mut *transaction).await?;

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::postgres::Pool;
-use sqlx::PgConnection;
+use crate::postgres::{Connection, Pool};
 use tokio_util::task::AbortOnDropHandle;
 
 /// The `application_name` of connections of rebuilds, which do not count as other load.
@@ -57,7 +56,7 @@ impl LoadProbe {
     /// process.
     pub(super) async fn limit_parallelism(
         &self,
-        transaction: &mut PgConnection,
+        transaction: &mut Connection,
     ) -> Result<(), sqlx::Error> {
         if self.is_busy() {
             sqlx::query!(

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection as _, Executor as _, PgConnection};
+use sqlx::Executor as _;
 use tokio::time::Instant;
 
 use super::error::RebuildError;
-use crate::postgres::Pool;
+use crate::postgres::{Connection, Pool};
 use crate::projections::projection::Projection;
 
 /// How long a rebuild waits for the lock of another one, since PostgreSQL takes a while to notice that a
@@ -24,7 +24,7 @@ pub(super) struct RebuildLock {
     projection: &'static dyn Projection,
     /// The lock belongs to the open transaction of this connection: PostgreSQL releases it when the
     /// connection ends.
-    connection: PgConnection,
+    connection: Connection,
 }
 
 impl RebuildLock {
@@ -71,6 +71,6 @@ impl RebuildLock {
         if let Err(error) = self.connection.execute("commit").await {
             tracing::warn!(projection = self.projection.name(), %error, "rebuild: lock lost");
         }
-        let _ = self.connection.close().await;
+        self.connection.close().await;
     }
 }

@@ -1,9 +1,7 @@
 //! The partitions of a backfill: ranges of streams, each backfilled in one transaction, so that several
 //! workers share them and an interrupted rebuild keeps those that are done.
 
-use sqlx::PgConnection;
-
-use crate::postgres::Pool;
+use crate::postgres::{Connection, Pool};
 use crate::projections::checksum::Checksum;
 use crate::projections::projection::Projection;
 use crate::projections::stream_reader::END;
@@ -21,7 +19,7 @@ pub(super) struct Partition {
 /// customers begin with each.
 pub(super) async fn plan(
     projection: &dyn Projection,
-    db: &mut PgConnection,
+    db: &mut Connection,
     target: i64,
 ) -> Result<(), sqlx::Error> {
     let digits = match target {
@@ -65,7 +63,7 @@ pub(super) async fn pending(
 /// The checksum of the rows that all partitions have copied.
 pub(super) async fn copied(
     projection: &dyn Projection,
-    db: &mut PgConnection,
+    db: &mut Connection,
 ) -> Result<Checksum, sqlx::Error> {
     let row = sqlx::query!(
         r#"select coalesce(sum(rows), 0)::bigint as "rows!",
@@ -84,7 +82,7 @@ impl Partition {
     pub(super) async fn complete(
         &self,
         projection: &dyn Projection,
-        transaction: &mut PgConnection,
+        transaction: &mut Connection,
         events: i64,
         checksum: Checksum,
     ) -> Result<(), sqlx::Error> {

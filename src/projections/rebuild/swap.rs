@@ -3,13 +3,12 @@
 
 use std::time::Duration;
 
-use sqlx::{PgConnection, Postgres, Transaction};
 use tokio::time::Instant;
 
 use super::attempt::Attempt;
 use super::error::{RebuildError, is_index_missing, is_lock_timeout};
-use crate::postgres::Pool;
-use crate::postgres::transaction;
+use crate::postgres::transaction::{self, Transaction};
+use crate::postgres::{Connection, Pool};
 use crate::projections::checkpoint;
 use crate::projections::page::{PageMode, PageStep};
 use crate::projections::projection::{Projection, ProjectionError};
@@ -37,7 +36,7 @@ pub(super) struct Standby<'a> {
 }
 
 impl Standby<'_> {
-    async fn transaction(&self) -> Result<Transaction<'static, Postgres>, ProjectionError> {
+    async fn transaction(&self) -> Result<Transaction, ProjectionError> {
         match self.attempt {
             Some(attempt) => attempt.transaction().await,
             None => Ok(transaction::begin(self.pool).await?),
@@ -68,7 +67,7 @@ impl Standby<'_> {
     /// Applies one page; whether more may follow.
     async fn advance(
         &self,
-        transaction: &mut PgConnection,
+        transaction: &mut Connection,
         mode: PageMode,
     ) -> Result<bool, ProjectionError> {
         let Self { projection, slot, .. } = *self;
@@ -155,7 +154,7 @@ impl Standby<'_> {
 /// Its row stays locked until the transaction ends.
 pub(super) async fn standby_checkpoint(
     projection: &dyn Projection,
-    db: &mut PgConnection,
+    db: &mut Connection,
     slot: TableSlot,
 ) -> Result<Option<i64>, sqlx::Error> {
     let checkpoint = sqlx::query_scalar!(
@@ -173,7 +172,7 @@ pub(super) async fn standby_checkpoint(
 
 pub(super) async fn set_standby_checkpoint(
     projection: &dyn Projection,
-    db: &mut PgConnection,
+    db: &mut Connection,
     slot: TableSlot,
     position: i64,
 ) -> Result<(), sqlx::Error> {
