@@ -12,6 +12,7 @@ use crate::events::log::end::{AHEAD_MAX, log_end, seconds_ahead};
 use crate::pools::Pools;
 use crate::postgres::server::CONNECT_LIMIT;
 use crate::postgres::{self, Pool, Server};
+use crate::printable::error_text;
 use crate::projections::{ProjectionError, status};
 use crate::schema::{self, SchemaError};
 
@@ -57,7 +58,7 @@ pub(super) async fn open(
         loop {
             match checked {
                 Err(error) if is_away(&error) => {
-                    let text = format!("{:#}", anyhow::Error::from(error));
+                    let text = error_text(&error);
                     if warned.as_ref() != Some(&text) {
                         tracing::warn!(error = text, "start: waiting for PostgreSQL");
                         warned = Some(text);

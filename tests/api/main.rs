@@ -70,4 +70,5 @@ mod throttle;
 mod tokens;
 mod transfer;
 mod two_processes;
+mod terminals;
 mod versions;
