@@ -24,6 +24,12 @@ pub mod body;
 /// Request headers.
 mod headers;
 
+/// The reason of a change, from headers and bodies.
+mod reason;
+
+/// The address of a client behind proxies.
+mod forwarded;
+
 /// Errors as problem details.
 pub mod error;
 
@@ -154,7 +160,8 @@ pub fn routes() -> Vec<Route> {
 }
 
 /// The table of routes as a service. Layers are on each route, so that 404 and 405 come before them: body
-/// size, then rate, then the handler's parameters in their order.
+/// size, then rate, then the handler's parameters in their order. With a path in the public URL the table
+/// is there twice, with the path and without: a proxy may remove it or leave it.
 pub fn router(api: Api, rate_limit: Option<&RateLimit>, origins: &[String]) -> Router {
     let mut router = Router::new();
     for route in routes() {

@@ -14,6 +14,7 @@ use futures_util::FutureExt as _;
 use ipnet::IpNet;
 
 use super::error::{ApiError, Problem};
+use super::forwarded;
 use super::state::Api;
 use crate::clock;
 use crate::events::metadata::Metadata;
@@ -21,8 +22,6 @@ use crate::tasks::panic_message;
 
 /// The name of the header that carries the request's id, both ways.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-const X_FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// The longest id that a client may give its request, in bytes.
 const REQUEST_ID_MAX: usize = 64;
@@ -60,7 +59,7 @@ impl Caller {
         let headers = request.headers();
         Self {
             request_id: request_id(headers),
-            ip: client(peer, headers, trusted),
+            ip: forwarded::client(peer, headers, trusted),
             user_agent: kept_header(headers, &header::USER_AGENT),
             traceparent: kept_header(headers, &HeaderName::from_static("traceparent")),
         }
@@ -151,66 +150,4 @@ fn kept_header(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     let text: String = text.chars().filter(|c| !c.is_control()).collect();
     let end = text.floor_char_boundary(KEPT_HEADER_MAX);
     Some(text[..end].to_owned())
-}
-
-/// The client's address: `X-Forwarded-For` read from the right, past the trusted proxies. The part to the
-/// left of them may be forged by the client.
-fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
-    let is_trusted = |ip: IpAddr| trusted.iter().any(|net| net.contains(&ip));
-    let mut client = peer.to_canonical();
-    let forwarded = headers.get_all(X_FORWARDED_FOR);
-    let hops: Vec<&str> =
-        forwarded.iter().flat_map(|value| value.to_str().unwrap_or_default().split(',')).collect();
-    for hop in hops.into_iter().rev() {
-        if !is_trusted(client) {
-            break;
-        }
-        match address(hop.trim()) {
-            Some(ip) => client = ip.to_canonical(),
-            None if hop.trim().is_empty() => {}
-            None => break,
-        }
-    }
-    client
-}
-
-/// Parses an address as proxies write it: some add the port, and brackets around an IPv6 address.
-fn address(hop: &str) -> Option<IpAddr> {
-    let with_port = || hop.parse::<SocketAddr>().map(|address| address.ip()).ok();
-    let in_brackets = || hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
-    hop.parse().ok().or_else(with_port).or_else(in_brackets)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn client_of(peer: &str, forwarded: &[&str], trusted: &[&str]) -> String {
-        let mut headers = HeaderMap::new();
-        for value in forwarded {
-            headers.append(X_FORWARDED_FOR, value.parse().unwrap());
-        }
-        let trusted: Vec<IpNet> = trusted.iter().map(|net| net.parse().unwrap()).collect();
-        client(peer.parse().unwrap(), &headers, &trusted).to_string()
-    }
-
-    #[test]
-    fn the_address_comes_from_trusted_proxies_only() {
-        assert_eq!(client_of("192.0.2.1", &["203.0.113.9"], &[]), "192.0.2.1");
-        let proxy = &["10.0.0.0/8"];
-        assert_eq!(client_of("10.0.0.1", &["203.0.113.9"], proxy), "203.0.113.9");
-        assert_eq!(client_of("10.0.0.1", &["1.2.3.4, 203.0.113.9"], proxy), "203.0.113.9");
-        assert_eq!(
-            client_of("10.0.0.1", &["1.2.3.4", "203.0.113.9 ,10.0.0.2"], proxy),
-            "203.0.113.9"
-        );
-        assert_eq!(client_of("10.0.0.1", &["1.2.3.4, garbage"], proxy), "10.0.0.1");
-        for hop in ["203.0.113.9:1234", "203.0.113.9,", "1.2.3.4, ,203.0.113.9, "] {
-            assert_eq!(client_of("10.0.0.1", &[hop], proxy), "203.0.113.9");
-        }
-        for hop in ["[2001:db8::1]", "[2001:db8::1]:443"] {
-            assert_eq!(client_of("10.0.0.1", &[hop], proxy), "2001:db8::1");
-        }
-        assert_eq!(client_of("::ffff:10.0.0.1", &["2001:db8::1"], proxy), "2001:db8::1");
-    }
 }
