@@ -124,7 +124,7 @@ async fn create_with(
     let origin = origin(authorized.metadata, headers, reason)?;
     let written = api.bus.create(name, dob, origin).await?;
     let mut response = shown(api, headers, status, &written).await?;
-    let location = HeaderValue::from_str(&format!("/customers/{}", written.id));
+    let location = HeaderValue::from_str(&format!("{}/customers/{}", api.public_path, written.id));
     if let Ok(location) = location {
         response.headers_mut().insert(header::LOCATION, location);
     }

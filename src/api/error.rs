@@ -237,8 +237,8 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// The body, as `application/problem+json`.
-    pub(super) fn body(&self, request_id: &str) -> String {
+    /// The body, as `application/problem+json`. Its type is an address below the path of the public URL.
+    pub(super) fn body(&self, public_path: &str, request_id: &str) -> String {
         #[derive(Serialize)]
         struct Body<'a> {
             r#type: String,
@@ -252,7 +252,7 @@ impl Problem {
             log: Option<CurrentLog>,
         }
         serde_json::to_string(&Body {
-            r#type: format!("/problems/{}", self.slug),
+            r#type: format!("{public_path}/problems/{}", self.slug),
             title: self.title,
             status: self.status.as_u16(),
             detail: &self.detail,

@@ -181,7 +181,7 @@ async fn run(
                 ImportError::Stopped => watch.error(),
                 error => error.into(),
             };
-            let problem = problem.problem().body(request_id);
+            let problem = problem.problem().body(&api.public_path, request_id);
             answer.pending.extend_from_slice(format!("{{\"error\":{problem}}}\n").as_bytes());
         }
     }

@@ -163,7 +163,7 @@ pub fn routes() -> Vec<Route> {
 /// size, then rate, then the handler's parameters in their order. With a path in the public URL the table
 /// is there twice, with the path and without: a proxy may remove it or leave it.
 pub fn router(api: Api, rate_limit: Option<&RateLimit>, origins: &[String]) -> Router {
-    let mut router = Router::new();
+    let mut table = Router::new();
     for route in routes() {
         let mut handler = route.handler;
         if route.method == "GET" && route.role.is_some() {
@@ -194,13 +194,17 @@ pub fn router(api: Api, rate_limit: Option<&RateLimit>, origins: &[String]) -> R
                 .increment(1);
                 response
             }));
-        router = router.route(path, handler);
+        table = table.route(path, handler);
     }
-    router = router
-        .fallback(async || ApiError::NoRoute)
-        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed);
+    let table = table.method_not_allowed_fallback(async || ApiError::MethodNotAllowed);
+    let mut router = with_path(table, &api.public_path).fallback(async || ApiError::NoRoute);
     if let Some(cors) = cors::layer(origins) {
         router = router.layer(cors);
     }
     router.layer(middleware::from_fn_with_state(api.clone(), request::envelope)).with_state(api)
+}
+
+/// The routes, and the same below the path.
+fn with_path<S: Clone + Send + Sync + 'static>(table: Router<S>, path: &str) -> Router<S> {
+    if path.is_empty() { table } else { table.clone().nest(path, table) }
 }

@@ -77,7 +77,7 @@ pub(super) async fn envelope(State(api): State<Api>, mut request: Request, next:
     let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
     let mut response =
         answer.unwrap_or_else(|panic| ApiError::Internal(panic_message(&*panic)).into_response());
-    finish(&mut response, &request_id, api.https);
+    finish(&mut response, &request_id, api.https, &api.public_path);
     if has_connection_header && api.draining.is_cancelled() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -85,9 +85,9 @@ pub(super) async fn envelope(State(api): State<Api>, mut request: Request, next:
 }
 
 /// Writes the problem of a failed request, and the headers of every answer.
-fn finish(response: &mut Response, request_id: &str, https: bool) {
+fn finish(response: &mut Response, request_id: &str, https: bool, public_path: &str) {
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        write_problem(response, &problem, request_id);
+        write_problem(response, &problem, request_id, public_path);
     }
     protect(response.headers_mut(), https);
     if let Ok(value) = HeaderValue::from_str(request_id) {
@@ -96,10 +96,15 @@ fn finish(response: &mut Response, request_id: &str, https: bool) {
 }
 
 /// The same for the router that answers before the service has started.
-pub(super) async fn early_envelope(https: bool, request: Request, next: Next) -> Response {
+pub(super) async fn early_envelope(
+    https: bool,
+    public_path: String,
+    request: Request,
+    next: Next,
+) -> Response {
     let request_id = request_id(request.headers());
     let mut response = next.run(request).await;
-    finish(&mut response, &request_id, https);
+    finish(&mut response, &request_id, https, &public_path);
     response
 }
 
@@ -123,12 +128,12 @@ fn protect(headers: &mut HeaderMap, https: bool) {
     }
 }
 
-fn write_problem(response: &mut Response, problem: &Problem, request_id: &str) {
+fn write_problem(response: &mut Response, problem: &Problem, request_id: &str, public_path: &str) {
     if problem.status.is_server_error() {
         let (status, cause) = (problem.status.as_u16(), problem.cause.as_deref());
         tracing::error!(request_id, status, cause, "request failed");
     }
-    let body = problem.body(request_id);
+    let body = problem.body(public_path, request_id);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));

@@ -197,7 +197,7 @@ fn put_cookie(
     response: &mut Response,
     value: Option<(&str, u64)>,
 ) -> Result<(), ApiError> {
-    let cookie = HeaderValue::from_str(&set_cookie(api.https, value))
+    let cookie = HeaderValue::from_str(&set_cookie(api.https, &api.public_path, value))
         .map_err(|error| ApiError::Internal(error.to_string()))?;
     let headers = response.headers_mut();
     headers.insert(header::SET_COOKIE, cookie);

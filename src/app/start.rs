@@ -70,8 +70,8 @@ pub(super) async fn open(
             checked = check(&direct, pooler).await;
         }
     };
-    let (built_at, cursor_key) =
-        api::waiting::answer_during(early, config.is_https(), checks).await?;
+    let (https, path) = (config.is_https(), config.public_path());
+    let (built_at, cursor_key) = api::waiting::answer_during(early, https, path, checks).await?;
     let listener = TcpListener::from_std(listener).map_err(failed)?;
     Ok((listener, Opened { pools, built_at, cursor_key }))
 }
