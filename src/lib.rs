@@ -22,6 +22,9 @@ mod server_url;
 /// The configuration, read from the environment once.
 pub mod config;
 
+/// Texts for people: without characters that act on a terminal, and errors that say each thing once.
+pub mod printable;
+
 /// Log lines, written by a thread of their own.
 mod log_lines;
 

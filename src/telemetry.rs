@@ -1,16 +1,22 @@
 //! Logs on stderr, metrics for Prometheus; one of each per process.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
-use std::io::IsTerminal as _;
+use std::fmt;
 use std::panic;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::fmt::format::{DefaultFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::{Config, LogFormat};
 use crate::log_lines::LogLines;
+use crate::printable::printable;
 
 /// How often histograms are condensed. Until then each of them keeps every single value.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -23,17 +29,57 @@ pub fn start_logging(config: &Config) {
     let filter = EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(LogLines::of_process)
         // It would print what it cannot log to the same stderr, and panic if that fails.
         .log_internal_errors(false);
     // Fails if a logger is set already, as in a test with two services in one process.
     let started = match config.log_format {
-        LogFormat::Pretty => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Pretty => builder.with_ansi(has_colors()).fmt_fields(PrintableFields).try_init(),
+        LogFormat::Json => builder.json().map_event_format(PrintableLine).try_init(),
     };
     if started.is_ok() {
         log_panics();
+    }
+}
+
+/// Whether standard error gets colours, as `anstream` decides for the texts of the command line.
+fn has_colors() -> bool {
+    anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never
+}
+
+/// The message and the fields of a log line, [`printable`]. The rest of the line is the program's own.
+struct PrintableFields;
+
+impl<'writer> FormatFields<'writer> for PrintableFields {
+    fn format_fields<R: RecordFields>(
+        &self,
+        mut writer: Writer<'writer>,
+        fields: R,
+    ) -> fmt::Result {
+        let mut text = String::new();
+        DefaultFields::new().format_fields(Writer::new(&mut text), fields)?;
+        writer.write_str(&printable(&text))
+    }
+}
+
+/// A log line without colours, [`printable`] as a whole.
+struct PrintableLine<F>(F);
+
+impl<S, N, F> FormatEvent<S, N> for PrintableLine<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut line = String::new();
+        self.0.format_event(context, Writer::new(&mut line), event)?;
+        writeln!(writer, "{}", printable(line.trim_end_matches('\n')))
     }
 }
 

@@ -7,18 +7,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate root and the modules that it may use.
-const ALLOWED: [(&str, &[&str]); 22] = [
+const ALLOWED: [(&str, &[&str]); 23] = [
     ("clock", &[]),
     ("server_url", &[]),
     ("config", &["postgres", "server_url"]),
+    ("printable", &[]),
     ("log_lines", &[]),
-    ("telemetry", &["config", "log_lines"]),
+    ("telemetry", &["config", "log_lines", "printable"]),
     ("tasks", &[]),
     ("files", &[]),
     ("check", &[]),
     ("postgres", &["server_url"]),
     ("events", &["clock", "postgres", "tasks", "telemetry"]),
-    ("feed", &["clock", "events", "postgres", "tasks"]),
+    ("feed", &["clock", "events", "postgres", "printable", "tasks"]),
     ("commands", &["clock", "events", "postgres"]),
     ("projections", &["clock", "events", "postgres", "tasks", "telemetry"]),
     ("auth", &["check", "clock", "config", "events", "files", "postgres", "tasks"]),
@@ -50,6 +51,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
             "auth",
             "api",
             "postgres",
+            "printable",
             "tasks",
             "telemetry",
             "schema",
@@ -72,6 +74,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
             "api",
             "files",
             "postgres",
+            "printable",
             "tasks",
             "telemetry",
             "schema",

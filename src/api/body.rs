@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::error::{ApiError, FieldError};
 use super::query::PARAMETER_NAME_MAX;
-use crate::events::values::{CustomerId, ValueError};
+use crate::events::values::{CustomerId, ValueError, parse_reason};
 
 /// The largest JSON body, in bytes: far more than any request needs.
 pub const BODY_MAX: usize = 64 * 1024;
@@ -31,7 +31,7 @@ impl<S: Sync> FromRequest<S> for Body {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
-        if !is_json(request.headers()) {
+        if !is_json(request.headers())? {
             return Err(ApiError::UnsupportedMediaType("application/json"));
         }
         let bytes = read_body(request).await?;
@@ -78,6 +78,11 @@ impl Body {
             None | Some(Value::Null) => None,
             Some(_) => self.text(name, parse),
         }
+    }
+
+    /// The member `reason`: the caller's reason for the change.
+    pub fn reason(&mut self) -> Option<String> {
+        self.optional_text("reason", parse_reason).flatten()
     }
 
     /// A member that is a customer's id, a JSON integer.
@@ -162,24 +167,42 @@ impl<'de> Visitor<'de> for UniqueMembers {
 }
 
 /// `application/json`, or a type with the suffix `+json` (RFC 6839).
-fn is_json(headers: &HeaderMap) -> bool {
-    media_type(headers).is_some_and(|essence| {
+fn is_json(headers: &HeaderMap) -> Result<bool, ApiError> {
+    Ok(media_type(headers)?.is_some_and(|essence| {
         essence == "application/json"
             || (essence.starts_with("application/") && essence.ends_with("+json"))
-    })
+    }))
 }
 
 /// The media type of the body, in lower case and without parameters; `None` unless it is given exactly
-/// once and the body has no content coding.
-pub(super) fn media_type(headers: &HeaderMap) -> Option<String> {
+/// once. 415 if the body is packed.
+pub(super) fn media_type(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    check_unpacked(headers)?;
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
     let (Some(Ok(text)), None) = (types.next().map(|value| value.to_str()), types.next()) else {
-        return None;
+        return Ok(None);
     };
-    if headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
-        return None;
+    Ok(Some(text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()))
+}
+
+/// Fails if the body has a content coding, or a transfer coding that the HTTP library leaves in it.
+fn check_unpacked(headers: &HeaderMap) -> Result<(), ApiError> {
+    // Codings are case-insensitive, and lists may have empty elements (RFC 9110, sections 8.4.1 and 5.6.1).
+    let are = |list: &HeaderName, known: &[u8]| {
+        let lines = headers.get_all(list).iter();
+        let mut codings = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+        codings.all(|coding| {
+            let coding = coding.trim_ascii();
+            coding.is_empty() || coding.eq_ignore_ascii_case(known)
+        })
+    };
+    if !are(&header::CONTENT_ENCODING, b"identity") {
+        Err(ApiError::ContentCoding)
+    } else if !are(&header::TRANSFER_ENCODING, b"chunked") {
+        Err(ApiError::TransferCoding)
+    } else {
+        Ok(())
     }
-    Some(text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
 }
 
 async fn read_body(request: Request) -> Result<Bytes, ApiError> {

@@ -9,7 +9,7 @@ use tower_http::cors::CorsLayer;
 const MAX_AGE: Duration = Duration::from_mins(10);
 
 /// The request headers that a page may set.
-const ALLOWED_HEADERS: [HeaderName; 10] = [
+const ALLOWED_HEADERS: [HeaderName; 11] = [
     header::AUTHORIZATION,
     header::CONTENT_TYPE,
     header::IF_MATCH,
@@ -19,11 +19,14 @@ const ALLOWED_HEADERS: [HeaderName; 10] = [
     HeaderName::from_static("min-event-position"),
     HeaderName::from_static("prefer"),
     HeaderName::from_static("x-reason"),
+    HeaderName::from_static("x-reason*"),
     HeaderName::from_static("x-request-id"),
 ];
 
 /// The response headers that a page may read.
-const EXPOSED_HEADERS: [HeaderName; 12] = [
+const EXPOSED_HEADERS: [HeaderName; 14] = [
+    header::ACCEPT,
+    header::ACCEPT_ENCODING,
     header::ETAG,
     header::LINK,
     header::LOCATION,

@@ -15,6 +15,7 @@ use super::headers as header_values;
 use super::pool_choice::{PoolKind, Source};
 use super::query::{CustomerPath, Params};
 use super::read_your_writes;
+use super::reason::with_reasons;
 use super::state::Api;
 use crate::clock;
 use crate::commands::customer;
@@ -118,11 +119,12 @@ async fn create_with(
 ) -> Result<Response, ApiError> {
     params.none()?;
     let (name, dob) = name_and_dob(api, &mut body);
+    let reason = body.reason();
     let (name, dob) = body.finish((name, dob))?;
-    let origin = origin(authorized.metadata, headers)?;
+    let origin = origin(authorized.metadata, headers, reason)?;
     let written = api.bus.create(name, dob, origin).await?;
     let mut response = shown(api, headers, status, &written).await?;
-    let location = HeaderValue::from_str(&format!("/customers/{}", written.id));
+    let location = HeaderValue::from_str(&format!("{}/customers/{}", api.public_path, written.id));
     if let Ok(location) = location {
         response.headers_mut().insert(header::LOCATION, location);
     }
@@ -140,9 +142,10 @@ pub(super) async fn update(
 ) -> Result<Response, ApiError> {
     params.none()?;
     let (name, dob) = name_and_dob(&api, &mut body);
+    let reason = body.reason();
     let (name, dob) = body.finish((name, dob))?;
     let if_match = header_values::if_match(&headers)?;
-    let origin = origin(authorized.metadata, &headers)?;
+    let origin = origin(authorized.metadata, &headers, reason)?;
     overwrite(origin, &api, &headers, path.id()?, (name, dob), if_match).await
 }
 
@@ -157,9 +160,10 @@ pub(super) async fn legacy_update(
     params.none()?;
     let id = body.customer_id("id");
     let (name, dob) = name_and_dob(&api, &mut body);
+    let reason = body.reason();
     let (id, name, dob) = body.finish((id, name, dob))?;
     let if_match = header_values::if_match(&headers)?;
-    let origin = origin(authorized.metadata, &headers)?;
+    let origin = origin(authorized.metadata, &headers, reason)?;
     overwrite(origin, &api, &headers, id, (name, dob), if_match).await
 }
 
@@ -186,7 +190,7 @@ pub(super) async fn delete(
 ) -> Result<Response, ApiError> {
     params.none()?;
     let if_match = header_values::if_match(&headers)?;
-    let origin = origin(authorized.metadata, &headers)?;
+    let origin = origin(authorized.metadata, &headers, None)?;
     remove(origin, &api, &headers, path.id()?, if_match).await
 }
 
@@ -201,7 +205,7 @@ pub(super) async fn legacy_delete(
     let id = id.ok_or_else(|| ApiError::malformed("id", "is required"))?;
     let id = CustomerId::parse(&id).map_err(|error| ApiError::malformed("id", error.0))?;
     let if_match = header_values::if_match(&headers)?;
-    let origin = origin(authorized.metadata, &headers)?;
+    let origin = origin(authorized.metadata, &headers, None)?;
     remove(origin, &api, &headers, id, if_match).await
 }
 
@@ -260,9 +264,13 @@ async fn with_position(
 }
 
 /// Metadata, reason and idempotency key of a write.
-fn origin(metadata: Metadata, headers: &HeaderMap) -> Result<Origin, ApiError> {
+fn origin(
+    metadata: Metadata,
+    headers: &HeaderMap,
+    reason: Option<String>,
+) -> Result<Origin, ApiError> {
     let key = header_values::idempotency_key(headers)?;
-    Ok(Origin { metadata: header_values::with_reason(metadata, headers)?, key })
+    Ok(Origin { metadata: with_reasons(metadata, headers, reason)?, key })
 }
 
 fn etag(version: i64) -> [(HeaderName, String); 1] {

@@ -48,6 +48,10 @@ pub enum ApiError {
     /// Names the media types that the route accepts.
     #[error("the body must be {0}")]
     UnsupportedMediaType(&'static str),
+    #[error("the body must have no content coding: send it as it is")]
+    ContentCoding,
+    #[error("the body must have no transfer coding but chunked")]
+    TransferCoding,
     #[error("the body must have at most {0} bytes")]
     TooLarge(usize),
     #[error("the customer is at version {current}")]
@@ -138,7 +142,7 @@ impl ApiError {
             }
             Self::Malformed(_) => (StatusCode::BAD_REQUEST, "malformed", "Malformed request"),
             Self::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "Invalid values"),
-            Self::UnsupportedMediaType(_) => (
+            Self::UnsupportedMediaType(_) | Self::ContentCoding | Self::TransferCoding => (
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported-media-type",
                 "Unsupported media type",
@@ -207,6 +211,14 @@ impl ApiError {
             Self::Unauthenticated | Self::LoginFailed | Self::TokenReplay => {
                 Some((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")))
             }
+            // What would have been accepted (RFC 9110, section 15.5.16).
+            Self::UnsupportedMediaType(types) => {
+                let types = HeaderValue::from_str(&types.replace(" or ", ", ")).ok()?;
+                Some((header::ACCEPT, types))
+            }
+            Self::ContentCoding => {
+                Some((header::ACCEPT_ENCODING, HeaderValue::from_static("identity")))
+            }
             Self::RateLimited { retry_after } => {
                 Some((header::RETRY_AFTER, HeaderValue::from(seconds(*retry_after))))
             }
@@ -223,7 +235,7 @@ impl ApiError {
             | Self::MethodNotAllowed
             | Self::Malformed(_)
             | Self::Invalid(_)
-            | Self::UnsupportedMediaType(_)
+            | Self::TransferCoding
             | Self::TooLarge(_)
             | Self::VersionMismatch { .. }
             | Self::Obstructed(_)
@@ -255,8 +267,8 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// The body, as `application/problem+json`.
-    pub(super) fn body(&self, request_id: &str) -> String {
+    /// The body, as `application/problem+json`. Its type is an address below the path of the public URL.
+    pub(super) fn body(&self, public_path: &str, request_id: &str) -> String {
         #[derive(Serialize)]
         struct Body<'a> {
             r#type: String,
@@ -270,7 +282,7 @@ impl Problem {
             log: Option<CurrentLog>,
         }
         serde_json::to_string(&Body {
-            r#type: format!("/problems/{}", self.slug),
+            r#type: format!("{public_path}/problems/{}", self.slug),
             title: self.title,
             status: self.status.as_u16(),
             detail: &self.detail,

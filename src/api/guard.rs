@@ -22,6 +22,9 @@ const COOKIE: &str = "customers_session";
 /// the path `/` (RFC 6265bis, section 4.1.3.2).
 const HOST_COOKIE: &str = "__Host-session";
 
+/// The name of the cookie on https below a path: browsers accept it only with `Secure` (section 4.1.3.1).
+const SECURE_COOKIE: &str = "__Secure-session";
+
 /// The role and the purpose that a handler requires.
 pub trait Requirement: Send {
     const ROLE: Role;
@@ -87,7 +90,7 @@ impl<R: Requirement> FromRequestParts<Api> for Authorized<R> {
         let caller = caller(parts)?;
         let mut metadata = caller.metadata();
         let token = bearer(&parts.headers).ok_or(ApiError::Unauthenticated)?;
-        let cookie = cookie(&parts.headers, cookie_name(api.https));
+        let cookie = cookie(&parts.headers, cookie_name(api.https, &api.public_path));
         let known = parts.extensions.get::<KnownPrincipal>();
         let principal = match known.and_then(|known| known.0.get()) {
             Some(principal) => principal.clone(),
@@ -153,15 +156,20 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Cookie<'a> {
     found
 }
 
-fn cookie_name(https: bool) -> &'static str {
-    if https { HOST_COOKIE } else { COOKIE }
+fn cookie_name(https: bool, public_path: &str) -> &'static str {
+    match (https, public_path) {
+        (false, _) => COOKIE,
+        (true, "") => HOST_COOKIE,
+        (true, _) => SECURE_COOKIE,
+    }
 }
 
 /// The `Set-Cookie` header of a log-in, for a value and its lifetime in seconds; without a value, that
 /// of a log-out (RFC 6265, section 4.1).
-pub(super) fn set_cookie(https: bool, value: Option<(&str, u64)>) -> String {
-    let name = cookie_name(https);
+pub(super) fn set_cookie(https: bool, public_path: &str, value: Option<(&str, u64)>) -> String {
+    let name = cookie_name(https, public_path);
+    let path = if public_path.is_empty() { "/" } else { public_path };
     let secure = if https { "; Secure" } else { "" };
     let (value, seconds) = value.unwrap_or(("", 0));
-    format!("{name}={value}{secure}; HttpOnly; SameSite=Strict; Path=/; Max-Age={seconds}")
+    format!("{name}={value}{secure}; HttpOnly; SameSite=Strict; Path={path}; Max-Age={seconds}")
 }

@@ -1,48 +1,32 @@
 //! Parsers of request headers. An error names its header.
 
-use axum::http::{HeaderMap, HeaderName, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::error::ApiError;
 use crate::commands::IfMatch;
-use crate::events::metadata::Metadata;
-
-/// The longest `X-Reason`, in Unicode scalar values.
-const REASON_MAX_CHARS: usize = 500;
 
 /// The longest `Idempotency-Key` and `Import-Id`, in bytes.
 const KEY_MAX: usize = 255;
+
+/// The bytes of a header, `None` without it; 400 if it is repeated.
+pub(super) fn one_value<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> Result<Option<&'a [u8]>, ApiError> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (value, None) => Ok(value.map(HeaderValue::as_bytes)),
+        (_, Some(_)) => Err(ApiError::malformed(name.as_str(), "must be given only once")),
+    }
+}
 
 /// The value of a header as text, `None` without it; 400 if it is repeated or not UTF-8.
 pub(super) fn header_text<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
 ) -> Result<Option<&'a str>, ApiError> {
-    let mut values = headers.get_all(name).iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    if values.next().is_some() {
-        return Err(ApiError::malformed(name.as_str(), "must be given only once"));
-    }
-    std::str::from_utf8(value.as_bytes())
-        .map(Some)
-        .map_err(|_| ApiError::malformed(name.as_str(), "must be UTF-8"))
-}
-
-/// Adds `X-Reason`, the caller's reason for a change; 400 when it is too long. Called by the handlers and
-/// not by the guard, so that a 415 comes before a 400.
-pub(super) fn with_reason(metadata: Metadata, headers: &HeaderMap) -> Result<Metadata, ApiError> {
-    Ok(Metadata { reason: reason(headers)?, ..metadata })
-}
-
-fn reason(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
-    const NAME: HeaderName = HeaderName::from_static("x-reason");
-    let reason = header_text(headers, &NAME)?.map(str::trim).filter(|reason| !reason.is_empty());
-    match reason {
-        Some(text) if text.chars().count() > REASON_MAX_CHARS => {
-            Err(ApiError::malformed("x-reason", "must have at most 500 characters"))
-        }
-        Some(text) => Ok(Some(text.to_owned())),
-        None => Ok(None),
-    }
+    let text = one_value(headers, name)?.map(std::str::from_utf8).transpose();
+    text.map_err(|_| ApiError::malformed(name.as_str(), "must be UTF-8"))
 }
 
 /// `Idempotency-Key`: the client's name for a request that is executed once.

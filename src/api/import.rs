@@ -17,11 +17,12 @@ use tokio_util::task::AbortOnDropHandle;
 use super::body::media_type;
 use super::error::{ApiError, FieldError};
 use super::guard::{Authorized, Editor, Requirement as _};
-use super::headers::{visible_ascii, with_reason};
+use super::headers::visible_ascii;
 use super::limits::Limits;
 use super::pace::in_time;
 use super::query::Params;
 use super::read_your_writes;
+use super::reason::with_reason;
 use super::session_watch::SessionWatch;
 use super::spool::{SpoolFile, unavailable};
 use super::state::Api;
@@ -107,7 +108,7 @@ pub(super) async fn import(
 
 /// The format named by `Content-Type`.
 fn format(headers: &HeaderMap) -> Result<Format, ApiError> {
-    match media_type(headers).as_deref() {
+    match media_type(headers)?.as_deref() {
         Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => {
             Ok(Format::Ndjson)
         }
@@ -180,7 +181,7 @@ async fn run(
                 ImportError::Stopped => watch.error(),
                 error => error.into(),
             };
-            let problem = problem.problem().body(request_id);
+            let problem = problem.problem().body(&api.public_path, request_id);
             answer.pending.extend_from_slice(format!("{{\"error\":{problem}}}\n").as_bytes());
         }
     }

@@ -237,7 +237,7 @@ fn page(
         if let Some(as_of) = as_of {
             query.append_pair("as_of", &as_of.text);
         }
-        format!("</customers?{}>; rel=\"next\"", query.finish())
+        format!("<{}/customers?{}>; rel=\"next\"", api.public_path, query.finish())
     });
     let customers: Vec<_> = rows.iter().map(Customer::from).collect();
     let mut response = Json(Page { number: customers.len(), customers, next }).into_response();

@@ -24,6 +24,12 @@ pub mod body;
 /// Request headers.
 mod headers;
 
+/// The reason of a change, from headers and bodies.
+mod reason;
+
+/// The address of a client behind proxies.
+mod forwarded;
+
 /// Errors as problem details.
 pub mod error;
 
@@ -157,9 +163,10 @@ pub fn routes() -> Vec<Route> {
 }
 
 /// The table of routes as a service. Layers are on each route, so that 404 and 405 come before them: body
-/// size, then rate, then the handler's parameters in their order.
+/// size, then rate, then the handler's parameters in their order. With a path in the public URL the table
+/// is there twice, with the path and without: a proxy may remove it or leave it.
 pub fn router(api: Api, rate_limit: Option<&RateLimit>, origins: &[String]) -> Router {
-    let mut router = Router::new();
+    let mut table = Router::new();
     for route in routes() {
         let mut handler = route.handler;
         if route.method == "GET" && route.role.is_some() {
@@ -192,13 +199,17 @@ pub fn router(api: Api, rate_limit: Option<&RateLimit>, origins: &[String]) -> R
                 .increment(1);
                 response
             }));
-        router = router.route(path, handler);
+        table = table.route(path, handler);
     }
-    router = router
-        .fallback(async || ApiError::NoRoute)
-        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed);
+    let table = table.method_not_allowed_fallback(async || ApiError::MethodNotAllowed);
+    let mut router = with_path(table, &api.public_path).fallback(async || ApiError::NoRoute);
     if let Some(cors) = cors::layer(origins) {
         router = router.layer(cors);
     }
     router.layer(middleware::from_fn_with_state(api.clone(), request::envelope)).with_state(api)
+}
+
+/// The routes, and the same below the path.
+fn with_path<S: Clone + Send + Sync + 'static>(table: Router<S>, path: &str) -> Router<S> {
+    if path.is_empty() { table } else { table.clone().nest(path, table) }
 }

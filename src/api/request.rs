@@ -14,6 +14,7 @@ use futures_util::FutureExt as _;
 use ipnet::IpNet;
 
 use super::error::{ApiError, Problem};
+use super::forwarded;
 use super::state::Api;
 use crate::clock;
 use crate::events::metadata::Metadata;
@@ -21,8 +22,6 @@ use crate::tasks::panic_message;
 
 /// The name of the header that carries the request's id, both ways.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-const X_FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// The longest id that a client may give its request, in bytes.
 const REQUEST_ID_MAX: usize = 64;
@@ -60,7 +59,7 @@ impl Caller {
         let headers = request.headers();
         Self {
             request_id: request_id(headers),
-            ip: client(peer, headers, trusted),
+            ip: forwarded::client(peer, headers, trusted),
             user_agent: kept_header(headers, &header::USER_AGENT),
             traceparent: kept_header(headers, &HeaderName::from_static("traceparent")),
         }
@@ -78,7 +77,7 @@ pub(super) async fn envelope(State(api): State<Api>, mut request: Request, next:
     let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
     let mut response =
         answer.unwrap_or_else(|panic| ApiError::Internal(panic_message(&*panic)).into_response());
-    finish(&mut response, &request_id, api.https);
+    finish(&mut response, &request_id, api.https, &api.public_path);
     if has_connection_header && api.draining.is_cancelled() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -86,9 +85,9 @@ pub(super) async fn envelope(State(api): State<Api>, mut request: Request, next:
 }
 
 /// Writes the problem of a failed request, and the headers of every answer.
-fn finish(response: &mut Response, request_id: &str, https: bool) {
+fn finish(response: &mut Response, request_id: &str, https: bool, public_path: &str) {
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        write_problem(response, &problem, request_id);
+        write_problem(response, &problem, request_id, public_path);
     }
     protect(response.headers_mut(), https);
     if let Ok(value) = HeaderValue::from_str(request_id) {
@@ -97,10 +96,15 @@ fn finish(response: &mut Response, request_id: &str, https: bool) {
 }
 
 /// The same for the router that answers before the service has started.
-pub(super) async fn early_envelope(https: bool, request: Request, next: Next) -> Response {
+pub(super) async fn early_envelope(
+    https: bool,
+    public_path: String,
+    request: Request,
+    next: Next,
+) -> Response {
     let request_id = request_id(request.headers());
     let mut response = next.run(request).await;
-    finish(&mut response, &request_id, https);
+    finish(&mut response, &request_id, https, &public_path);
     response
 }
 
@@ -124,12 +128,12 @@ fn protect(headers: &mut HeaderMap, https: bool) {
     }
 }
 
-fn write_problem(response: &mut Response, problem: &Problem, request_id: &str) {
+fn write_problem(response: &mut Response, problem: &Problem, request_id: &str, public_path: &str) {
     if problem.status.is_server_error() {
         let (status, cause) = (problem.status.as_u16(), problem.cause.as_deref());
         tracing::error!(request_id, status, cause, "request failed");
     }
-    let body = problem.body(request_id);
+    let body = problem.body(public_path, request_id);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
@@ -151,66 +155,4 @@ fn kept_header(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     let text: String = text.chars().filter(|c| !c.is_control()).collect();
     let end = text.floor_char_boundary(KEPT_HEADER_MAX);
     Some(text[..end].to_owned())
-}
-
-/// The client's address: `X-Forwarded-For` read from the right, past the trusted proxies. The part to the
-/// left of them may be forged by the client.
-fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
-    let is_trusted = |ip: IpAddr| trusted.iter().any(|net| net.contains(&ip));
-    let mut client = peer.to_canonical();
-    let forwarded = headers.get_all(X_FORWARDED_FOR);
-    let hops: Vec<&str> =
-        forwarded.iter().flat_map(|value| value.to_str().unwrap_or_default().split(',')).collect();
-    for hop in hops.into_iter().rev() {
-        if !is_trusted(client) {
-            break;
-        }
-        match address(hop.trim()) {
-            Some(ip) => client = ip.to_canonical(),
-            None if hop.trim().is_empty() => {}
-            None => break,
-        }
-    }
-    client
-}
-
-/// Parses an address as proxies write it: some add the port, and brackets around an IPv6 address.
-fn address(hop: &str) -> Option<IpAddr> {
-    let with_port = || hop.parse::<SocketAddr>().map(|address| address.ip()).ok();
-    let in_brackets = || hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
-    hop.parse().ok().or_else(with_port).or_else(in_brackets)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn client_of(peer: &str, forwarded: &[&str], trusted: &[&str]) -> String {
-        let mut headers = HeaderMap::new();
-        for value in forwarded {
-            headers.append(X_FORWARDED_FOR, value.parse().unwrap());
-        }
-        let trusted: Vec<IpNet> = trusted.iter().map(|net| net.parse().unwrap()).collect();
-        client(peer.parse().unwrap(), &headers, &trusted).to_string()
-    }
-
-    #[test]
-    fn the_address_comes_from_trusted_proxies_only() {
-        assert_eq!(client_of("192.0.2.1", &["203.0.113.9"], &[]), "192.0.2.1");
-        let proxy = &["10.0.0.0/8"];
-        assert_eq!(client_of("10.0.0.1", &["203.0.113.9"], proxy), "203.0.113.9");
-        assert_eq!(client_of("10.0.0.1", &["1.2.3.4, 203.0.113.9"], proxy), "203.0.113.9");
-        assert_eq!(
-            client_of("10.0.0.1", &["1.2.3.4", "203.0.113.9 ,10.0.0.2"], proxy),
-            "203.0.113.9"
-        );
-        assert_eq!(client_of("10.0.0.1", &["1.2.3.4, garbage"], proxy), "10.0.0.1");
-        for hop in ["203.0.113.9:1234", "203.0.113.9,", "1.2.3.4, ,203.0.113.9, "] {
-            assert_eq!(client_of("10.0.0.1", &[hop], proxy), "203.0.113.9");
-        }
-        for hop in ["[2001:db8::1]", "[2001:db8::1]:443"] {
-            assert_eq!(client_of("10.0.0.1", &[hop], proxy), "2001:db8::1");
-        }
-        assert_eq!(client_of("::ffff:10.0.0.1", &["2001:db8::1"], proxy), "2001:db8::1");
-    }
 }

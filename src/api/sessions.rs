@@ -10,9 +10,9 @@ use serde_json::json;
 use super::body::Body;
 use super::error::ApiError;
 use super::guard::{Authorized, CookieProof, Logout, SessionManagement, set_cookie};
-use super::headers::with_reason;
 use super::limits;
 use super::query::{Params, PathName};
+use super::reason::{with_reason, with_reasons};
 use super::request::Caller;
 use super::state::Api;
 use crate::auth::AuthError;
@@ -173,8 +173,9 @@ pub(super) async fn change_password(
     params.none()?;
     let old = body.text("old", |text| Ok(text.to_owned()));
     let new = body.text("new", |text| check_password(text).map(|()| text.to_owned()));
+    let reason = body.reason();
     let (old, new) = body.finish((old, new))?;
-    let metadata = with_reason(authorized.metadata, &headers)?;
+    let metadata = with_reasons(authorized.metadata, &headers, reason)?;
     let network = Network::of(authorized.caller.ip);
     let changed =
         api.auth.change_password(&authorized.principal, old, new, network, metadata).await?;
@@ -196,7 +197,7 @@ fn put_cookie(
     response: &mut Response,
     value: Option<(&str, u64)>,
 ) -> Result<(), ApiError> {
-    let cookie = HeaderValue::from_str(&set_cookie(api.https, value))
+    let cookie = HeaderValue::from_str(&set_cookie(api.https, &api.public_path, value))
         .map_err(|error| ApiError::Internal(error.to_string()))?;
     let headers = response.headers_mut();
     headers.insert(header::SET_COOKIE, cookie);

@@ -11,14 +11,22 @@ use tokio_util::sync::CancellationToken;
 use super::error::ApiError;
 use super::ops::Health;
 use super::request;
+use super::with_path;
 
 /// Answers on the listener until `work` is done.
-pub async fn answer_during<F: Future>(listener: TcpListener, https: bool, work: F) -> F::Output {
+pub async fn answer_during<F: Future>(
+    listener: TcpListener,
+    https: bool,
+    public_path: &str,
+    work: F,
+) -> F::Output {
     let stop = CancellationToken::new();
-    let early = move |request, next| request::early_envelope(https, request, next);
-    let router = Router::new()
+    let path = public_path.to_owned();
+    let early = move |request, next| request::early_envelope(https, path.clone(), request, next);
+    let table = Router::new()
         .route("/livez", get(async || Json(Health { status: "ok", checks: json!({}) })))
-        .route("/readyz", get(unready))
+        .route("/readyz", get(unready));
+    let router = with_path(table, public_path)
         .fallback(async || ApiError::Unavailable("waiting for PostgreSQL".to_owned()))
         .layer(middleware::from_fn(early));
     let serve =

@@ -155,6 +155,7 @@ impl App {
             metrics: telemetry::metrics(),
             trusted_proxies: config.trusted_proxies.clone(),
             https: config.is_https(),
+            public_path: config.public_path().to_owned(),
             feed_url: format!("{}/events", config.public_url()),
             tail,
             cursor_key: api::cursor_key(&cursor_key),

@@ -13,6 +13,7 @@ use crate::pools::Pools;
 use crate::postgres::server::CONNECT_LIMIT;
 use crate::postgres::settings::Settings;
 use crate::postgres::{self, Connection, Pool, Server};
+use crate::printable::error_text;
 use crate::projections::{ProjectionError, status};
 use crate::schema::{self, SchemaError};
 
@@ -61,7 +62,7 @@ pub(super) async fn open(
         loop {
             match checked {
                 Err(error) if is_away(&error) => {
-                    let text = format!("{:#}", anyhow::Error::from(error));
+                    let text = error_text(&error);
                     if warned.as_ref() != Some(&text) {
                         tracing::warn!(error = text, "start: waiting for PostgreSQL");
                         warned = Some(text);
@@ -73,8 +74,8 @@ pub(super) async fn open(
             checked = check(&direct, pooler).await;
         }
     };
-    let (built_at, cursor_key) =
-        api::waiting::answer_during(early, config.is_https(), checks).await?;
+    let (https, path) = (config.is_https(), config.public_path());
+    let (built_at, cursor_key) = api::waiting::answer_during(early, https, path, checks).await?;
     let listener = TcpListener::from_std(listener).map_err(failed)?;
     Ok((listener, Opened { pools, built_at, cursor_key }))
 }

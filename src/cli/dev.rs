@@ -161,7 +161,9 @@ async fn serve_seeded(
     if seeding != Seeding::Never {
         announce!("login {} {}", demo::USERNAME, demo::PASSWORD);
     }
-    announce!("{}", urls.trim_end());
+    for url in urls.lines() {
+        announce!("{url}");
+    }
     Ok(app.run(stop, DRAIN).await?)
 }
 

@@ -18,6 +18,7 @@ use crate::events::log::end::log_end;
 use crate::events::log::read;
 use crate::pools;
 use crate::postgres::server::{Demand, PATIENT_LIMIT};
+use crate::printable::error_text;
 use crate::schema::guards;
 
 #[derive(clap::Args)]
@@ -77,7 +78,7 @@ async fn of_postgres(config: &Config) -> Vec<Check> {
              PostgreSQL itself"
                 .to_owned(),
         ),
-        Err(error) => Some(error.to_string()),
+        Err(error) => Some(error_text(&error)),
     };
     checks.push(Check::new("no pooler takes the connection away between two statements", advice));
     checks.extend(guards);
@@ -97,7 +98,7 @@ async fn of_replica(config: &Config) -> Option<Check> {
             "its log is another one: DATABASE_READ_URL must name a standby of DATABASE_URL"
                 .to_owned(),
         ),
-        Err(error) => Some(format!("{error:#}")),
+        Err(error) => Some(error_text(error.as_ref())),
     };
     Some(Check::new("the replica is a standby of this log, and does not lag", advice))
 }
@@ -111,7 +112,7 @@ async fn of_pooler(config: &Config) -> Option<Check> {
             "its log is another one: DATABASE_POOL_URL must lead to the database of DATABASE_URL"
                 .to_owned(),
         ),
-        Err(error) => Some(format!("{error:#}")),
+        Err(error) => Some(error_text(error.as_ref())),
     };
     Some(Check::new("the pooler leads to this log", advice))
 }
@@ -125,7 +126,7 @@ async fn of_redis(config: &Config) -> Vec<Check> {
 }
 
 fn failed(name: &'static str, error: impl Into<anyhow::Error>) -> Check {
-    Check::new(name, Some(format!("{:#}", error.into())))
+    Check::new(name, Some(error_text(error.into().as_ref())))
 }
 
 /// Whether a server has the log of the primary, and the age of the first event that it lacks.

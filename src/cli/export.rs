@@ -2,7 +2,7 @@
 //! so that PostgreSQL does not hold a long snapshot; events that are appended meanwhile come after that
 //! position.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 
 use serde_json::json;
 
@@ -13,6 +13,7 @@ use crate::events::log::end::{LogEnd, log_end};
 use crate::feed::event_format;
 use crate::feed::log_copy::Summary;
 use crate::feed::page::{self, Filter};
+use crate::printable::printable;
 
 /// How many events are read at a time.
 const PAGE: i64 = 1000;
@@ -44,9 +45,11 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     let last = arguments.to.unwrap_or(head);
     anyhow::ensure!(last <= head, "--to is beyond the end of the log (position {head})");
     let source = event_format::source(&format!("{}/events", config.public_url()), log);
+    // Another program gets the text of the log, a person one that does not act on the terminal.
+    let is_shown = std::io::stdout().is_terminal();
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     if arguments.format == Format::Csv {
-        write_record(&mut out, &event_format::CSV_COLUMNS)?;
+        writeln!(out, "{}", record(&event_format::CSV_COLUMNS)?)?;
     }
     let bar = progress_bar(last.unsigned_abs());
     let mut summary = Summary { events: 0, last_position: 0, log: Some(log) };
@@ -54,13 +57,12 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
         let after = summary.last_position;
         let page = page::page(&pools.short, after, last, PAGE, &Filter::default()).await?;
         for event in &page.events {
-            match arguments.format {
-                Format::Ndjson => writeln!(out, "{}", event_format::json(event)?)?,
-                Format::CloudEvents => {
-                    writeln!(out, "{}", event_format::cloud_event(event, &source)?)?;
-                }
-                Format::Csv => write_record(&mut out, &event_format::csv_record(event)?)?,
-            }
+            let line = match arguments.format {
+                Format::Ndjson => event_format::json(event)?,
+                Format::CloudEvents => event_format::cloud_event(event, &source)?,
+                Format::Csv => record(&event_format::csv_record(event)?)?,
+            };
+            writeln!(out, "{}", if is_shown { printable(&line) } else { line.as_str().into() })?;
             summary.events += 1;
         }
         summary.last_position = page.next;
@@ -81,7 +83,11 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn write_record(out: &mut impl std::io::Write, cells: &[impl AsRef<[u8]>]) -> anyhow::Result<()> {
-    csv::Writer::from_writer(out).write_record(cells)?;
-    Ok(())
+/// A record without its line end.
+fn record(cells: &[impl AsRef<[u8]>]) -> anyhow::Result<String> {
+    let mut writer = csv::WriterBuilder::new().buffer_capacity(512).from_writer(vec![]);
+    writer.write_record(cells)?;
+    let mut line = String::from_utf8(writer.into_inner()?)?;
+    line.pop();
+    Ok(line)
 }

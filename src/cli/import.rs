@@ -21,6 +21,7 @@ use crate::commands::import::{Fingerprint, ImportRequest, Imports, RejectedLine}
 use crate::config::Config;
 use crate::events::log::notify::Subscription;
 use crate::events::metadata::Metadata;
+use crate::events::values::{ValueError, parse_reason};
 use crate::feed::log_copy;
 use crate::schema;
 use crate::tasks::Tasks;
@@ -45,7 +46,7 @@ pub struct Arguments {
     #[arg(long, value_name = "ID", value_parser = import_id)]
     import_id: Option<String>,
     /// The reason that the histories show
-    #[arg(long)]
+    #[arg(long, value_parser = reason)]
     reason: Option<String>,
     /// Restore a whole log with its positions and times; only into an empty installation, as the owner
     /// of the tables
@@ -62,6 +63,10 @@ enum FormatName {
 fn import_id(text: &str) -> Result<String, &'static str> {
     let plain = text.bytes().all(|b| b.is_ascii_graphic()) && (1..=255).contains(&text.len());
     plain.then(|| text.to_owned()).ok_or("must be 1 to 255 visible ASCII characters")
+}
+
+fn reason(text: &str) -> Result<String, ValueError> {
+    parse_reason(text).map(Option::unwrap_or_default)
 }
 
 /// Exit code 1 if nothing was imported or the import did not finish.
@@ -86,7 +91,8 @@ pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<ExitCo
         }
         lines => lines?,
     };
-    let metadata = Metadata { reason: arguments.reason, ..Metadata::of_program(ACTOR) };
+    let reason = arguments.reason.filter(|reason| !reason.is_empty());
+    let metadata = Metadata { reason, ..Metadata::of_program(ACTOR) };
     let request =
         ImportRequest { account: ACTOR.to_owned(), id: arguments.import_id, fingerprint, metadata };
     import(config, lines, &request, &bar).await?;

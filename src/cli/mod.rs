@@ -1,10 +1,11 @@
 //! The command line. Exit codes: 0 success, 1 failure, 2 wrong arguments or bad configuration.
 
-/// Writes a line to standard output. A failed write is an error, where `println!` would panic.
+/// Writes a line to standard output, [`printable`](crate::printable::printable) as all lines here. A failed
+/// write is an error, where `println!` would panic.
 macro_rules! say {
     ($($line:tt)*) => {{
         use std::io::Write as _;
-        writeln!(std::io::stdout(), $($line)*)?
+        writeln!(std::io::stdout(), "{}", crate::printable::printable(&format!($($line)*)))?
     }};
 }
 
@@ -12,7 +13,8 @@ macro_rules! say {
 macro_rules! announce {
     ($($line:tt)*) => {{
         use std::io::Write as _;
-        let _ = writeln!(std::io::stdout(), $($line)*);
+        let _ =
+            writeln!(std::io::stdout(), "{}", crate::printable::printable(&format!($($line)*)));
     }};
 }
 
@@ -20,7 +22,8 @@ macro_rules! announce {
 macro_rules! complain {
     ($($line:tt)*) => {{
         use std::io::Write as _;
-        let _ = writeln!(std::io::stderr(), $($line)*);
+        let _ =
+            writeln!(std::io::stderr(), "{}", crate::printable::printable(&format!($($line)*)));
     }};
 }
 
@@ -64,6 +67,9 @@ mod database;
 /// Progress bars.
 mod progress;
 
+/// Colours, and terminals without them.
+mod terminal;
+
 /// Ctrl-C and SIGTERM.
 mod signals;
 
@@ -73,6 +79,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, check_environment, variables};
+use crate::printable::{error_text, printable};
 use crate::telemetry;
 
 /// An event-sourced registry of customers on PostgreSQL and Redis.
@@ -123,12 +130,14 @@ enum Command {
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
+    terminal::settle_colors();
     // Without wrapping, the help of each variable stays on one line.
     let command = Arguments::command().after_help(environment_help()).term_width(0);
-    let matches = command.get_matches();
-    let arguments = match Arguments::from_arg_matches(&matches) {
+    let arguments =
+        command.try_get_matches().and_then(|matches| Arguments::from_arg_matches(&matches));
+    let arguments = match arguments {
         Ok(arguments) => arguments,
-        Err(error) => error.exit(),
+        Err(error) => return misused(&error),
     };
     let ended = run(arguments.command);
     telemetry::flush_logs();
@@ -141,10 +150,22 @@ pub fn main() -> ExitCode {
         // The reader has closed the pipe, for example `head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            complain!("customers: {error:#}");
+            complain!("customers: {}", error_text(error.as_ref()));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints what clap says: help, or an error of usage. An error repeats the argument.
+fn misused(error: &clap::Error) -> ExitCode {
+    let text = error.render().to_string();
+    if text.lines().all(|line| printable(line) == line) {
+        error.exit();
+    }
+    for line in text.lines() {
+        complain!("{line}");
+    }
+    ExitCode::from(2)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -207,6 +207,14 @@ impl Config {
         self.public_url.as_deref().is_some_and(|url| url.starts_with("https://"))
     }
 
+    /// The path of the public URL, without a slash at its end; empty at the root of a host.
+    #[must_use]
+    pub fn public_path(&self) -> &str {
+        let (_, host) =
+            self.public_url.as_deref().and_then(|url| url.split_once("://")).unwrap_or_default();
+        host.find('/').map_or("", |at| &host[at..])
+    }
+
     /// The folder of spool files.
     #[must_use]
     pub fn spool_dir(&self) -> PathBuf {

@@ -78,16 +78,43 @@ pub(super) fn folder(text: &str) -> Result<PathBuf, &'static str> {
     if path.is_dir() { Ok(path) } else { Err("must be a folder that exists") }
 }
 
+/// `http(s)://host:port/path`. The path becomes a part of routes, headers and cookies, so it has only characters
+/// that mean the same in all of them.
 pub(super) fn public_url(text: &str) -> Result<String, &'static str> {
-    let url = text.trim_end_matches('/');
-    let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-    if host.is_some_and(|host| {
-        !host.is_empty() && !host.contains(['?', '#']) && host.chars().all(|c| c.is_ascii_graphic())
-    }) {
-        Ok(url.to_owned())
-    } else {
-        Err("must start with http:// or https://")
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let rest = rest.ok_or("must start with http:// or https://")?;
+    if rest.contains(['?', '#']) {
+        return Err("must have neither a query nor a fragment");
     }
+    let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+    if !is_authority(authority) {
+        return Err("must name a host, and perhaps a port, as in https://example.com:8443");
+    }
+    let path = path.trim_end_matches('/');
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
+    let is_segment = |part: &str| !["", ".", ".."].contains(&part) && part.chars().all(is_plain);
+    if !path.split('/').skip(1).all(is_segment) {
+        return Err(
+            "must have a path of letters, digits and - . _ ~, as in https://example.com/registry",
+        );
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+fn is_authority(text: &str) -> bool {
+    let (is_host, port) = if let Some(rest) = text.strip_prefix('[') {
+        let (host, port) = rest.split_once(']').unwrap_or_default();
+        (host.parse::<std::net::Ipv6Addr>().is_ok(), port)
+    } else {
+        let (host, port) = text.split_at(text.find(':').unwrap_or(text.len()));
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+        (!host.is_empty() && host.chars().all(is_plain), port)
+    };
+    let is_port = |port: &str| {
+        port.bytes().all(|byte| byte.is_ascii_digit())
+            && port.parse::<u16>().is_ok_and(|port| port > 0)
+    };
+    is_host && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
 }
 
 pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {

@@ -276,6 +276,36 @@ impl fmt::Display for Role {
     }
 }
 
+/// The longest reason, in Unicode scalar values.
+pub const REASON_MAX_CHARS: usize = 500;
+
+/// Parses the caller's reason for a change, from a header, a body or the command line: trimmed, `None` if nothing
+/// is left. Rejects more than 500 characters, control characters but the tab, and what would end its line or
+/// reorder others: an auditor reads it as one line, as it was written.
+pub fn parse_reason(text: &str) -> Result<Option<String>, ValueError> {
+    let text = text.trim();
+    if text.chars().count() > REASON_MAX_CHARS {
+        return Err(ValueError("must have at most 500 characters"));
+    }
+    for c in text.chars() {
+        match c {
+            '\t' => {}
+            '\u{2028}' | '\u{2029}' => {
+                return Err(ValueError("must not contain line or paragraph separators"));
+            }
+            // Embeddings, overrides and isolates; marks of direction stay.
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                return Err(ValueError("must not contain characters that reorder others"));
+            }
+            c if c.is_control() => {
+                return Err(ValueError("must not contain control characters"));
+            }
+            _ => {}
+        }
+    }
+    Ok(Some(text.to_owned()).filter(|text| !text.is_empty()))
+}
+
 /// Why a text is rejected: a predicate for the name of the field, such as "must not be empty".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]

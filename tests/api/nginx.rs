@@ -249,6 +249,127 @@ async fn nginx_sends_a_request_again_only_if_that_executes_nothing_twice() {
     assert_eq!(events.fetch_one(&second.pools.short).await.unwrap(), created);
 }
 
+/// What the client of `Nginx` is told in the history of a customer.
+async fn told(nginx: &Nginx, path: &str, login: &Login) -> serde_json::Value {
+    let answer = nginx.send("GET", &format!("{path}/history"), login, &[]).await;
+    let body = answer.split("\r\n\r\n").nth(1).unwrap();
+    serde_json::from_str::<serde_json::Value>(body).unwrap()["history"][0].clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nginx_passes_on_an_encoded_reason_and_no_forged_address() {
+    let public_url = Some("https://customers.test".to_owned());
+    let trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+    let config = Config { public_url, trusted_proxies, ..config().await };
+    let service = Service::with(config).await;
+    let Some(nginx) = Nginx::start(&[service.address]).await else { return };
+    let admin = service.log_in_as(Role::Admin).await;
+    let forged = [
+        "-H",
+        "X-Forwarded-For: 203.0.113.9",
+        "-H",
+        "Forwarded: for=203.0.113.9",
+        "-H",
+        "X-Reason*: UTF-8''K%C3%B6ln",
+        "-d",
+        ADA,
+    ];
+    let path = location(&nginx.send("POST", "/customers", &admin, &forged).await);
+    let change = told(&nginx, &path, &admin).await;
+    assert_eq!((&change["reason"], &change["ip"]), (&"Köln".into(), &"127.0.0.1".into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_below_a_path_keeps_operations_private_and_streams() {
+    let public_url = Some("https://customers.test/registry".to_owned());
+    let service = Service::with(Config { public_url, ..config().await }).await;
+    let Some(nginx) = Nginx::start(&[service.address]).await else { return };
+    let admin = service.log_in_as(Role::Admin).await;
+    let path = location(&nginx.send("POST", "/registry/customers", &admin, &["-d", ADA]).await);
+    assert_eq!(path, "/registry/customers/1");
+    assert_eq!(status(&nginx.send("GET", &path, &admin, &[]).await), "200");
+    for path in ["/registry/metrics", "/registry/readyz", "/metrics", "/readyz"] {
+        let (_, answer) = nginx.get("https", "customers.test", path, "").await;
+        assert_eq!(status(&answer), "404", "{path}: {answer}");
+        assert!(!answer.contains("\"checks\"") && !answer.contains("# TYPE"), "{answer}");
+    }
+    // An import that is larger than what nginx takes elsewhere.
+    let file = folder("import").join("lines.csv");
+    std::fs::write(&file, format!("name,dob\n{}", "Ada,1990-12-10\n".repeat(10_000))).unwrap();
+    let lines = format!("@{}", file.display());
+    let import = ["-H", "Content-Type: text/csv", "--data-binary", &lines];
+    let answer = nginx.send("POST", "/registry/customers/import", &admin, &import).await;
+    // The harness names JSON as well, and two types are refused by the service, not by nginx.
+    assert_eq!(status(&answer), "415", "{answer}");
+    assert!(answer.contains("/registry/problems/unsupported-media-type"), "{answer}");
+    // The stream begins before its first event: nginx does not wait for more.
+    let stream = ["--max-time", "2", "-H", "Last-Event-ID: 0"];
+    let answer = nginx.send("GET", "/registry/events/stream", &admin, &stream).await;
+    assert!(answer.contains("CustomerCreated"), "{answer}");
+}
+
+/// The example of docs/operations.md, with the path left and removed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_documented_example_of_a_path_works() {
+    let docs = std::fs::read_to_string("docs/operations.md").unwrap();
+    let example = docs.split("```nginx\n").nth(1).unwrap().split("```").next().unwrap();
+    let (Some(program), Some(curl)) = (program("nginx"), program("curl")) else { return };
+    for proxied in ["http://127.0.0.1:8080;", "http://127.0.0.1:8080/;"] {
+        let public_url = Some("http://customers.test/registry".to_owned());
+        let trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+        let config = Config { public_url, trusted_proxies, ..config().await };
+        let service = Service::with(config).await;
+        let admin = service.log_in_as(Role::Admin).await;
+        let (folder, http) = (folder("nginx"), free_port());
+        assert!(example.contains("http://127.0.0.1:8080;"), "{example}");
+        let here = proxied.replace("127.0.0.1:8080", &service.address.to_string());
+        let at = folder.display();
+        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|kind| format!("{kind}_temp_path {at}/{kind};"))
+            .concat();
+        let conf = format!(
+            "pid {at}/pid; error_log {at}/error.log; events {{}} http {{ access_log off; {temporary} \
+             server {{ listen 127.0.0.1:{http}; {} }} }}",
+            example.replace("http://127.0.0.1:8080;", &here)
+        );
+        std::fs::write(folder.join("nginx.conf"), conf).unwrap();
+        let process = Command::new(&program)
+            .args(["-c", &format!("{at}/nginx.conf"), "-g", "daemon off; master_process off;"])
+            .args(["-e", &format!("{at}/start.log")])
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let nginx = Nginx { _process: process, http, https: 0, curl: curl.clone() };
+        let get = async |path: &str| nginx.get("http", "customers.test", path, "").await;
+        until("nginx answers", async || get("/registry/livez").await.0).await;
+        assert_eq!(status(&get("/registry/livez").await.1), "200");
+        assert_eq!(status(&get("/livez").await.1), "404", "{proxied}");
+        for path in ["/registry/metrics", "/registry/readyz"] {
+            let answer = get(path).await.1;
+            assert!(status(&answer) == "404" && answer.contains("nginx"), "{answer}");
+        }
+        let ask = async |method: &str, path: &str, more: &[&str]| {
+            let mut curl = nginx.curl("http", "customers.test", path);
+            curl.args(["-X", method, "-H", &format!("Authorization: Bearer {}", admin.token)]);
+            run(curl.args(["-H", "Content-Type: application/json"]).args(more)).await.1
+        };
+        let reason = ["-H", "X-Reason*: UTF-8''K%C3%B6ln", "-d", ADA];
+        let path = location(&ask("POST", "/registry/customers", &reason).await);
+        assert_eq!(path, "/registry/customers/1");
+        let history = ask("GET", &format!("{path}/history"), &[]).await;
+        assert!(
+            history.contains("\"reason\":\"Köln\"") && history.contains("\"ip\":\"127.0.0.1\"")
+        );
+        assert_eq!(status(&ask("GET", "/registry/nothing", &[]).await), "404");
+        assert!(
+            ask("GET", "/registry/nothing", &[]).await.contains("/registry/problems/not-found")
+        );
+        let stream = ["--max-time", "2", "-H", "Last-Event-ID: 0"];
+        let answer = ask("GET", "/registry/events/stream", &stream).await;
+        assert!(answer.contains("CustomerCreated"), "{answer}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_stops_behind_nginx_fails_no_request() {
     let (first, second, login) = two_processes().await;

@@ -1,5 +1,7 @@
 //! CloudEvents 1.0 (CNCF), in their JSON format.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -8,6 +10,7 @@ use crate::clock;
 use crate::events::customer::CUSTOMER;
 use crate::events::log::{DecodeError, StoredEvent};
 use crate::events::metadata::Metadata;
+use crate::printable::printable;
 
 /// The source of the CloudEvents of a log: the address of the feed with the identity of the log. Source and
 /// `id` together name an event, and another log may have another event at the same position.
@@ -41,14 +44,22 @@ pub fn cloud_event(event: &StoredEvent, source: &str) -> Result<String, DecodeEr
         specversion: "1.0",
         id: event.position.to_string(),
         source,
-        r#type: format!("customers.{}.v{}", event.event_type, event.event_version),
-        subject: format!("{kind}/{}", event.aggregate_id),
+        r#type: attribute(format!("customers.{}.v{}", event.event_type, event.event_version)),
+        subject: attribute(format!("{kind}/{}", event.aggregate_id)),
         time: clock::rfc3339(event.recorded_at),
         datacontenttype: "application/json",
         sequence: event.sequence.to_string(),
-        actor: metadata.actor,
-        reason: metadata.reason,
+        actor: metadata.actor.map(attribute),
+        reason: metadata.reason.map(attribute),
         data: serde_json::from_str(&event.payload)?,
     };
     Ok(serde_json::to_string(&shown)?)
+}
+
+/// An attribute has no control characters and no noncharacters (CloudEvents 1.0.2, type system).
+fn attribute(text: String) -> String {
+    match printable(&text) {
+        Cow::Borrowed(_) => text,
+        Cow::Owned(escaped) => escaped,
+    }
 }
