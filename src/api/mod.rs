@@ -75,6 +75,9 @@ mod events;
 /// The event feed as a stream (Server-Sent Events).
 pub mod stream;
 
+/// The places of streams, shared out per account.
+pub mod stream_places;
+
 /// Log-in, log-out, sessions, password change.
 mod sessions;
 

@@ -162,7 +162,8 @@ async fn serve_seeded(
         announce!("login {} {}", demo::USERNAME, demo::PASSWORD);
     }
     announce!("{}", urls.trim_end());
-    Ok(app.run(stop, DRAIN).await?)
+    app.run(stop, DRAIN).await;
+    Ok(())
 }
 
 /// Adds the account, and the customers to a log that has none.

@@ -27,6 +27,7 @@ mod harness;
 mod headers;
 mod history;
 mod hostile;
+mod http2;
 mod idempotency;
 mod if_match;
 mod import;

@@ -238,7 +238,7 @@ async fn a_position_that_is_none_is_refused() {
 }
 
 /// Requests a stream and never reads it.
-async fn stalled_client(address: &str, login: &Login, after: &str) -> TcpStream {
+pub async fn stalled_client(address: &str, login: &Login, after: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut stream = socket.connect(address.parse().unwrap()).await.unwrap();
