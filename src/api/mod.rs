@@ -24,6 +24,9 @@ pub mod body;
 /// Request headers.
 mod headers;
 
+/// Conditional requests.
+mod conditions;
+
 /// Errors as problem details.
 pub mod error;
 
@@ -168,6 +171,9 @@ pub fn router(api: Api, rate_limit: Option<&RateLimit>, origins: &[String]) -> R
                 api.clone(),
                 move |state, request, next| replica::read_again(state, replicated, request, next),
             ));
+        }
+        if route.method == "GET" {
+            handler = handler.route_layer(middleware::from_fn(conditions::of_read));
         }
         if let Some(limit) = rate_limit {
             let headers = limit.clone();

@@ -10,6 +10,7 @@ mod batches;
 mod binding;
 mod cli;
 mod cluster;
+mod conditional;
 mod cqrs_es;
 mod crash;
 mod customers;
