@@ -41,25 +41,34 @@ const RETRY: u32 = 2000;
 /// The header with the last event that a reconnecting client has seen.
 const LAST_EVENT_ID: &str = "last-event-id";
 
-/// `GET /events/stream?after=&log=`
+/// The same as a parameter, which polyfills of `EventSource` append to the URL.
+const LAST_EVENT_ID_PARAMETER: &str = "lastEventId";
+
+/// `GET /events/stream?after=&lastEventId=&log=`
 pub(super) async fn stream(
     authorized: Authorized<Auditor>,
     State(api): State<Api>,
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let [after, log] = params.only(["after", "log"])?;
-    let after = after.map(|after| plain_number("after", &after)).transpose()?;
-    // A browser that reconnects repeats the query, and adds the last event that it has seen.
-    let last = header_text(&headers, &HeaderName::from_static(LAST_EVENT_ID))?
-        .map(|last| plain_number(LAST_EVENT_ID, last))
-        .transpose()?;
+    let [after, last, log] = params.only(["after", LAST_EVENT_ID_PARAMETER, "log"])?;
+    let of_header = header_text(&headers, &HeaderName::from_static(LAST_EVENT_ID))?;
+    // A client that reconnects repeats the query, and adds the last event that it has seen: in the header,
+    // or as a polyfill, in another parameter.
+    let given = [
+        (LAST_EVENT_ID, of_header),
+        (LAST_EVENT_ID_PARAMETER, last.as_deref()),
+        ("after", after.as_deref()),
+    ];
+    let mut positions = vec![];
+    for (name, text) in given {
+        if let Some(text) = text {
+            positions.push((name, plain_number(name, text)?));
+        }
+    }
     // Before the position, which may lie after the end of a restored log.
     let end = end_of(&api, log).await?;
-    let (name, from) = match (last, after) {
-        (Some(last), _) => (LAST_EVENT_ID, last),
-        (None, after) => ("after", after.unwrap_or(end.head)),
-    };
+    let (name, from) = positions.first().copied().unwrap_or(("after", end.head));
     if from > end.head {
         return Err(ApiError::malformed(name, "is beyond the end of the log"));
     }
@@ -79,7 +88,8 @@ pub(super) async fn stream(
     api.tasks.spawn_until_shutdown(events.send(opening, sender, cut));
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        // A proxy that compressed the stream would hold events back.
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform")),
         // Turns off the buffering of nginx.
         (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
         (EVENT_LOG, log_header(end.log)),
