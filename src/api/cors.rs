@@ -3,38 +3,28 @@
 use std::time::Duration;
 
 use axum::http::{HeaderName, HeaderValue, Method, header};
-use tower_http::cors::CorsLayer;
+use tower_http::cors::{AllowHeaders, CorsLayer};
 
 /// How long a browser may cache the answer to a preflight request.
 const MAX_AGE: Duration = Duration::from_mins(10);
 
-/// The request headers that a page may set.
-const ALLOWED_HEADERS: [HeaderName; 11] = [
-    header::AUTHORIZATION,
-    header::CONTENT_TYPE,
-    header::IF_MATCH,
-    HeaderName::from_static("idempotency-key"),
-    HeaderName::from_static("import-id"),
-    HeaderName::from_static("last-event-id"),
-    HeaderName::from_static("min-event-position"),
-    HeaderName::from_static("prefer"),
-    HeaderName::from_static("x-reason"),
-    HeaderName::from_static("x-reason*"),
-    HeaderName::from_static("x-request-id"),
-];
-
-/// The response headers that a page may read.
-const EXPOSED_HEADERS: [HeaderName; 14] = [
+/// The response headers that a page may read: all that are meant for clients. With credentials `*` would
+/// not name them (Fetch, section 3.3.5).
+const EXPOSED_HEADERS: [HeaderName; 18] = [
     header::ACCEPT,
     header::ACCEPT_ENCODING,
+    header::ALLOW,
     header::ETAG,
     header::LINK,
     header::LOCATION,
     header::RETRY_AFTER,
+    header::WWW_AUTHENTICATE,
     HeaderName::from_static("event-head"),
     HeaderName::from_static("event-log"),
     HeaderName::from_static("event-next"),
     HeaderName::from_static("event-position"),
+    HeaderName::from_static("idempotent-replayed"),
+    HeaderName::from_static("preference-applied"),
     HeaderName::from_static("projection-pending"),
     HeaderName::from_static("ratelimit"),
     HeaderName::from_static("ratelimit-policy"),
@@ -50,7 +40,9 @@ pub(super) fn layer(origins: &[String]) -> Option<CorsLayer> {
             .allow_origin(origins)
             .allow_credentials(true)
             .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
-            .allow_headers(ALLOWED_HEADERS)
+            // Those that the page asks for: its tracing adds headers that the service does not know, and a
+            // page that may send a token is trusted with every other header.
+            .allow_headers(AllowHeaders::mirror_request())
             .expose_headers(EXPOSED_HEADERS)
             .max_age(MAX_AGE)
     })

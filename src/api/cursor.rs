@@ -55,3 +55,75 @@ impl Cursor {
 pub fn key(secret: &str) -> hmac::Key {
     hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Many cases in a second or two, many more with `script/test --long`.
+    fn cases() -> ProptestConfig {
+        let is_long = std::env::var_os("CUSTOMERS_TEST_LONG").is_some();
+        let cases = if is_long { 200_000 } else { 2_000 };
+        ProptestConfig { cases, failure_persistence: None, ..Default::default() }
+    }
+
+    fn cursor() -> impl Strategy<Value = Cursor> {
+        let dob = (0..200_000_u64).prop_map(|days| {
+            let first = NaiveDate::from_ymd_opt(1900, 1, 1).expect("a date");
+            first + chrono::Days::new(days)
+        });
+        (dob, any::<i64>(), any::<Option<i64>>()).prop_map(|(dob, id, position)| Cursor {
+            dob,
+            id,
+            position,
+        })
+    }
+
+    /// A character that a cursor may have, or any other.
+    fn character() -> impl Strategy<Value = char> {
+        prop_oneof![
+            prop::char::ranges(vec!['0'..='9', 'A'..='Z', 'a'..='z', '-'..='_'].into()),
+            any::<char>()
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(cases())]
+
+        #[test]
+        fn a_cursor_is_read_as_it_was_signed_and_with_no_other_key(cursor in cursor()) {
+            let text = cursor.sign(&key("secret")).expect("a cursor");
+            prop_assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)));
+            prop_assert_eq!(Cursor::verify(&key("secret"), &text).expect("ours"), cursor);
+            prop_assert!(Cursor::verify(&key("other"), &text).is_err());
+        }
+
+        #[test]
+        fn a_cursor_that_was_changed_anywhere_is_refused(
+            cursor in cursor(),
+            at in any::<prop::sample::Index>(),
+            change in 0..3,
+            by in character(),
+        ) {
+            let text = cursor.sign(&key("secret")).expect("a cursor");
+            let mut changed: Vec<char> = text.chars().collect();
+            let at = at.index(changed.len());
+            match change {
+                0 => changed[at] = by,
+                1 => changed.insert(at, by),
+                _ => drop(changed.remove(at)),
+            }
+            let changed: String = changed.into_iter().collect();
+            prop_assume!(changed != text);
+            prop_assert!(Cursor::verify(&key("secret"), &changed).is_err());
+        }
+
+        #[test]
+        fn any_text_is_refused(text in prop::collection::vec(character(), 0..120)) {
+            let text: String = text.into_iter().collect();
+            prop_assert!(Cursor::verify(&key("secret"), &text).is_err());
+        }
+    }
+}

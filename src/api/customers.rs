@@ -136,15 +136,15 @@ pub(super) async fn update(
     authorized: Authorized<Editor>,
     State(api): State<Api>,
     path: CustomerPath,
-    params: Params,
+    mut params: Params,
     headers: HeaderMap,
     mut body: Body,
 ) -> Result<Response, ApiError> {
+    let if_match = params.compared(&headers)?;
     params.none()?;
     let (name, dob) = name_and_dob(&api, &mut body);
     let reason = body.reason();
     let (name, dob) = body.finish((name, dob))?;
-    let if_match = header_values::if_match(&headers)?;
     let origin = origin(authorized.metadata, &headers, reason)?;
     overwrite(origin, &api, &headers, path.id()?, (name, dob), if_match).await
 }
@@ -153,16 +153,16 @@ pub(super) async fn update(
 pub(super) async fn legacy_update(
     authorized: Authorized<Editor>,
     State(api): State<Api>,
-    params: Params,
+    mut params: Params,
     headers: HeaderMap,
     mut body: Body,
 ) -> Result<Response, ApiError> {
+    let if_match = params.compared(&headers)?;
     params.none()?;
     let id = body.customer_id("id");
     let (name, dob) = name_and_dob(&api, &mut body);
     let reason = body.reason();
     let (id, name, dob) = body.finish((id, name, dob))?;
-    let if_match = header_values::if_match(&headers)?;
     let origin = origin(authorized.metadata, &headers, reason)?;
     overwrite(origin, &api, &headers, id, (name, dob), if_match).await
 }
@@ -185,11 +185,11 @@ pub(super) async fn delete(
     authorized: Authorized<Editor>,
     State(api): State<Api>,
     path: CustomerPath,
-    params: Params,
+    mut params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
+    let if_match = params.compared(&headers)?;
     params.none()?;
-    let if_match = header_values::if_match(&headers)?;
     let origin = origin(authorized.metadata, &headers, None)?;
     remove(origin, &api, &headers, path.id()?, if_match).await
 }
@@ -198,13 +198,13 @@ pub(super) async fn delete(
 pub(super) async fn legacy_delete(
     authorized: Authorized<Editor>,
     State(api): State<Api>,
-    params: Params,
+    mut params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
+    let if_match = params.compared(&headers)?;
     let [id] = params.only(["id"])?;
     let id = id.ok_or_else(|| ApiError::malformed("id", "is required"))?;
     let id = CustomerId::parse(&id).map_err(|error| ApiError::malformed("id", error.0))?;
-    let if_match = header_values::if_match(&headers)?;
     let origin = origin(authorized.metadata, &headers, None)?;
     remove(origin, &api, &headers, id, if_match).await
 }

@@ -56,6 +56,9 @@ pub enum ApiError {
     TooLarge(usize),
     #[error("the customer is at version {current}")]
     VersionMismatch { current: i64 },
+    /// `If-Match` on what has no entity tag.
+    #[error("the resource has no version that could match")]
+    NoVersion,
     /// Names what stands in the way of a rebuild.
     #[error("{0}")]
     Obstructed(String),
@@ -148,7 +151,7 @@ impl ApiError {
                 "Unsupported media type",
             ),
             Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Body too large"),
-            Self::VersionMismatch { .. } => {
+            Self::VersionMismatch { .. } | Self::NoVersion => {
                 (StatusCode::PRECONDITION_FAILED, "version-mismatch", "Version mismatch")
             }
             Self::Obstructed(_) => (StatusCode::CONFLICT, "obstructed", "Rebuild obstructed"),
@@ -238,6 +241,7 @@ impl ApiError {
             | Self::TransferCoding
             | Self::TooLarge(_)
             | Self::VersionMismatch { .. }
+            | Self::NoVersion
             | Self::Obstructed(_)
             | Self::IdempotencyMismatch
             // When there is room again is not known.

@@ -1,9 +1,8 @@
 //! Parsers of request headers. An error names its header.
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::error::ApiError;
-use crate::commands::IfMatch;
 
 /// The longest `Idempotency-Key` and `Import-Id`, in bytes.
 const KEY_MAX: usize = 255;
@@ -47,48 +46,6 @@ pub(super) fn visible_ascii(
             Err(ApiError::malformed(name.as_str(), shape))
         }
         key => Ok(key.map(str::to_owned)),
-    }
-}
-
-/// `If-Match` (RFC 9110, section 13.1.1): `*`, or a list of entity tags, which may continue in another
-/// header and have empty elements (section 5.6.1). Our tags are versions in quotes; weak and foreign tags
-/// never match.
-pub(super) fn if_match(headers: &HeaderMap) -> Result<IfMatch, ApiError> {
-    const BETWEEN: [char; 3] = [',', ' ', '\t'];
-    let malformed =
-        || ApiError::malformed("if-match", "must be * or a list of entity tags like \"3\"");
-    let values = headers.get_all(header::IF_MATCH).iter().map(|value| value.to_str());
-    let values: Vec<&str> = values.collect::<Result<_, _>>().map_err(|_| malformed())?;
-    if values.is_empty() {
-        return Ok(IfMatch::Any);
-    }
-    let text = values.join(",");
-    if text.trim() == "*" {
-        return Ok(IfMatch::Any);
-    }
-    let mut rest = text.trim_start_matches(BETWEEN);
-    let mut versions = vec![];
-    loop {
-        let (weak, tag) = match rest.strip_prefix("W/") {
-            Some(tag) => (true, tag),
-            None => (false, rest),
-        };
-        let (tag, after) =
-            tag.strip_prefix('"').and_then(|tag| tag.split_once('"')).ok_or_else(malformed)?;
-        if !weak
-            && let Ok(version) = tag.parse::<i64>()
-            && version.to_string() == tag
-        {
-            versions.push(version);
-        }
-        let after = after.trim_start();
-        if !after.is_empty() && !after.starts_with(',') {
-            return Err(malformed());
-        }
-        rest = after.trim_start_matches(BETWEEN);
-        if rest.is_empty() {
-            return Ok(IfMatch::OneOf(versions));
-        }
     }
 }
 

@@ -42,8 +42,9 @@ const SLOT_LIMIT: Duration = Duration::from_secs(4);
 /// occupies a core and a connection.
 const QUERY_LIMIT: Duration = Duration::from_secs(5);
 
-/// How often a long list checks that its session is still open.
-const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// How often a long list checks that its session is still open: with the time for the check, it ends within
+/// 5 s.
+const CHECK_INTERVAL: Duration = Duration::from_secs(4);
 
 /// The query of a list, parsed.
 struct ListQuery {

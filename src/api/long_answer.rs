@@ -102,7 +102,10 @@ impl<'a> LongAnswer<'a> {
             Some(file) => {
                 let (file, share) = file.into_reader().await?;
                 length += share.bytes();
-                let (sender, body) = Sender::new();
+                let (sender, body) = match &holds {
+                    Some(Holds { watch, .. }) => Sender::until(watch.ended().clone()),
+                    None => Sender::new(),
+                };
                 self.api.tasks.spawn_until_shutdown(async move {
                     let sending = send(sender, head.into(), file, tail.into());
                     match holds {

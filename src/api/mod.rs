@@ -30,6 +30,9 @@ mod reason;
 /// The address of a client behind proxies.
 mod forwarded;
 
+/// Conditional requests.
+mod conditions;
+
 /// Errors as problem details.
 pub mod error;
 
@@ -83,6 +86,9 @@ mod events;
 
 /// The event feed as a stream (Server-Sent Events).
 pub mod stream;
+
+/// The places of streams, shared out per account.
+pub mod stream_places;
 
 /// Log-in, log-out, sessions, password change.
 mod sessions;
@@ -177,6 +183,9 @@ pub fn router(api: Api, rate_limit: Option<&RateLimit>, origins: &[String]) -> R
                     read_again::read_again(state, replicated, request, next)
                 },
             ));
+        }
+        if route.method == "GET" {
+            handler = handler.route_layer(middleware::from_fn(conditions::of_read));
         }
         if let Some(limit) = rate_limit {
             let headers = limit.clone();

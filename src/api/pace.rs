@@ -9,6 +9,7 @@ use axum::response::Response;
 use futures_util::{StreamExt as _, stream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::tasks::Tasks;
 
@@ -54,12 +55,18 @@ impl Sender {
     /// A sender, and the body that it fills. A body that ends before its `Content-Length` is an error for
     /// its client.
     pub(super) fn new() -> (Self, Body) {
+        Self::until(CancellationToken::new())
+    }
+
+    /// The same of a body that ends when the token is cancelled, whatever still waits for the client.
+    pub(super) fn until(ended: CancellationToken) -> (Self, Body) {
         // One chunk waits in the channel, one for the client.
         let (sender, chunks) = mpsc::channel(1);
-        let body = Body::from_stream(stream::unfold(chunks, async |mut chunks| {
-            let chunk: Option<Chunk> = chunks.recv().await;
-            chunk.map(|chunk| (chunk, chunks))
-        }));
+        let body =
+            Body::from_stream(stream::unfold((chunks, ended), async |(mut chunks, ended)| {
+                let chunk: Option<Chunk> = ended.run_until_cancelled(chunks.recv()).await.flatten();
+                chunk.map(|chunk| (chunk, (chunks, ended)))
+            }));
         (Self { chunks: sender, began: Instant::now(), sent: 0 }, body)
     }
 
@@ -69,6 +76,17 @@ impl Sender {
         let passed = in_time(self.began, self.sent, self.chunks.send(chunk)).await;
         self.sent += length;
         matches!(passed, Some(Ok(())))
+    }
+
+    /// The same for a stream without an end, whose client need not take it at a least rate on average.
+    pub(super) async fn send_live(&self, chunk: Chunk) -> bool {
+        let passed = in_time(Instant::now(), 0, self.chunks.send(chunk)).await;
+        matches!(passed, Some(Ok(())))
+    }
+
+    /// Waits until the client has gone.
+    pub(super) async fn closed(&self) {
+        self.chunks.closed().await;
     }
 }
 

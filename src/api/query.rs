@@ -3,9 +3,12 @@
 use std::convert::Infallible;
 
 use axum::extract::{FromRequestParts, Path};
+use axum::http::HeaderMap;
 use axum::http::request::Parts;
 
+use super::conditions;
 use super::error::{ApiError, FieldError};
+use crate::commands::IfMatch;
 use crate::events::values::CustomerId;
 
 /// How many wrong parameters an error names, and how many bytes of each name, so that a response is not
@@ -13,24 +16,38 @@ use crate::events::values::CustomerId;
 const PARAMETER_ERRORS_MAX: usize = 8;
 pub(super) const PARAMETER_NAME_MAX: usize = 64;
 
-/// The query parameters as text. Each route names the parameters that it accepts.
-pub struct Params(Vec<(String, String)>);
+/// The query parameters as text, and the conditions of the request. Each route names the parameters that it
+/// accepts, and says whether it compares conditions.
+pub struct Params {
+    query: Vec<(String, String)>,
+    /// The conditions that the route does not compare.
+    refused: Vec<FieldError>,
+}
 
 impl<S: Sync> FromRequestParts<S> for Params {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
         let query = parts.uri.query().unwrap_or_default();
-        Ok(Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect()))
+        let query = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+        Ok(Self { query, refused: conditions::refused(&parts.method, &parts.headers) })
     }
 }
 
 impl Params {
-    /// The values of the known parameters; 400, which names them, if parameters are unknown or repeated.
+    /// The versions of a customer that the conditions of a change allow. Called before [`Params::only`],
+    /// which refuses conditions that the route does not compare.
+    pub fn compared(&mut self, headers: &HeaderMap) -> Result<IfMatch, ApiError> {
+        self.refused.clear();
+        conditions::of_change(headers)
+    }
+
+    /// The values of the known parameters; 400, which names them, if parameters are unknown or repeated, or
+    /// if the request has conditions that the route does not compare.
     pub fn only<const N: usize>(self, known: [&str; N]) -> Result<[Option<String>; N], ApiError> {
         let mut values = [const { None }; N];
-        let mut errors: Vec<FieldError> = vec![];
-        for (name, value) in self.0 {
+        let mut errors = self.refused;
+        for (name, value) in self.query {
             let problem = match known.iter().position(|known| *known == name) {
                 None => "is not a parameter of this route",
                 Some(index) if values[index].replace(value).is_some() => "must be given only once",

@@ -14,6 +14,7 @@ use super::account_slots::AccountSlots;
 use super::pool_choice::{PoolKind, Source};
 use super::replica::Replica;
 use super::spool::SpoolSpace;
+use super::stream_places::StreamPlaces;
 use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::commands::Bus;
@@ -65,12 +66,11 @@ pub struct ApiState {
     pub cursor_key: hmac::Key,
     /// The spool files of imports and lists.
     pub spool: SpoolSpace,
-    /// Permits for streams.
-    pub stream_slots: Arc<Semaphore>,
+    /// The places of event streams.
+    pub stream_places: StreamPlaces,
     /// Permits for imports.
     pub import_slots: Arc<Semaphore>,
-    /// The streams, imports and long lists of each account.
-    pub account_streams: AccountSlots,
+    /// The imports and long lists of each account.
     pub account_imports: AccountSlots,
     pub account_lists: AccountSlots,
     /// The queries of the long lists of each account.

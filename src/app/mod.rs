@@ -1,15 +1,12 @@
 //! One process of the service: listener, pools and background tasks; the same in `main` and in tests.
 
-use std::future::IntoFuture as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use axum::serve::ListenerExt as _;
 use secrecy::SecretString;
-use socket2::SockRef;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +14,7 @@ use crate::api::account_slots::AccountSlots;
 use crate::api::limits::RateLimit;
 use crate::api::replica::Replica;
 use crate::api::spool::SpoolSpace;
+use crate::api::stream_places::StreamPlaces;
 use crate::api::{self, Api, ApiState};
 use crate::auth::account::Accounts;
 use crate::auth::{Auth, AuthError};
@@ -42,6 +40,12 @@ mod start;
 /// The port, and how it closes.
 mod port;
 
+/// The connections of the port.
+mod serve;
+
+/// Ends answers over HTTP/2 that their client does not take.
+mod http2_answer;
+
 /// Why a process cannot start.
 mod error;
 
@@ -60,14 +64,6 @@ const LAST_REQUESTS: Duration = Duration::from_millis(200);
 
 /// How often expired idempotency keys and imports are deleted.
 const PURGE_EVERY: Duration = Duration::from_mins(1);
-
-/// How long a client may read nothing of its answer before it is disconnected (`TCP_USER_TIMEOUT`).
-#[cfg(target_os = "linux")]
-const STALLED_FOR: Duration = Duration::from_secs(30);
-
-/// How much unsent data of a connection may wait in the kernel, in bytes (`TCP_NOTSENT_LOWAT`).
-#[cfg(target_os = "linux")]
-const UNSENT_MAX: u32 = 128 * 1024;
 
 /// One process of the service.
 pub struct App {
@@ -160,9 +156,8 @@ impl App {
             tail,
             cursor_key: api::cursor_key(&cursor_key),
             spool: SpoolSpace::new(config.spool_dir(), config.spool_limit),
-            stream_slots: Arc::new(Semaphore::new(api::stream::STREAMS_MAX)),
+            stream_places: StreamPlaces::new(api::stream::STREAMS_MAX, api::stream::PER_ACCOUNT),
             import_slots: Arc::new(Semaphore::new(api::import::IMPORTS_MAX)),
-            account_streams: AccountSlots::new("event streams", api::stream::PER_ACCOUNT),
             account_imports: AccountSlots::new("imports", api::import::PER_ACCOUNT),
             account_lists: AccountSlots::new("long lists", api::list::PER_ACCOUNT),
             account_queries: AccountSlots::new("long queries", 1),
@@ -208,13 +203,10 @@ impl App {
     /// Serves until `stop` is cancelled. Then the process is not ready, and serves for the drain delay:
     /// every answer closes its connection, so that a proxy has none left that it could use. Then it
     /// accepts no more connections, and waits up to `drain` for the requests in flight.
-    pub async fn run(self, stop: CancellationToken, drain: Duration) -> std::io::Result<()> {
-        let service = self.router.into_make_service_with_connect_info::<SocketAddr>();
+    pub async fn run(self, stop: CancellationToken, drain: Duration) {
         let close = CancellationToken::new();
         let port = Port::new(self.listener, close.clone());
-        let serve = axum::serve(port.tap_io(|stream| set_options(stream)), service)
-            .with_graceful_shutdown(self.shutdown.stopping.clone().cancelled_owned())
-            .into_future();
+        let serve = serve::serve(port, self.router, self.shutdown.stopping.clone());
         let deadline = async {
             stop.cancelled().await;
             self.shutdown.draining.cancel();
@@ -227,10 +219,10 @@ impl App {
             self.shutdown.stopping.cancel();
             tokio::time::sleep(drain).await;
         };
-        let served = tokio::select! {
-            served = serve => served,
-            () = deadline => Ok(()),
-        };
+        tokio::select! {
+            () = serve => {}
+            () = deadline => {}
+        }
         // Commands whose clients have disconnected are still appended.
         let begun = async {
             tokio::join!(self.bus.drain(), self.auth.drain());
@@ -244,7 +236,6 @@ impl App {
         }
         // With a timeout: a request that still holds a connection must not keep the process alive.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.pools.close()).await;
-        served
     }
 }
 
@@ -261,19 +252,6 @@ fn auth(config: &Config, pools: &Pools, clock: &Clock, tasks: &Tasks) -> Result<
         AuthError::Config(error) => StartError::Config(error),
         error => error.into(),
     })
-}
-
-/// Sets the options of a connection. Errors are ignored: the service works without the options.
-fn set_options(stream: &TcpStream) {
-    let socket = SockRef::from(stream);
-    // An answer is one small packet: Nagle's algorithm would only delay it.
-    let _ = socket.set_tcp_nodelay(true);
-    #[cfg(target_os = "linux")]
-    {
-        // A client that reads nothing is disconnected, and until then costs the kernel little memory.
-        let _ = socket.set_tcp_user_timeout(Some(STALLED_FOR));
-        let _ = socket.set_tcp_notsent_lowat(UNSENT_MAX);
-    }
 }
 
 /// Deletes expired idempotency keys and imports, for as long as the process runs.

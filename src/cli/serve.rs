@@ -34,7 +34,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     };
     let app = app.map_err(misconfigured)?;
     announce!("address http://{}", app.address());
-    Ok(app.run(stop, DRAIN).await?)
+    app.run(stop, DRAIN).await;
+    Ok(())
 }
 
 #[derive(clap::Args, Default)]

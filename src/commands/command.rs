@@ -10,13 +10,16 @@ pub enum CustomerCommand {
     Delete { if_match: IfMatch },
 }
 
-/// The versions of the customer to which the command applies (`If-Match`, RFC 9110, section 13.1.1).
+/// The versions of the customer to which the command applies (`If-Match` and `If-None-Match`, RFC 9110,
+/// section 13.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IfMatch {
     /// Any version.
     Any,
     /// One of these versions; an empty list matches none.
     OneOf(Vec<i64>),
+    /// Any version but these.
+    NoneOf(Vec<i64>),
 }
 
 impl IfMatch {
@@ -25,6 +28,7 @@ impl IfMatch {
         match self {
             Self::Any => true,
             Self::OneOf(versions) => versions.contains(&version),
+            Self::NoneOf(versions) => !versions.contains(&version),
         }
     }
 }

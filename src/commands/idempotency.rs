@@ -27,6 +27,7 @@ pub fn fingerprint(id: Option<CustomerId>, command: &CustomerCommand) -> Vec<u8>
     let versions = |if_match: &IfMatch| match if_match {
         IfMatch::Any => "*".to_owned(),
         IfMatch::OneOf(versions) => format!("{versions:?}"),
+        IfMatch::NoneOf(versions) => format!("not {versions:?}"),
     };
     let text = match command {
         CustomerCommand::Create { name, dob } => format!("create\n{name}\n{dob}"),

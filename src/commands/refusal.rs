@@ -6,7 +6,7 @@ pub enum Refusal {
     /// Never created, or deleted.
     #[error("no such customer")]
     NotFound,
-    /// The customer's version is not among those of `If-Match`.
+    /// The command does not apply to the customer's version.
     #[error("the customer is at version {current}")]
     VersionMismatch { current: i64 },
     /// A create for an id that is taken. For a new customer the bus retries with another id instead.

@@ -160,8 +160,14 @@ pub(super) fn cidrs(text: &str) -> Result<Vec<IpNet>, String> {
 pub(super) fn origins(text: &str) -> Result<Vec<String>, String> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-:[]".contains(c);
     let origin = |text: &str| {
-        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-        if host.is_some_and(|host| !host.is_empty() && host.chars().all(plain)) {
+        let https = text.strip_prefix("https://").map(|host| (host, ":443"));
+        let of = https.or_else(|| text.strip_prefix("http://").map(|host| (host, ":80")));
+        if let Some((host, port)) = of
+            && host.ends_with(port)
+        {
+            // No page would ever match it.
+            Err(format!("{text} has the default port, which browsers leave out"))
+        } else if of.is_some_and(|(host, _)| !host.is_empty() && host.chars().all(plain)) {
             Ok(text.to_owned())
         } else {
             Err(format!("{text} is not an origin like https://example.com"))

@@ -175,6 +175,12 @@ async fn a_bad_value_is_named_in_one_line_without_its_secret() {
         ("CUSTOMERS_RATE_LIMIT", "many"),
         ("CUSTOMERS_LOGIN_LIMIT", "1.5"),
         ("CUSTOMERS_TRUSTED_PROXIES", "10.0.0.0/8, 10.0.0.0/33"),
+        ("CUSTOMERS_CORS_ORIGINS", "*"),
+        ("CUSTOMERS_CORS_ORIGINS", "null"),
+        ("CUSTOMERS_CORS_ORIGINS", "https://Console.example"),
+        ("CUSTOMERS_CORS_ORIGINS", "https://console.example/"),
+        ("CUSTOMERS_CORS_ORIGINS", "http://console.example, https://console.example:443"),
+        ("CUSTOMERS_CORS_ORIGINS", "http://console.example:80"),
         ("CUSTOMERS_LOG", "customers=loud"),
         ("CUSTOMERS_LOG_FORMAT", "xml"),
     ] {

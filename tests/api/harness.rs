@@ -245,7 +245,7 @@ pub struct Service {
     pub config: Config,
     accounts: Accounts,
     stop: CancellationToken,
-    task: tokio::task::JoinHandle<std::io::Result<()>>,
+    task: tokio::task::JoinHandle<()>,
 }
 
 impl Service {
@@ -286,7 +286,7 @@ impl Service {
     /// Stops the service and waits until its tasks have ended.
     pub async fn stop(self) {
         self.stop.cancel();
-        self.task.await.unwrap().unwrap();
+        self.task.await.unwrap();
     }
 
     /// Adds an account with the name of the role and [`PASSWORD`], and logs it in.

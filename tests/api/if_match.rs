@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 
 use crate::harness::{Login, Service, With as _, send};
 
-fn ada() -> Value {
+pub fn ada() -> Value {
     json!({"name": "Ada", "dob": "1990-12-10"})
 }
 
 /// A service whose customer 1 is at version 2, and an editor.
-async fn at_version_2() -> (Service, Login) {
+pub async fn at_version_2() -> (Service, Login) {
     let service = Service::start().await;
     let editor = service.log_in_as(Role::Editor).await;
     let first = json!({"name": "Augusta", "dob": "1990-12-10"});

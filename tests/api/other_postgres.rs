@@ -160,7 +160,7 @@ async fn a_process_that_starts_before_postgresql_waits_for_it_and_says_so() {
     let running = tokio::spawn(app.run(stop.clone(), Duration::from_secs(5)));
     assert_eq!(send(get("/readyz")).await.status, 200);
     stop.cancel();
-    running.await.unwrap().unwrap();
+    running.await.unwrap();
     servers.stop().await;
 }
 

@@ -22,7 +22,7 @@ use crate::process::{Process, command};
 use crate::sessions::verdict;
 
 /// A client that parses server-sent events.
-struct Listener {
+pub struct Listener {
     response: Response,
     text: String,
     /// The last received `id:`.
@@ -30,7 +30,7 @@ struct Listener {
 }
 
 impl Listener {
-    async fn of(request: RequestBuilder) -> Self {
+    pub async fn of(request: RequestBuilder) -> Self {
         // The response does not end, so the default timeout of the client does not fit.
         let response = request.timeout(Duration::from_mins(3)).send().await.unwrap();
         assert_eq!(response.status(), 200);
@@ -39,6 +39,17 @@ impl Listener {
         let opening = listener.block().await.unwrap();
         listener.at = opening.strip_prefix("retry: 2000\nid: ").unwrap().parse().unwrap();
         listener
+    }
+
+    /// The position of the last received `id:`.
+    pub fn at(&self) -> i64 {
+        self.at
+    }
+
+    /// The value of a header; empty without it.
+    pub fn header(&self, name: &str) -> String {
+        let value = self.response.headers().get(name);
+        value.map_or_else(String::new, |value| value.to_str().unwrap().to_owned())
     }
 
     /// The next block; `None` at the end of the stream.
@@ -59,7 +70,7 @@ impl Listener {
     }
 
     /// The next event. Checks that it is the next one in the log.
-    async fn event(&mut self) -> Option<Value> {
+    pub async fn event(&mut self) -> Option<Value> {
         loop {
             let block = self.block().await?;
             if block.starts_with(':') {
@@ -238,7 +249,7 @@ async fn a_position_that_is_none_is_refused() {
 }
 
 /// Requests a stream and never reads it.
-async fn stalled_client(address: &str, login: &Login, after: &str) -> TcpStream {
+pub async fn stalled_client(address: &str, login: &Login, after: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut stream = socket.connect(address.parse().unwrap()).await.unwrap();
