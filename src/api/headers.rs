@@ -5,9 +5,7 @@ use axum::http::{HeaderMap, HeaderName, header};
 use super::error::ApiError;
 use crate::commands::IfMatch;
 use crate::events::metadata::Metadata;
-
-/// The longest `X-Reason`, in Unicode scalar values.
-const REASON_MAX_CHARS: usize = 500;
+use crate::events::values::parse_reason;
 
 /// The longest `Idempotency-Key` and `Import-Id`, in bytes.
 const KEY_MAX: usize = 255;
@@ -35,14 +33,8 @@ pub(super) fn with_reason(metadata: Metadata, headers: &HeaderMap) -> Result<Met
 
 fn reason(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     const NAME: HeaderName = HeaderName::from_static("x-reason");
-    let reason = header_text(headers, &NAME)?.map(str::trim).filter(|reason| !reason.is_empty());
-    match reason {
-        Some(text) if text.chars().count() > REASON_MAX_CHARS => {
-            Err(ApiError::malformed("x-reason", "must have at most 500 characters"))
-        }
-        Some(text) => Ok(Some(text.to_owned())),
-        None => Ok(None),
-    }
+    let Some(text) = header_text(headers, &NAME)? else { return Ok(None) };
+    parse_reason(text).map_err(|error| ApiError::malformed("x-reason", error.0))
 }
 
 /// `Idempotency-Key`: the client's name for a request that is executed once.

@@ -276,6 +276,23 @@ impl fmt::Display for Role {
     }
 }
 
+/// The longest reason, in Unicode scalar values.
+pub const REASON_MAX_CHARS: usize = 500;
+
+/// Parses the caller's reason for a change, from a header or the command line: trimmed, `None` if nothing is
+/// left. Rejects more than 500 characters, and the control characters that no header can carry (RFC 9110,
+/// section 5.5).
+pub fn parse_reason(text: &str) -> Result<Option<String>, ValueError> {
+    let text = text.trim();
+    if text.chars().count() > REASON_MAX_CHARS {
+        return Err(ValueError("must have at most 500 characters"));
+    }
+    if text.chars().any(|c| c.is_ascii_control() && c != '\t') {
+        return Err(ValueError("must not contain control characters"));
+    }
+    Ok(Some(text.to_owned()).filter(|text| !text.is_empty()))
+}
+
 /// Why a text is rejected: a predicate for the name of the field, such as "must not be empty".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
