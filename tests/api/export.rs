@@ -6,9 +6,10 @@ use std::process::{Output, Stdio};
 
 use rustix::fs::{OFlags, fcntl_setfl};
 use serde_json::Value;
+use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::process::Command;
 
-use crate::harness::{database, folder, until, variables};
+use crate::harness::{PATIENCE, database, folder, until, variables};
 use crate::process::command;
 use crate::transfer::{log, stdout};
 
@@ -51,10 +52,7 @@ async fn a_pipe_that_is_full_for_a_moment_loses_nothing() {
     for format in FORMATS {
         let (mut reader, writer) = std::io::pipe().unwrap();
         fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
-        let mut command = to(&url, &["export", "--format", format], writer);
-        let child = command.spawn().unwrap();
-        // It holds the other end of the pipe, too.
-        drop(command);
+        let exporting = tokio::spawn(ended(to(&url, &["export", "--format", format], writer)));
         let full = async || rustix::io::ioctl_fionread(&reader).unwrap() >= 60 * 1024;
         until("the pipe is full", full).await;
         let reading = tokio::task::spawn_blocking(move || {
@@ -62,7 +60,7 @@ async fn a_pipe_that_is_full_for_a_moment_loses_nothing() {
             reader.read_to_string(&mut text).unwrap();
             text
         });
-        let output = child.wait_with_output().await.unwrap();
+        let output = exporting.await.unwrap();
         assert_eq!(output.status.code(), Some(0), "{format}: {output:?}");
         let text = reading.await.unwrap();
         assert_eq!(events(format, &text), 3000, "{format}");
@@ -77,22 +75,26 @@ async fn a_pipe_that_is_full_for_a_moment_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_closed_pipe_ends_an_export_without_a_word() {
+async fn a_closed_pipe_ends_an_export_at_once_and_without_a_word() {
     let url = large_log().await;
+    let mut owner = PgConnection::connect(&url).await.unwrap();
     for format in FORMATS {
         let (reader, writer) = std::io::pipe().unwrap();
-        let mut command = to(&url, &["export", "--format", format], writer);
-        let child = command.spawn().unwrap();
-        drop(command);
+        let exporting = tokio::spawn(ended(to(&url, &["export", "--format", format], writer)));
+        let full = async || rustix::io::ioctl_fionread(&reader).unwrap() >= 60 * 1024;
+        until("the pipe is full", full).await;
+        // Nobody can read the rest of the log.
+        let mut locked = owner.begin().await.unwrap();
+        locked.execute("lock table events in access exclusive mode").await.unwrap();
         // As `head -1` does.
         let mut line = String::new();
         let mut reader = BufReader::new(reader);
         reader.read_line(&mut line).unwrap();
         drop(reader);
-        let output = child.wait_with_output().await.unwrap();
-        // No summary: the rest of the log was not read.
+        let output = tokio::time::timeout(PATIENCE, exporting).await.expect(format).unwrap();
         let told = String::from_utf8(output.stderr).unwrap();
         assert_eq!((output.status.code(), told.as_str()), (Some(0), ""), "{format}");
+        locked.rollback().await.unwrap();
     }
 }
 
