@@ -40,6 +40,9 @@ pub mod files;
 /// One check of `customers doctor`.
 pub mod check;
 
+/// Text files of other programs: their encodings and line ends.
+pub mod text_file;
+
 /// PostgreSQL: transactions, COPY.
 pub mod postgres;
 
