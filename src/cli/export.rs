@@ -2,11 +2,13 @@
 //! so that PostgreSQL does not hold a long snapshot; events that are appended meanwhile come after that
 //! position.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 
+use anyhow::Context as _;
 use serde_json::json;
 
 use super::database::pools;
+use super::output::Output;
 use super::progress::progress_bar;
 use crate::config::Config;
 use crate::events::log::end::{LogEnd, log_end};
@@ -47,35 +49,36 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     let source = event_format::source(&format!("{}/events", config.public_url()), log);
     // Another program gets the text of the log, a person one that does not act on the terminal.
     let is_shown = std::io::stdout().is_terminal();
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let mut out = Output::stdout()?;
     if arguments.format == Format::Csv {
-        writeln!(out, "{}", record(&event_format::CSV_COLUMNS)?)?;
+        out.line(&record(&event_format::CSV_COLUMNS)?);
     }
     let bar = progress_bar(last.unsigned_abs());
-    let mut summary = Summary { events: 0, last_position: 0, log: Some(log) };
-    while summary.last_position < last {
-        let after = summary.last_position;
-        let page = page::page(&pools.short, after, last, PAGE, &Filter::default()).await?;
+    let mut position = 0;
+    while position < last {
+        let page = page::page(&pools.short, position, last, PAGE, &Filter::default()).await?;
         for event in &page.events {
             let line = match arguments.format {
                 Format::Ndjson => event_format::json(event)?,
                 Format::CloudEvents => event_format::cloud_event(event, &source)?,
                 Format::Csv => record(&event_format::csv_record(event)?)?,
             };
-            writeln!(out, "{}", if is_shown { printable(&line) } else { line.as_str().into() })?;
-            summary.events += 1;
+            let line = if is_shown { printable(&line) } else { line.as_str().into() };
+            out.event(&line).with_context(|| ended(&out))?;
         }
-        summary.last_position = page.next;
-        bar.set_position(page.next.unsigned_abs());
+        position = page.next;
+        bar.set_position(position.unsigned_abs());
     }
     bar.finish_and_clear();
     let now = log_end(&pools.short).await?.log;
     anyhow::ensure!(now == log, "the log was restarted meanwhile: export it again");
+    out.flush().with_context(|| ended(&out))?;
+    let summary = Summary { events: out.events(), last_position: position, log: Some(log) };
     let line = json!({"summary": summary});
     if arguments.format == Format::Ndjson {
-        writeln!(out, "{line}")?;
+        out.line(&line.to_string());
     }
-    out.flush()?;
+    out.finish().with_context(|| ended(&out))?;
     if arguments.format != Format::Ndjson {
         // On standard output it would be read as an event.
         complain!("{line}");
@@ -87,7 +90,12 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
 fn record(cells: &[impl AsRef<[u8]>]) -> anyhow::Result<String> {
     let mut writer = csv::WriterBuilder::new().buffer_capacity(512).from_writer(vec![]);
     writer.write_record(cells)?;
+    // Flushes, which dropping the writer does without a word about an error.
     let mut line = String::from_utf8(writer.into_inner()?)?;
     line.pop();
     Ok(line)
+}
+
+fn ended(out: &Output) -> String {
+    format!("the export is not whole: {} events were written", out.events())
 }

@@ -64,6 +64,9 @@ mod serve;
 /// Connects a command to the database.
 mod database;
 
+/// Standard output for a whole log.
+mod output;
+
 /// Progress bars.
 mod progress;
 

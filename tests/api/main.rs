@@ -21,6 +21,7 @@ mod docs;
 mod doctor;
 mod drain;
 mod evolution;
+mod export;
 mod feed;
 mod given_up;
 mod guards;

@@ -1,0 +1,141 @@
+//! `customers export` and other commands into pipes that close, fill up or do not block, and on a full disk.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Output, Stdio};
+
+use rustix::fs::{OFlags, fcntl_setfl};
+use serde_json::Value;
+use sqlx::{Connection as _, Executor as _, PgConnection};
+use tokio::process::Command;
+
+use crate::harness::{PATIENCE, database, folder, until, variables};
+use crate::process::command;
+use crate::transfer::{log, stdout};
+
+const FORMATS: [&str; 3] = ["ndjson", "csv", "cloudevents"];
+
+/// A log whose export is far larger than a pipe.
+async fn large_log() -> String {
+    let url = database().await;
+    stdout(&url, &folder("export"), &["demo", "--customers", "3000"]).await;
+    url
+}
+
+/// A command on this database, with its standard output there.
+fn to(url: &str, arguments: &[&str], output: impl Into<Stdio>) -> Command {
+    let mut command = command(arguments, &folder("export"));
+    command.envs(variables(url)).stdout(output).stderr(Stdio::piped());
+    command
+}
+
+async fn ended(mut command: Command) -> Output {
+    // `output` would replace the standard output.
+    let child = command.spawn().unwrap();
+    // The command holds the other end of a pipe, too.
+    drop(command);
+    child.wait_with_output().await.unwrap()
+}
+
+/// The number of events in an export.
+fn events(format: &str, text: &str) -> usize {
+    match format {
+        "ndjson" => text.lines().filter(|line| line.starts_with("{\"position\"")).count(),
+        "csv" => csv::Reader::from_reader(text.as_bytes()).records().flatten().count(),
+        _ => text.lines().filter(|line| line.starts_with("{\"specversion\"")).count(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipe_that_is_full_for_a_moment_loses_nothing() {
+    let url = large_log().await;
+    for format in FORMATS {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
+        let exporting = tokio::spawn(ended(to(&url, &["export", "--format", format], writer)));
+        let full = async || rustix::io::ioctl_fionread(&reader).unwrap() >= 60 * 1024;
+        until("the pipe is full", full).await;
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut text = String::new();
+            reader.read_to_string(&mut text).unwrap();
+            text
+        });
+        let output = exporting.await.unwrap();
+        assert_eq!(output.status.code(), Some(0), "{format}: {output:?}");
+        let text = reading.await.unwrap();
+        assert_eq!(events(format, &text), 3000, "{format}");
+        let summary = if format == "ndjson" {
+            text.lines().last().unwrap().to_owned()
+        } else {
+            String::from_utf8(output.stderr).unwrap()
+        };
+        let summary: Value = serde_json::from_str(&summary).unwrap();
+        assert_eq!(summary["summary"]["events"], 3000, "{format}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_pipe_ends_an_export_at_once_and_without_a_word() {
+    let url = large_log().await;
+    let mut owner = PgConnection::connect(&url).await.unwrap();
+    for format in FORMATS {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let exporting = tokio::spawn(ended(to(&url, &["export", "--format", format], writer)));
+        let full = async || rustix::io::ioctl_fionread(&reader).unwrap() >= 60 * 1024;
+        until("the pipe is full", full).await;
+        // Nobody can read the rest of the log.
+        let mut locked = owner.begin().await.unwrap();
+        locked.execute("lock table events in access exclusive mode").await.unwrap();
+        // As `head -1` does.
+        let mut line = String::new();
+        let mut reader = BufReader::new(reader);
+        reader.read_line(&mut line).unwrap();
+        drop(reader);
+        let output = tokio::time::timeout(PATIENCE, exporting).await.expect(format).unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), told.as_str()), (Some(0), ""), "{format}");
+        locked.rollback().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_is_full_is_an_error_for_every_command() {
+    let url = large_log().await;
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    for format in FORMATS {
+        // The smallest export, which fits into any buffer, and one of many writes.
+        for to_position in ["0", "1", "3000"] {
+            let arguments = ["export", "--format", format, "--to", to_position];
+            if (format, to_position) == ("cloudevents", "0") {
+                continue;
+            }
+            let output = ended(to(&url, &arguments, full())).await;
+            let told = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{arguments:?}: {told}");
+            let expected = "the export is not whole: 0 events were written: No space left";
+            assert!(told.contains(expected), "{arguments:?}: {told}");
+            assert!(!told.contains("summary"), "{told}");
+        }
+    }
+    for arguments in
+        [&["routes"][..], &["history", "1"], &["log", "show", "--json"], &["projection", "status"]]
+    {
+        let output = ended(to(&url, arguments, full())).await;
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
+    }
+    assert_eq!(log(&url).await.len(), 3000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_into_a_file_is_whole() {
+    let url = large_log().await;
+    for format in FORMATS {
+        let path = folder("export").join("log");
+        let file = File::create(&path).unwrap();
+        let output = ended(to(&url, &["export", "--format", format], file)).await;
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let mut text = String::new();
+        File::open(&path).unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(events(format, &text), 3000, "{format}");
+    }
+}
