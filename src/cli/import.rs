@@ -2,7 +2,7 @@
 //! restores a whole log into an empty installation.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek as _};
+use std::io::{Read, Seek as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -211,8 +211,7 @@ fn fingerprint(mut file: &File, format: Format) -> anyhow::Result<Vec<u8>> {
 async fn restore_log(config: &Config, file: File) -> anyhow::Result<()> {
     let mut connection = schema::connect_unlimited(owner_url(config)?).await?;
     let bar = progress_bar(file.metadata()?.len());
-    let lines = BufReader::new(bar.wrap_read(file)).lines();
-    let summary = log_copy::restore(&mut connection, lines).await?;
+    let summary = log_copy::restore(&mut connection, bar.wrap_read(file)).await?;
     connection.close().await?;
     bar.finish_and_clear();
     say!("{}", json!({"summary": summary}));

@@ -17,6 +17,9 @@ pub enum RestoreError {
     NotEmpty,
     #[error("the sequences of {0} {1} have a gap")]
     SequenceGap(String, String),
+    /// No command leads to such events.
+    #[error("the events of customer {0} do not follow each other: {2} is number {1}")]
+    Order(String, i64, String),
     #[error("cannot write to PostgreSQL: {0}")]
     Database(#[from] sqlx::Error),
 }
@@ -54,6 +57,7 @@ pub async fn restore<E: From<RestoreError>>(
     sink.send(rows.finish()).await.map_err(database)?;
     sink.finish().await.map_err(database)?;
     check_sequences(&mut transaction).await?;
+    check_order(&mut transaction).await?;
     // The next block of ids begins after the largest id. PostgreSQL never rolls back a sequence, so this
     // comes after all checks.
     sqlx::query!(
@@ -93,4 +97,26 @@ async fn check_sequences(connection: &mut PgConnection) -> Result<(), RestoreErr
     .fetch_optional(connection)
     .await?;
     gap.map_or(Ok(()), |gap| Err(RestoreError::SequenceGap(gap.aggregate_type, gap.aggregate_id)))
+}
+
+/// A customer begins with its creation, is created once, and is neither updated nor deleted after it was
+/// deleted.
+async fn check_order(connection: &mut PgConnection) -> Result<(), RestoreError> {
+    let wrong = sqlx::query!(
+        "select aggregate_id, sequence, event_type from (
+             select position, aggregate_id, sequence, event_type,
+                    lag(event_type) over (partition by aggregate_id order by sequence) as previous
+             from events where aggregate_type = $1
+         ) followed
+         where (event_type = 'CustomerCreated') <> (previous is null)
+            or (previous = 'CustomerDeleted'
+                and event_type in ('CustomerUpdated', 'CustomerDeleted'))
+         order by position limit 1",
+        CUSTOMER
+    )
+    .fetch_optional(connection)
+    .await?;
+    wrong.map_or(Ok(()), |wrong| {
+        Err(RestoreError::Order(wrong.aggregate_id, wrong.sequence, wrong.event_type))
+    })
 }

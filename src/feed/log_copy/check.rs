@@ -1,0 +1,114 @@
+//! The checks of an exported event: only what this service could have written is restored. The values pass
+//! through the parsers of every other door.
+
+use std::collections::BTreeMap;
+
+use cqrs_es::DomainEvent;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::exported::Exported;
+use crate::events::account::{ACCOUNT, AccountEvent};
+use crate::events::customer::{CUSTOMER, CustomerEvent};
+use crate::events::log::payload::decode;
+use crate::events::metadata::Metadata;
+use crate::events::upcast::upcast;
+use crate::events::values::{CustomerId, Username};
+
+/// The error is a text for the operator.
+pub(super) fn check(event: &Exported<'_>) -> Result<(), String> {
+    check_metadata(event.metadata.get())?;
+    // PostgreSQL has microseconds and no leap seconds: two events must not get the same time by rounding.
+    let nanos = event.recorded_at.timestamp_subsec_nanos();
+    if !nanos.is_multiple_of(1000) || nanos >= 1_000_000_000 {
+        return Err("recorded_at must be a time in microseconds".to_owned());
+    }
+    let id = &event.aggregate_id;
+    match event.aggregate_type.as_str() {
+        CUSTOMER => {
+            CustomerId::parse(id).map_err(|error| format!("aggregate_id {error}"))?;
+            match written(event)? {
+                CustomerEvent::CustomerCreated { dob, .. }
+                | CustomerEvent::CustomerUpdated { dob, .. }
+                    if dob.date() > event.recorded_at.date_naive() =>
+                {
+                    Err("dob must not be after the day of recorded_at".to_owned())
+                }
+                CustomerEvent::CustomerCreated { .. }
+                | CustomerEvent::CustomerUpdated { .. }
+                | CustomerEvent::CustomerDeleted {} => Ok(()),
+            }
+        }
+        ACCOUNT => {
+            let name = Username::parse(id).map_err(|error| format!("aggregate_id {error}"))?;
+            if name.as_str() != id {
+                return Err(format!("aggregate_id must be written {name}"));
+            }
+            match written(event)? {
+                AccountEvent::AccountAdded { username, .. } if username != name => {
+                    Err("username must be the aggregate_id".to_owned())
+                }
+                AccountEvent::AccountAdded { .. }
+                | AccountEvent::AccountDisabled {}
+                | AccountEvent::RoleChanged { .. }
+                | AccountEvent::PasswordChanged {}
+                | AccountEvent::PasswordRehashed {}
+                | AccountEvent::SessionOpened { .. }
+                | AccountEvent::SessionBound { .. }
+                | AccountEvent::SessionClosed { .. }
+                | AccountEvent::TokenReplayDetected { .. }
+                | AccountEvent::LoginThrottled { .. } => Ok(()),
+            }
+        }
+        other => Err(format!("aggregate_type {other} is unknown")),
+    }
+}
+
+/// Decodes the event, and checks that each of its members is what this service writes for it.
+fn written<E: DomainEvent + DeserializeOwned + Serialize>(
+    event: &Exported<'_>,
+) -> Result<E, String> {
+    let (kind, version, payload) = (&event.r#type, &event.version, event.payload());
+    let text = |error: serde_json::Error| error.to_string();
+    let decoded: E = decode(kind, version, &payload).map_err(|error| error.to_string())?;
+    // The type becomes a part of the payload's text.
+    if decoded.event_type() != *kind {
+        return Err("type is not the name of an event".to_owned());
+    }
+    let stored: Value = serde_json::from_str(&payload).map_err(text)?;
+    let stored = upcast(kind, version, stored).unwrap_or_default();
+    let written = serde_json::to_value(&decoded).map_err(text)?;
+    for (member, value) in stored.as_object().into_iter().flatten() {
+        match written.get(member) {
+            None => return Err(format!("data has the unknown member {member:?}")),
+            Some(written) if written != value => {
+                return Err(format!("{member} must be written {written}"));
+            }
+            Some(Value::String(text)) if text.contains(char::is_control) => {
+                return Err(format!("{member} must not contain control characters"));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(decoded)
+}
+
+/// Checks that the metadata is a flat object of strings, which is all that cqrs-es loads. A reason may
+/// contain what earlier versions of `customers import --reason` accepted, which is everything but NUL.
+fn check_metadata(metadata: &str) -> Result<(), String> {
+    let _: Metadata = serde_json::from_str(metadata).map_err(|error| error.to_string())?;
+    let members: BTreeMap<String, String> =
+        serde_json::from_str(metadata).map_err(|error| format!("metadata: {error}"))?;
+    let is_refused =
+        |member: &str, c: char| if member == "reason" { c == '\0' } else { c.is_control() };
+    let refused = members.iter().find(|(member, text)| {
+        text.chars().any(|c| is_refused(member, c)) || member.contains('\0')
+    });
+    match refused {
+        Some((member, _)) => {
+            Err(format!("{member:?} in metadata must not contain control characters"))
+        }
+        None => Ok(()),
+    }
+}
