@@ -4,31 +4,36 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, BodyDataStream, Bytes};
+use axum::body::{Body, BodyDataStream, HttpBody as _};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
-use axum::response::{IntoResponse as _, Response};
-use futures_util::{StreamExt as _, stream};
-use serde::Serialize;
-use tokio::sync::mpsc;
+use axum::http::{HeaderMap, HeaderName, header};
+use axum::response::Response;
+use futures_util::StreamExt as _;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::account_slots::AccountSlot;
 use super::body::media_type;
 use super::error::{ApiError, FieldError};
 use super::guard::{Authorized, Editor, Requirement as _};
 use super::headers::visible_ascii;
+use super::import_answer::{ImportAnswer, PROGRESS_INTERVAL};
 use super::limits::Limits;
 use super::pace::in_time;
 use super::query::Params;
 use super::read_your_writes;
 use super::reason::with_reason;
 use super::session_watch::SessionWatch;
-use super::spool::{SpoolFile, unavailable};
+use super::spool::{SpoolFile, SpoolShare, unavailable};
 use super::state::Api;
 use crate::commands::BusError;
-use crate::commands::import::lines::{FileError, Format, LineError, Lines};
+use crate::commands::import::line::LineError;
+use crate::commands::import::lines::{FileError, Format, Lines};
+use crate::commands::import::progress::{Phase, Progress};
 use crate::commands::import::{Fingerprint, ImportError, ImportRequest, Summary};
+use crate::events::metadata::Metadata;
 
 /// The limits of the route: files are large and slow to arrive.
 pub const LIMITS: Limits = Limits { body: 1024 * 1024 * 1024, answer: Duration::from_hours(1) };
@@ -45,11 +50,13 @@ const BEGIN_LIMIT: Duration = Duration::from_secs(30);
 /// How often an import checks that its session is still open.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The approximate size of a chunk of the response, in bytes.
-const CHUNK: usize = 16 * 1024;
-
 /// The header with the import id that the client chooses.
 const IMPORT_ID: HeaderName = HeaderName::from_static("import-id");
+
+/// Proxies name themselves or the client in these. Some stop sending the body when the answer begins
+/// (nginx with `proxy_request_buffering off`), so such a request is answered only after its body.
+const OF_PROXIES: [HeaderName; 3] =
+    [HeaderName::from_static("x-forwarded-for"), header::FORWARDED, header::VIA];
 
 /// `POST /customers/import`
 pub(super) async fn import(
@@ -58,170 +65,232 @@ pub(super) async fn import(
     params: Params,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let headers = request.headers().clone();
-    let format = format(&headers)?;
+    let began = Instant::now();
+    let headers = request.headers();
+    let format = format(headers)?;
     params.none()?;
-    let metadata = with_reason(authorized.metadata, &headers)?;
-    let id = visible_ascii(&headers, &IMPORT_ID)?;
+    let metadata = with_reason(authorized.metadata, headers)?;
+    let id = visible_ascii(headers, &IMPORT_ID)?;
+    let is_forwarded = OF_PROXIES.iter().any(|name| headers.contains_key(name));
     let account = &authorized.principal.username;
     let account_slot = api.account_imports.take(account, Duration::ZERO).await?;
 
-    let mut fingerprint = Fingerprint::new(format);
-    let body = request.into_body().into_data_stream();
+    let account = account.to_string();
     let watch =
         SessionWatch::start(&api, authorized.principal.clone(), Editor::ROLE, CHECK_INTERVAL);
-    let receiving = async {
-        let spooled = receive(&api, body, &mut fingerprint).await?.into_reader().await?;
-        // Only after the body, so that a client that sends it slowly takes no slot from the others.
-        let slot = tokio::time::timeout(BEGIN_LIMIT, Arc::clone(&api.import_slots).acquire_owned());
-        let slot = slot.await.map_err(|_| ApiError::Overloaded)?;
-        Ok::<_, ApiError>((spooled, slot.map_err(|_| ApiError::Overloaded)?))
+    let progress = Progress::watched(Phase::Receiving, request.body().size_hint().exact());
+    let request_id = authorized.caller.request_id.clone();
+    let stop = Stop::new(&api, watch);
+    let import = Arc::new(Import {
+        api: api.clone(),
+        format,
+        account,
+        id,
+        metadata,
+        request_id,
+        progress,
+        stop,
+        _slot: account_slot,
+    });
+    let body = request.into_body();
+    let mut preparing = {
+        let import = Arc::clone(&import);
+        Box::pin(async move { import.prepare(body).await })
     };
-    let received = watch.ended().run_until_cancelled(receiving).await;
-    let ((file, share), slot) = received.unwrap_or_else(|| Err(watch.error()))?;
-    let file = file.into_std().await;
-    let today = api.clock.today();
-    let opening = tokio::task::spawn_blocking(move || Lines::open(file, format, today));
-    let lines = opening.await.map_err(BusError::TaskFailed)?.map_err(|error| match error {
-        FileError::Header(errors) => ApiError::Invalid(fields(errors)),
-        FileError::Read(error) => unavailable(&error),
-    })?;
-    let account = authorized.principal.username.to_string();
-    let request = ImportRequest { account, id, fingerprint: fingerprint.finish(), metadata };
-    api.imports.check(&request).await?;
-
-    let (sender, answer) = mpsc::channel(4);
-    let answering =
-        Answer { sender: Some(sender), waited: Duration::ZERO, sent: 0, pending: vec![] };
-    let tasks = api.tasks.clone();
-    tasks.spawn(async move {
-        // Runs to its end, even if the client disconnects, while the session is open.
-        run(api, lines, request, answering, &watch, &authorized.caller.request_id).await;
-        drop((slot, account_slot, share));
+    // A client that sends slowly, or waits for its turn, is told so; its errors are in the answer then.
+    let silence = if is_forwarded { LIMITS.answer } else { PROGRESS_INTERVAL };
+    let prepared = match tokio::time::timeout_at(began + silence, &mut preparing).await {
+        Ok(prepared) => Some(prepared?),
+        Err(_) => None,
+    };
+    let (answer, response) = ImportAnswer::new();
+    // Runs to its end, even if the client disconnects, while the session is open.
+    api.tasks.spawn(async move {
+        let first =
+            Instant::now() + if prepared.is_some() { PROGRESS_INTERVAL } else { Duration::ZERO };
+        let prepared = async {
+            match prepared {
+                Some(prepared) => Ok(prepared),
+                None => preparing.await,
+            }
+        };
+        import.run(prepared, answer, first).await;
     });
-    let body = stream::unfold(answer, async |mut answer: mpsc::Receiver<Bytes>| {
-        answer.recv().await.map(|chunk| (Ok::<_, std::convert::Infallible>(chunk), answer))
-    });
-    let ndjson = HeaderValue::from_static("application/x-ndjson");
-    Ok(([(header::CONTENT_TYPE, ndjson)], Body::from_stream(body)).into_response())
+    Ok(response)
 }
 
-/// The format named by `Content-Type`.
-fn format(headers: &HeaderMap) -> Result<Format, ApiError> {
-    match media_type(headers)?.as_deref() {
-        Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => {
-            Ok(Format::Ndjson)
-        }
-        Some("text/csv") => Ok(Format::Csv),
-        _ => Err(ApiError::UnsupportedMediaType("application/x-ndjson or text/csv")),
-    }
-}
-
-/// Receives the whole body into a spool file, and hashes it.
-async fn receive(
-    api: &Api,
-    mut body: BodyDataStream,
-    hash: &mut Fingerprint,
-) -> Result<SpoolFile, ApiError> {
-    let mut file = api.spool.file()?;
-    let (began, mut length) = (Instant::now(), 0);
-    loop {
-        let chunk = in_time(began, length, body.next()).await;
-        let chunk = chunk.ok_or_else(|| ApiError::malformed("body", "arrived too slowly"))?;
-        let Some(chunk) = chunk else { return Ok(file) };
-        let chunk = chunk.map_err(|_| ApiError::malformed("body", "ended too early"))?;
-        length += chunk.len() as u64;
-        if length > LIMITS.body as u64 {
-            return Err(ApiError::TooLarge(LIMITS.body));
-        }
-        hash.update(&chunk);
-        file.write(&chunk).await?;
-    }
-}
-
-/// Runs the import and streams its results.
-async fn run(
+/// An import at work.
+struct Import {
     api: Api,
+    format: Format,
+    account: String,
+    id: Option<String>,
+    metadata: Metadata,
+    request_id: String,
+    progress: watch::Sender<Progress>,
+    stop: Stop,
+    _slot: AccountSlot,
+}
+
+/// A body that is there, and the places that its import holds.
+struct Prepared {
     lines: Lines,
     request: ImportRequest,
-    mut answer: Answer,
-    watch: &SessionWatch,
-    request_id: &str,
-) {
-    #[derive(Serialize)]
-    struct Last {
-        summary: Summary,
+    _slot: OwnedSemaphorePermit,
+    _share: SpoolShare,
+}
+
+impl Import {
+    /// Receives the body, waits for a turn, and checks what can be checked before the first line.
+    async fn prepare(&self, body: Body) -> Result<Prepared, ApiError> {
+        let api = &self.api;
+        let mut fingerprint = Fingerprint::new(self.format);
+        let receiving = async {
+            let spooled = self.receive(body.into_data_stream(), &mut fingerprint).await?;
+            let (file, share) = spooled.into_reader().await?;
+            let total = Some(share.bytes());
+            self.progress.send_modify(|at| *at = Progress::new(Phase::Waiting, total));
+            // Only after the body, so that a client that sends it slowly takes no slot from the others.
+            let slot = Arc::clone(&api.import_slots).acquire_owned();
+            let slot = tokio::time::timeout(BEGIN_LIMIT, slot).await;
+            let slot = slot.map_err(|_| ApiError::Overloaded)?.map_err(|_| ApiError::Overloaded)?;
+            Ok::<_, ApiError>((file, share, slot))
+        };
+        let received = self.stop.token.run_until_cancelled(receiving).await;
+        let (file, share, slot) = received.unwrap_or_else(|| Err(self.stop.error()))?;
+        let (file, format, today) = (file.into_std().await, self.format, api.clock.today());
+        let opening = tokio::task::spawn_blocking(move || Lines::open(file, format, today));
+        let lines = opening.await.map_err(BusError::TaskFailed)??;
+        let (account, id, metadata) =
+            (self.account.clone(), self.id.clone(), self.metadata.clone());
+        let request = ImportRequest { account, id, fingerprint: fingerprint.finish(), metadata };
+        api.imports.check(&request).await?;
+        Ok(Prepared { lines, request, _slot: slot, _share: share })
     }
-    let (sender, mut refused) = mpsc::channel(128);
-    let reporting = async {
-        while let Some(line) = refused.recv().await {
-            answer.line(&line).await;
+
+    /// Receives the whole body into a spool file, and hashes it.
+    async fn receive(
+        &self,
+        mut body: BodyDataStream,
+        hash: &mut Fingerprint,
+    ) -> Result<SpoolFile, ApiError> {
+        let mut file = self.api.spool.file()?;
+        let (began, mut length) = (Instant::now(), 0);
+        loop {
+            let chunk = in_time(began, length, body.next()).await;
+            let chunk = chunk.ok_or_else(|| ApiError::malformed("body", "arrived too slowly"))?;
+            let Some(chunk) = chunk else { return Ok(file) };
+            let chunk = chunk.map_err(|_| ApiError::malformed("body", "ended too early"))?;
+            length += chunk.len() as u64;
+            if length > LIMITS.body as u64 {
+                return Err(ApiError::TooLarge(LIMITS.body));
+            }
+            hash.update(&chunk);
+            file.write(&chunk).await?;
+            self.progress.send_modify(|at| at.bytes = length);
         }
-    };
-    // Cancelled with the process, too.
-    let stop = api.stopping.child_token();
-    let _watching = {
-        let (stop, ended) = (stop.clone(), watch.ended().clone());
-        AbortOnDropHandle::new(api.tasks.spawn_until_shutdown(async move {
+    }
+
+    /// Runs the import and sends its results; from `first` on also its progress.
+    async fn run(
+        &self,
+        prepared: impl Future<Output = Result<Prepared, ApiError>>,
+        mut answer: ImportAnswer,
+        first: Instant,
+    ) {
+        let (sender, refused) = mpsc::channel(128);
+        let importing = async move {
+            // Holds its places to the end.
+            let Self { api, progress, stop, request_id, .. } = self;
+            let Prepared { lines, request, _slot, _share } =
+                prepared.await.inspect_err(|error| {
+                    let problem = error.problem();
+                    if problem.status.is_server_error() {
+                        tracing::error!(request_id, cause = problem.cause, "import: not begun");
+                    }
+                })?;
+            let outcome = api.imports.run(lines, &request, &stop.token, sender, progress).await;
+            let summary: Summary = outcome.map_err(|error| {
+                tracing::error!(request_id, %error, "import: stopped");
+                match error {
+                    ImportError::Stopped => stop.error(),
+                    error => error.into(),
+                }
+            })?;
+            // Like every write, it is answered when the read table shows it.
+            read_your_writes::wait_for_customers(api, summary.last_position).await;
+            Ok::<_, ApiError>(summary)
+        };
+        let reporting = answer.report(refused, &self.progress, first);
+        let (outcome, ()) = tokio::join!(importing, reporting);
+        let outcome = outcome
+            .map_err(|error| error.problem().body(&self.api.public_path, &self.request_id));
+        answer.end(outcome).await;
+    }
+}
+
+/// Cancelled when the import has to end: with its session, and with the process.
+struct Stop {
+    token: CancellationToken,
+    watch: SessionWatch,
+    _watching: AbortOnDropHandle<Option<()>>,
+}
+
+impl Stop {
+    fn new(api: &Api, watch: SessionWatch) -> Self {
+        let token = api.stopping.child_token();
+        let (stop, ended) = (token.clone(), watch.ended().clone());
+        let watching = AbortOnDropHandle::new(api.tasks.spawn_until_shutdown(async move {
             ended.cancelled().await;
             stop.cancel();
-        }))
+        }));
+        Self { token, watch, _watching: watching }
+    }
+
+    fn error(&self) -> ApiError {
+        self.watch.error()
+    }
+}
+
+/// The format named by `Content-Type`. Its charset may only be one that the file itself tells.
+fn format(headers: &HeaderMap) -> Result<Format, ApiError> {
+    let format = match media_type(headers)?.as_deref() {
+        Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => Format::Ndjson,
+        Some("text/csv" | "text/tab-separated-values") => Format::Csv,
+        _ => return Err(ApiError::UnsupportedMediaType("application/x-ndjson or text/csv")),
     };
-    let importing = api.imports.run(lines, &request, &stop, sender);
-    let (outcome, ()) = tokio::join!(importing, reporting);
-    match outcome {
-        Ok(summary) => {
-            // Like every write, it is answered when the read table shows it.
-            read_your_writes::wait_for_customers(&api, summary.last_position).await;
-            answer.line(&Last { summary }).await;
+    match charset(headers).as_deref() {
+        None | Some("" | "utf-8" | "utf8" | "us-ascii" | "utf-16" | "utf-16le" | "utf-16be") => {
+            Ok(format)
         }
-        Err(error) => {
-            tracing::error!(request_id, %error, "import: stopped");
-            let problem = match error {
-                ImportError::Stopped => watch.error(),
-                error => error.into(),
-            };
-            let problem = problem.problem().body(&api.public_path, request_id);
-            answer.pending.extend_from_slice(format!("{{\"error\":{problem}}}\n").as_bytes());
-        }
+        Some(_) => Err(ApiError::UnsupportedMediaType("in UTF-8 or UTF-16")),
     }
-    answer.send().await;
 }
 
-/// The response, sent in chunks; none any more once the client has gone or is too slow.
-struct Answer {
-    sender: Option<mpsc::Sender<Bytes>>,
-    /// How long it was waited for the client, and how many bytes were sent.
-    waited: Duration,
-    sent: u64,
-    pending: Vec<u8>,
-}
-
-impl Answer {
-    async fn line(&mut self, line: &impl Serialize) {
-        // Serializing plain structs into memory cannot fail.
-        let _ = serde_json::to_writer(&mut self.pending, line);
-        self.pending.push(b'\n');
-        if self.pending.len() >= CHUNK {
-            self.send().await;
-        }
-    }
-
-    async fn send(&mut self) {
-        let chunk = Bytes::from(std::mem::take(&mut self.pending));
-        let Some(sender) = &self.sender else { return };
-        // Only the time for which the client keeps the import waiting counts.
-        let (began, length) = (Instant::now(), chunk.len() as u64);
-        let sent = in_time(began - self.waited, self.sent, sender.send(chunk)).await;
-        (self.waited, self.sent) = (self.waited + began.elapsed(), self.sent + length);
-        if !matches!(sent, Some(Ok(()))) {
-            self.sender = None;
-        }
-    }
+/// The parameter `charset` of `Content-Type`, in lower case.
+fn charset(headers: &HeaderMap) -> Option<String> {
+    let parameters = headers.get(header::CONTENT_TYPE)?.to_str().ok()?.split(';').skip(1);
+    parameters.into_iter().find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        let value = value.trim().trim_matches('"').to_ascii_lowercase();
+        name.trim().eq_ignore_ascii_case("charset").then_some(value)
+    })
 }
 
 fn fields(errors: Vec<LineError>) -> Vec<FieldError> {
     errors.into_iter().map(|error| FieldError::new(error.field, error.detail)).collect()
+}
+
+impl From<FileError> for ApiError {
+    fn from(error: FileError) -> Self {
+        let body = |problem| Self::Invalid(vec![FieldError::new("body", problem)]);
+        match error {
+            FileError::Header(errors) => Self::Invalid(fields(errors)),
+            FileError::NotText(what) => body(what),
+            FileError::Empty => body("has no customers"),
+            FileError::Read(error) => unavailable(&error),
+        }
+    }
 }
 
 impl From<ImportError> for ApiError {

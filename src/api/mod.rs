@@ -75,6 +75,9 @@ pub mod list;
 /// Import: many customers from one body.
 pub mod import;
 
+/// The answer of an import, with its progress.
+mod import_answer;
+
 /// The history of a customer.
 mod history;
 

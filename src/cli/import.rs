@@ -10,14 +10,16 @@ use anyhow::Context as _;
 use indicatif::ProgressBar;
 use serde_json::json;
 use sqlx::Connection as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::database::{owner_url, pools};
-use super::progress::progress_bar;
+use super::progress::{follow_import, import_bar, progress_bar};
 use super::signals::stop_signal;
 use crate::clock::Clock;
-use crate::commands::import::lines::{FileError, Format, Line, Lines};
-use crate::commands::import::{Fingerprint, ImportRequest, Imports, RejectedLine};
+use crate::commands::import::line::Line;
+use crate::commands::import::lines::{FileError, Format, Lines};
+use crate::commands::import::progress::{Phase, Progress};
+use crate::commands::import::{Fingerprint, ImportRequest, Imports, RejectedLine, Summary};
 use crate::config::Config;
 use crate::events::log::notify::Subscription;
 use crate::events::metadata::Metadata;
@@ -36,7 +38,7 @@ const PAGE: usize = 1000;
 pub struct Arguments {
     /// NDJSON or CSV with `name` and `dob`; with --log an NDJSON export; - is standard input
     file: PathBuf,
-    /// The format of the file, if its name does not end with .csv, .ndjson or .jsonl
+    /// The format of the file, if its name does not end with .csv, .tsv, .ndjson or .jsonl
     #[arg(long, value_enum)]
     format: Option<FormatName>,
     /// Import nothing if a line is bad
@@ -82,9 +84,9 @@ pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<ExitCo
         return Ok(ExitCode::FAILURE);
     }
     let fingerprint = fingerprint(&file, format)?;
-    let bar = progress_bar(file.metadata()?.len());
+    let length = file.metadata()?.len();
     (&file).rewind()?;
-    let lines = match Lines::open(bar.wrap_read(file), format, today) {
+    let lines = match Lines::open(file, format, today) {
         Err(FileError::Header(errors)) => {
             say!("{}", json!({"line": 1, "errors": errors}));
             return Ok(ExitCode::FAILURE);
@@ -95,7 +97,12 @@ pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<ExitCo
     let metadata = Metadata { reason, ..Metadata::of_program(ACTOR) };
     let request =
         ImportRequest { account: ACTOR.to_owned(), id: arguments.import_id, fingerprint, metadata };
-    import(config, lines, &request, &bar).await?;
+    let progress = Progress::watched(Phase::Importing, Some(length));
+    let summary = import(config, lines, &request, &progress).await?;
+    if summary.created == 0 {
+        complain!("customers: nothing was imported: all lines were refused");
+        return Ok(ExitCode::FAILURE);
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -103,24 +110,31 @@ async fn import(
     config: &Config,
     lines: Lines,
     request: &ImportRequest,
-    bar: &ProgressBar,
-) -> anyhow::Result<()> {
+    progress: &watch::Sender<Progress>,
+) -> anyhow::Result<Summary> {
     let pools = pools(config).await?;
     let tasks = Tasks::default();
     let _notifying = Subscription::start(&pools.appender, pools.notify.clone(), &tasks);
     let stop = stop_signal()?;
     let imports = Imports::new(pools.import.clone(), pools.appender.clone());
     let (sender, mut rejected) = mpsc::channel::<RejectedLine>(128);
+    let bar = import_bar();
     let printing = async {
         let mut printed = Ok(());
         while let Some(line) = rejected.recv().await {
             if printed.is_ok() {
-                printed = print_rejected(bar, &line);
+                printed = print_rejected(&bar, &line);
             }
         }
         printed
     };
-    let (outcome, printed) = tokio::join!(imports.run(lines, request, &stop, sender), printing);
+    let importing = async {
+        tokio::select! {
+            outcome = imports.run(lines, request, &stop, sender, progress) => outcome,
+            never = follow_import(&bar, progress) => match never {},
+        }
+    };
+    let (outcome, printed) = tokio::join!(importing, printing);
     bar.finish_and_clear();
     let summary = outcome.with_context(|| match request.id {
         Some(_) => "import failed (created customers stay, the same command continues)",
@@ -128,7 +142,7 @@ async fn import(
     })?;
     printed?;
     say!("{{\"summary\":{}}}", serde_json::to_string(&summary)?);
-    Ok(())
+    Ok(summary)
 }
 
 fn print_rejected(bar: &ProgressBar, line: &RejectedLine) -> anyhow::Result<()> {
@@ -188,9 +202,10 @@ fn open(path: &Path) -> anyhow::Result<File> {
 
 fn format(arguments: &Arguments) -> anyhow::Result<Format> {
     let ending = arguments.file.extension().and_then(|ending| ending.to_str());
-    match (arguments.format, ending) {
+    let ending = ending.map(str::to_ascii_lowercase);
+    match (arguments.format, ending.as_deref()) {
         (Some(FormatName::Ndjson), _) | (None, Some("ndjson" | "jsonl")) => Ok(Format::Ndjson),
-        (Some(FormatName::Csv), _) | (None, Some("csv")) => Ok(Format::Csv),
+        (Some(FormatName::Csv), _) | (None, Some("csv" | "tsv")) => Ok(Format::Csv),
         (None, _) => anyhow::bail!("--format is missing, and the file name has no known ending"),
     }
 }

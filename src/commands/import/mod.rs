@@ -2,21 +2,38 @@
 //! of the import: a repeat with the same import id continues exactly there, in any process, and a lost
 //! connection leaves no outcome unknown. Bad lines are reported and skipped.
 
+/// One line of a file, and its errors.
+pub mod line;
+
 /// The customers of a file, line by line.
 pub mod lines;
+
+/// How far an import is.
+pub mod progress;
+
+/// CSV files.
+mod csv;
+
+/// The header of a CSV file.
+mod csv_header;
+
+/// NDJSON files.
+mod ndjson;
 
 use std::io;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::lines::{Format, Line, LineError, Lines};
+use self::line::{Line, LineError};
+use self::lines::{Format, Lines};
+use self::progress::{Phase, Progress};
 use crate::clock;
 use crate::events::customer::CustomerEvent;
-use crate::events::log::import::{self, ChunkError, ImportKey, Progress};
+use crate::events::log::import::{self, ChunkError, ImportKey, Progress as LogProgress};
 use crate::events::log::{Appender, NewEvent, id_lease};
 use crate::events::metadata::Metadata;
 use crate::events::values::CustomerId;
@@ -147,14 +164,17 @@ impl Imports {
     }
 
     /// Appends all lines to the log. `rejected` receives each rejected line in the order of the file,
-    /// including those of an earlier run of the same import. Its receiver may be dropped.
+    /// including those of an earlier run of the same import. Its receiver may be dropped. `progress` is kept
+    /// up to date.
     pub async fn run(
         &self,
         mut lines: Lines,
         request: &ImportRequest,
         stop: &CancellationToken,
         rejected: mpsc::Sender<RejectedLine>,
+        progress: &watch::Sender<Progress>,
     ) -> Result<Summary, ImportError> {
+        progress.send_modify(|at| *at = Progress::new(Phase::Importing, at.total_bytes));
         let key = request.key();
         let mut run = Run {
             imports: self,
@@ -196,7 +216,14 @@ impl Imports {
                     }
                 }
             }
-            run.append(&good).await?;
+            let is_repeated = !run.append(&good).await? && !good.is_empty();
+            progress.send_modify(|at| {
+                (at.bytes, at.lines, at.refused) =
+                    (lines.bytes_read(), summary.lines, summary.refused);
+                if is_repeated {
+                    at.begin();
+                }
+            });
         }
         if request.id.is_none() {
             let deleted = import::delete_progress(&self.pool, &run.key).await;
@@ -204,7 +231,7 @@ impl Imports {
                 tracing::warn!(%error, "import: progress not deleted, the purge retries");
             }
         }
-        let Progress { created, last_position, .. } = run.progress;
+        let LogProgress { created, last_position, .. } = run.progress;
         Ok(Summary { created, last_position, ..summary })
     }
 }
@@ -214,7 +241,7 @@ struct Run<'a> {
     imports: &'a Imports,
     key: ImportKey,
     metadata: &'a Metadata,
-    progress: Progress,
+    progress: LogProgress,
     /// Ids that are leased and unused.
     ids: Vec<CustomerId>,
     /// Whether one was taken, which means that the sequence of ids is before ids of the log.
@@ -222,13 +249,15 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Appends the good lines of a page that are not appended yet.
-    async fn append(&mut self, good: &[(i64, NewEvent)]) -> Result<(), ImportError> {
+    /// Appends the good lines of a page that are not appended yet; returns whether there were some.
+    async fn append(&mut self, good: &[(i64, NewEvent)]) -> Result<bool, ImportError> {
+        let mut is_new = false;
         let deadline = Instant::now() + RETRY_LIMIT;
         loop {
             let done = self.progress.lines_done;
             let rest: Vec<_> = good.iter().filter(|(number, _)| *number > done).collect();
-            let Some((last, _)) = rest.last() else { return Ok(()) };
+            let Some((last, _)) = rest.last() else { return Ok(is_new) };
+            is_new = true;
             let began = Instant::now();
             match self.append_once((done, *last), &rest).await {
                 // When another run with the same import id is ahead, the next iteration appends the rest.
@@ -258,7 +287,7 @@ impl Run<'_> {
         &mut self,
         lines: (i64, i64),
         rest: &[&(i64, NewEvent)],
-    ) -> Result<Progress, ChunkError> {
+    ) -> Result<LogProgress, ChunkError> {
         if self.is_behind {
             id_lease::skip_taken(&self.imports.pool).await?;
             self.is_behind = false;

@@ -1,0 +1,51 @@
+//! One line of a file, as a customer or as its errors.
+
+use serde::Serialize;
+
+use crate::events::values::{DateOfBirth, Name, ValueError};
+
+/// The longest line in bytes (of UTF-8): far more than a customer needs.
+pub const LINE_MAX: usize = 64 * 1024;
+
+/// One line that is not empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// From 1; for a CSV record the line on which it begins.
+    pub number: i64,
+    pub customer: Customer,
+}
+
+/// The customer of a line, or all that is wrong with the line.
+pub type Customer = Result<(Name, DateOfBirth), Vec<LineError>>;
+
+/// What is wrong with one field of a line; the field `line` is the line as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LineError {
+    pub field: &'static str,
+    pub detail: String,
+}
+
+impl LineError {
+    pub(super) fn new(field: &'static str, detail: impl Into<String>) -> Self {
+        Self { field, detail: detail.into() }
+    }
+
+    pub(super) fn too_long() -> Self {
+        Self::new("line", format!("is longer than {LINE_MAX} bytes"))
+    }
+}
+
+/// The customer, or the errors of both values.
+pub(super) fn customer(
+    name: Result<Name, ValueError>,
+    dob: Result<DateOfBirth, ValueError>,
+) -> Customer {
+    match (name, dob) {
+        (Ok(name), Ok(dob)) => Ok((name, dob)),
+        (name, dob) => {
+            let name = name.err().map(|error| LineError::new("name", error.0));
+            let dob = dob.err().map(|error| LineError::new("dob", error.0));
+            Err(name.into_iter().chain(dob).collect())
+        }
+    }
+}
