@@ -109,7 +109,6 @@ async fn good_lines_are_created_and_bad_ones_named() {
     let file = format!("name,dob\nAda,1990-12-10\n\"Eve,1990-12-10\n{}", "x\n".repeat(200_000));
     let answer = send(import(&service, &editor, CSV).body(file)).await;
     insta::assert_snapshot!("import_open_quote", answer.text);
-    assert_eq!(summary(&send(import(&service, &editor, NDJSON).body("")).await)["lines"], 0);
     service.stop().await;
 }
 
@@ -173,7 +172,7 @@ async fn what_cannot_be_imported_is_refused_before_anything_is_written() {
         assert_eq!(answer.body["errors"][0]["field"], "import-id", "{id}");
         assert_eq!(answer.status, 400);
     }
-    for header in ["", "name", "dob;name", "name,name,dob", "\"open"] {
+    for header in ["", "name", "dob|name", "name,name,dob", "\"open"] {
         let answer = send(import(&service, &editor, CSV).body(format!("{header}\nAda"))).await;
         assert_eq!(
             (answer.status, &answer.body["type"]),

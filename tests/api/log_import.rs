@@ -1,0 +1,162 @@
+//! `customers import --log`: what this service has written is restored, in whatever way the file came here,
+//! and nothing else is.
+
+use serde_json::{Value, json};
+
+use crate::harness::{database, folder};
+use crate::import_files::encoded;
+use crate::transfer::{failed, log, registry, stdout};
+
+/// An export of a registry, line by line.
+async fn export() -> Vec<String> {
+    let service = registry().await;
+    let url = service.database_url();
+    let text = stdout(url, &folder("log_import"), &["export", "--format", "ndjson"]).await;
+    service.stop().await;
+    text.lines().map(str::to_owned).collect()
+}
+
+/// The number of the first line with this text.
+fn line_with(lines: &[String], text: &str) -> usize {
+    lines
+        .iter()
+        .position(|line| line.contains(text))
+        .unwrap_or_else(|| panic!("no line with {text}"))
+}
+
+/// The export with one event changed.
+fn changed(lines: &[String], number: usize, change: impl FnOnce(&mut Value)) -> String {
+    let mut event: Value = serde_json::from_str(&lines[number]).unwrap();
+    change(&mut event);
+    let mut lines = lines.to_vec();
+    lines[number] = event.to_string();
+    lines.join("\n")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_that_no_door_lets_in_are_not_restored() {
+    let lines = export().await;
+    let (there, place) = (database().await, folder("log_import"));
+    let ada = line_with(&lines, "Ada King");
+    let account = line_with(&lines, "AccountAdded");
+    let session = line_with(&lines, "SessionOpened");
+    let deleted = line_with(&lines, "CustomerDeleted");
+    let last = lines.len() - 2;
+    let data = |number, member: &str, value: Value| {
+        changed(&lines, number, |event| event["data"][member] = value)
+    };
+    let metadata = |number, member: &str, value: Value| {
+        changed(&lines, number, |event| event["metadata"][member] = value)
+    };
+    let member =
+        |number, member: &str, value: Value| changed(&lines, number, |event| event[member] = value);
+    let deleted_twice = {
+        let mut lines = lines.clone();
+        let mut event: Value = serde_json::from_str(&lines[ada]).unwrap();
+        (event["aggregate_id"], event["sequence"]) = (json!("2"), json!(2));
+        (event["type"], event["data"]) = (json!("CustomerDeleted"), json!({}));
+        lines[ada] = event.to_string();
+        changed(&lines, deleted, |event| event["sequence"] = json!(3))
+    };
+    let cases = [
+        // Values that a read table would get in another form than the log, or not at all.
+        (data(ada, "name", json!(" Ada ")), r#"name must be written "Ada""#),
+        (data(ada, "name", json!("A\u{308}da")), r#"name must be written "Äda""#),
+        (data(ada, "name", json!("\u{9b}2J")), "name must not contain control characters"),
+        (data(ada, "shoe", json!(42)), r#"data has the unknown member "shoe""#),
+        (data(ada, "note", json!("\0")), r#"data has the unknown member "note""#),
+        (data(deleted, "name", json!("Ada")), r#"data has the unknown member "name""#),
+        (data(session, "session", json!("a\0b")), "session must not contain control"),
+        (data(account, "username", json!("Admin")), r#"username must be written "admin""#),
+        (data(account, "username", json!("other")), "username must be the aggregate_id"),
+        (
+            member(deleted, "type", json!("CustomerDeleted\",\"x\":\"")),
+            "type is not the name of an event",
+        ),
+        // What PostgreSQL and cqrs-es cannot load.
+        (metadata(ada, "reason", json!("a\0b")), r#""reason" in metadata must not contain"#),
+        (metadata(ada, "actor", json!("\u{1b}[2J")), r#""actor" in metadata must not contain"#),
+        (metadata(ada, "x", json!(1)), "metadata: invalid type"),
+        (metadata(ada, "actor", json!(null)), "metadata: invalid type"),
+        (member(ada, "metadata", json!([])), "metadata: invalid type"),
+        (
+            changed(&lines, last, |event| {
+                let time = event["recorded_at"].as_str().unwrap().replace('Z', "001Z");
+                event["recorded_at"] = time.into();
+            }),
+            "recorded_at must be a time in microseconds",
+        ),
+        // An order of events that no command leads to.
+        (member(ada, "type", json!("CustomerCreated")), "CustomerCreated is number 2"),
+        (
+            lines.join("\n").replacen("CustomerCreated", "CustomerUpdated", 1),
+            "CustomerUpdated is number 1",
+        ),
+        (deleted_twice, "CustomerDeleted is number 3"),
+        // Files that are none.
+        (format!("{}{}", " ".repeat(1024 * 1024 + 1), lines.join("\n")), "line 1: is longer than"),
+        ("PK\x03\x04".to_owned(), "the file is an archive"),
+    ];
+    for (file, expected) in cases {
+        std::fs::write(place.join("log.ndjson"), file).unwrap();
+        let (_, problem) = failed(&there, &place, &["import", "--log", "log.ndjson"]).await;
+        assert!(problem.contains(expected), "{expected}: {problem}");
+        assert_eq!(log(&there).await, Vec::<String>::new());
+    }
+    std::fs::write(place.join("log.ndjson"), b"\"K\xf6ln\"\n").unwrap();
+    let (_, problem) = failed(&there, &place, &["import", "--log", "log.ndjson"]).await;
+    assert!(problem.contains("line 1: is not UTF-8 (byte 0xF6)"), "{problem}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_is_restored_in_each_encoding_and_with_each_line_end() {
+    let lines = export().await;
+    let place = folder("log_import");
+    let mut restored = vec![];
+    // As a shell on Windows writes it, and with an empty line at its end.
+    for end in ["\n", "\r\n", "\r"] {
+        for file in encoded(&(lines.join(end) + end + end)) {
+            let there = database().await;
+            std::fs::write(place.join("log.ndjson"), file).unwrap();
+            stdout(&there, &place, &["import", "--log", "log.ndjson"]).await;
+            restored.push(log(&there).await);
+        }
+    }
+    assert_eq!(restored[0].len(), lines.len() - 1);
+    restored.dedup();
+    assert_eq!(restored.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_of_an_older_version_is_restored() {
+    let lines = export().await;
+    let place = folder("log_import");
+    let created = line_with(&lines, "CustomerCreated");
+    let older: [&dyn Fn(&mut Value); 3] = [
+        // An older version of an event.
+        &|event| {
+            event["version"] = "0".into();
+            event["data"] = json!({"full_name": "Ada", "born": "1990-12-10"});
+        },
+        // `import --reason` took any text.
+        &|event| event["metadata"]["reason"] = ("\u{1b}[2J\n".repeat(20) + &"x".repeat(600)).into(),
+        // A member of metadata that this version does not know.
+        &|event| event["metadata"]["department"] = "sales".into(),
+    ];
+    for older in older {
+        let there = database().await;
+        std::fs::write(place.join("log.ndjson"), changed(&lines, created, older)).unwrap();
+        stdout(&there, &place, &["import", "--log", "log.ndjson"]).await;
+        stdout(&there, &place, &["projection", "rebuild", "customers"]).await;
+        stdout(&there, &place, &["projection", "verify", "customers"]).await;
+    }
+    // Without the identity of the log, which older exports lack.
+    let there = database().await;
+    let mut lines = lines;
+    let last = lines.last_mut().unwrap();
+    let mut summary: Value = serde_json::from_str(last).unwrap();
+    summary["summary"].as_object_mut().unwrap().remove("log");
+    *last = summary.to_string();
+    std::fs::write(place.join("log.ndjson"), lines.join("\n")).unwrap();
+    stdout(&there, &place, &["import", "--log", "log.ndjson"]).await;
+}
