@@ -76,6 +76,7 @@ mod terminal;
 /// Ctrl-C and SIGTERM.
 mod signals;
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -159,13 +160,17 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Prints what clap says: help, or an error of usage. An error repeats the argument.
+/// Prints what clap says: help, or an error of usage, which repeats arguments as they are.
 fn misused(error: &clap::Error) -> ExitCode {
-    let text = error.render().to_string();
-    if text.lines().all(|line| printable(line) == line) {
+    let acts = |argument: OsString| {
+        let text = argument.to_string_lossy();
+        printable(&text) != text
+    };
+    if !std::env::args_os().any(acts) {
         error.exit();
     }
-    for line in text.lines() {
+    // Without its colours, which could be the argument's.
+    for line in error.render().to_string().lines() {
         complain!("{line}");
     }
     ExitCode::from(2)

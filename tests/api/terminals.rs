@@ -142,22 +142,28 @@ async fn what_a_user_mistypes_is_repeated_harmlessly() {
     let url = database().await;
     let place = folder("terminal");
     let bad = "x\u{1b}[2J\u{9b}2J\u{202e}\u{2028}y\nz";
-    for arguments in [
-        &["import", bad][..],
-        &["import", "--format", bad, "file"],
-        &["import", &format!("--{bad}")],
-        &["import", "--reason", bad, "/dev/null", "--format", "csv"],
-        &["account", "add", bad, "--role", bad, "--password-stdin"],
-        &["account", "role", "nobody", bad],
-        &["projection", "rebuild", bad],
-        &["history", bad],
-        &["keys", "retire", bad],
-        &[bad],
-    ] {
-        let (stdout, stderr) = printed(command(&url, arguments, &place)).await;
-        assert_harmless(&stdout);
-        assert_harmless(&stderr);
-        assert!(!stderr.is_empty(), "{arguments:?}");
+    // The second one has nothing but colours.
+    for bad in [bad, "x\u{1b}[31my"] {
+        for arguments in [
+            &["import", bad][..],
+            &["import", "--format", bad, "file"],
+            &["import", &format!("--{bad}")],
+            &["import", "--reason", bad, "/dev/null", "--format", "csv"],
+            &["account", "add", bad, "--role", bad, "--password-stdin"],
+            &["account", "role", "nobody", bad],
+            &["projection", "rebuild", bad],
+            &["history", bad],
+            &["keys", "retire", bad],
+            &[bad],
+        ] {
+            let (stdout, stderr) = printed(command(&url, arguments, &place)).await;
+            assert_harmless(&stdout);
+            assert_harmless(&stderr);
+            assert!(!stderr.is_empty(), "{arguments:?}");
+            let mut command = command(&url, arguments, &place);
+            command.env("TERM", "xterm");
+            assert_harmless(&on_terminal(command).await);
+        }
     }
     for variable in ["CUSTOMERS_TRUSTED_PROXIES", "CUSTOMERS_CORS_ORIGINS", "DATABASE_URL_FILE"] {
         let mut routes = crate::process::command(&["routes"], &place);
