@@ -21,12 +21,12 @@ use crate::auth::{Auth, AuthError};
 use crate::clock::Clock;
 use crate::commands::import::Imports;
 use crate::commands::{Bus, idempotency};
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::events::log::import;
 use crate::events::log::notify::Subscription;
 use crate::feed::tail::Tail;
 use crate::pools::{self, Pools};
-use crate::postgres::Pool;
+use crate::postgres::{Pool, Server};
 use crate::projections::customer_history::CustomerHistory;
 use crate::projections::customers::Customers;
 use crate::projections::projector::Projector;
@@ -117,8 +117,9 @@ impl App {
         start::caught_up(&auth).await;
         auth.follow(&tasks);
         let bus = Bus::new(pools.appender.clone(), pools.short.clone());
-        let primary = pools.server.clone();
-        tasks.supervise("postgres watch", move || primary.clone().watch());
+        let read = config.read_database_url.as_ref().map(pools::replica).transpose()?;
+        let of_replica = read.as_ref().map(|(short, _)| short.server());
+        watch_servers([Some(&pools.server), pools.pooler.as_ref(), of_replica], &tasks);
         let purged = pools.short.clone();
         tasks.supervise("purge", move || purge(purged.clone()));
         tasks.supervise("metrics upkeep", telemetry::keep_up);
@@ -135,14 +136,13 @@ impl App {
         let frame = api::stream::frame;
         let tail = Tail::start(pools.short.clone(), appends.clone(), frame, &tasks);
         let shutdown = Shutdown { drain_delay: config.drain_delay, ..Shutdown::default() };
-        let replica = replica(&config)?;
         let api = Api::new(ApiState {
             bus: bus.clone(),
             imports: Imports::new(pools.import.clone(), pools.appender.clone()),
             auth: auth.clone(),
             short: pools.short.clone(),
             long: pools.long.clone(),
-            replica,
+            replica: read.map(|(short, long)| Replica::new(short, long, config.replica_max_lag)),
             rebuild: pools.rebuild.clone(),
             projector: projector.clone(),
             history: history.clone(),
@@ -239,11 +239,6 @@ impl App {
     }
 }
 
-fn replica(config: &Config) -> Result<Option<Replica>, ConfigError> {
-    let pools = config.read_database_url.as_ref().map(pools::replica).transpose()?;
-    Ok(pools.map(|(short, long)| Replica::new(short, long, config.replica_max_lag)))
-}
-
 /// Accounts, tokens and sessions of this process.
 fn auth(config: &Config, pools: &Pools, clock: &Clock, tasks: &Tasks) -> Result<Auth, StartError> {
     let accounts = Accounts::new(pools.accounts.clone(), pools.appender.clone());
@@ -252,6 +247,17 @@ fn auth(config: &Config, pools: &Pools, clock: &Clock, tasks: &Tasks) -> Result<
         AuthError::Config(error) => StartError::Config(error),
         error => error.into(),
     })
+}
+
+/// Watches PostgreSQL, the pooler and the replica: each may become another server, or have further hosts.
+fn watch_servers(servers: [Option<&Server>; 3], tasks: &Tasks) {
+    for (name, server) in
+        ["postgres watch", "pooler watch", "replica host watch"].iter().zip(servers)
+    {
+        if let Some(server) = server.cloned() {
+            tasks.supervise(*name, move || server.clone().watch());
+        }
+    }
 }
 
 /// Deletes expired idempotency keys and imports, for as long as the process runs.

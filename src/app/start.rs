@@ -12,7 +12,7 @@ use crate::events::log::end::{AHEAD_MAX, log_end, seconds_ahead};
 use crate::pools::Pools;
 use crate::postgres::server::CONNECT_LIMIT;
 use crate::postgres::settings::Settings;
-use crate::postgres::{self, Connection, Pool, Server};
+use crate::postgres::{self, Connection, Server};
 use crate::printable::error_text;
 use crate::projections::{ProjectionError, status};
 use crate::schema::{self, SchemaError};
@@ -45,8 +45,7 @@ pub(super) async fn open(
         Some(url) => direct.clone().with_pooler(url)?,
         None => direct.clone(),
     };
-    let pooler = config.pool_database_url.as_ref().map(|_| &pools.short);
-    let error = match check(&direct, pooler).await {
+    let error = match check(&direct, &pools).await {
         Ok((built_at, cursor_key)) => {
             return Ok((listener, Opened { pools, built_at, cursor_key }));
         }
@@ -71,7 +70,7 @@ pub(super) async fn open(
                 checked => return checked,
             }
             tokio::time::sleep(RETRY).await;
-            checked = check(&direct, pooler).await;
+            checked = check(&direct, &pools).await;
         }
     };
     let (https, path) = (config.is_https(), config.public_path());
@@ -81,14 +80,17 @@ pub(super) async fn open(
 }
 
 /// Checks the server, its schema, the log and the pooler. Returns what [`Opened`] has of them.
-async fn check(direct: &Pools, pooler: Option<&Pool>) -> Result<(i64, String), StartError> {
+async fn check(direct: &Pools, pools: &Pools) -> Result<(i64, String), StartError> {
     check_postgres(&direct.server).await?;
     let end = log_end(&direct.short).await.map_err(|error| match error {
         sqlx::Error::RowNotFound => StartError::NoIdentity,
         error => error.into(),
     })?;
-    if let Some(pooler) = pooler {
-        let of_pooler = log_end(pooler).await.map_err(StartError::Pooler)?;
+    if let Some(pooler) = &pools.pooler {
+        // Finds a host that answers, and says why there is none, which a pool does not.
+        let connected = pooler.connect("customers start", &[], CONNECT_LIMIT).await;
+        connected.map(drop).map_err(StartError::Pooler)?;
+        let of_pooler = log_end(&pools.short).await.map_err(StartError::Pooler)?;
         if of_pooler.log != end.log {
             return Err(StartError::OtherDatabase);
         }

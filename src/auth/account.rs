@@ -2,6 +2,7 @@
 //! the log, appended by the function that changes the row (migration 10).
 
 use chrono::{DateTime, Utc};
+use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use crate::clock;
@@ -10,7 +11,8 @@ use crate::events::log::payload::EncodedMetadata;
 use crate::events::log::{Append, AppendError, Appender, NewEvent};
 use crate::events::metadata::Metadata;
 use crate::events::values::{Role, Username, ValueError};
-use crate::postgres::Pool;
+use crate::postgres::backend::Backend;
+use crate::postgres::{Connection, Pool};
 
 /// The shortest and the longest password, in bytes.
 pub const PASSWORD_BYTES: std::ops::RangeInclusive<usize> = 8..=1024;
@@ -73,27 +75,32 @@ pub struct Change {
 }
 
 /// Calls a function of migration 10, which changes an account and appends the event in one transaction.
-/// It has no row if there is nothing to change. If the connection was lost before the answer, the log
-/// tells whether the change was made; if not, the function is called once more.
+/// It has no row if there is nothing to change. If the connection was lost before the answer, its backend may
+/// still commit: it is ended, and then the log tells whether the change was made; if not, the function is called
+/// once more.
 macro_rules! change {
     ($accounts:expr, $username:expr, $event:expr, $call:tt, $($argument:expr),+) => {{
         let pool = &$accounts.pool;
         macro_rules! call {
-            () => {
+            ($connection:expr) => {
                 sqlx::query_as!(
                     Change,
                     r#"select position as "position!", previous as "previous!" from "# + $call,
                     $($argument),+
                 )
-                .fetch_optional(pool.once())
+                .fetch_optional($connection)
                 .await
             };
         }
-        match call!() {
+        let (mut connection, backend) = $accounts.connect().await?;
+        match call!(&mut connection) {
             Err(error) if pool.server().report(&error) => {
-                match $accounts.recorded($username, $event.command_id).await? {
+                drop(connection);
+                let mut other = pool.acquire().await?;
+                backend.end(&mut other).await?;
+                match recorded(&mut other, $username, $event.command_id).await? {
                     Some(change) => Ok(Some(change)),
-                    None => call!(),
+                    None => call!(&mut other),
                 }
             }
             answered => answered,
@@ -277,21 +284,17 @@ impl Accounts {
         Ok(changed?.is_some())
     }
 
-    /// The change that this command has made, if the log has it.
-    async fn recorded(
-        &self,
-        username: &Username,
-        command_id: Uuid,
-    ) -> Result<Option<Change>, sqlx::Error> {
-        let position = sqlx::query_scalar!(
-            "select position from events
-             where aggregate_type = 'account' and aggregate_id = $1 and command_id = $2",
-            username.as_str(),
-            command_id
-        );
-        let Some(position) = position.fetch_optional(&self.pool).await? else { return Ok(None) };
-        let previous = self.change_before(username, position).await?;
-        Ok(Some(Change { position, previous }))
+    /// A connection for one change, and its backend; a fresh one, if the first is lost.
+    async fn connect(&self) -> Result<(Connection, Backend), sqlx::Error> {
+        let connect = async || {
+            let mut connection = self.pool.acquire().await?;
+            let backend = Backend::of(&mut connection).await?;
+            Ok((connection, backend))
+        };
+        match connect().await {
+            Err(error) if self.pool.server().report(&error) => connect().await,
+            connected => connected,
+        }
     }
 
     /// The position of the last change before this one that ended sessions; 0 if there was none.
@@ -300,15 +303,7 @@ impl Accounts {
         username: &Username,
         position: i64,
     ) -> Result<i64, sqlx::Error> {
-        sqlx::query_scalar!(
-            r#"select coalesce(max(position), 0) as "position!" from events
-               where aggregate_type = 'account' and aggregate_id = $1 and position < $2
-                 and event_type in ('PasswordChanged', 'RoleChanged', 'AccountDisabled')"#,
-            username.as_str(),
-            position
-        )
-        .fetch_one(&self.pool)
-        .await
+        change_before(&self.pool, username, position).await
     }
 
     /// Appends events of the account's sessions.
@@ -324,6 +319,42 @@ impl Accounts {
         self.appender.append(appended(username, events, metadata)).await?;
         Ok(())
     }
+}
+
+/// The change that a command has made, if the log has it.
+async fn recorded(
+    connection: &mut Connection,
+    username: &Username,
+    command_id: Uuid,
+) -> Result<Option<Change>, sqlx::Error> {
+    let position = sqlx::query_scalar!(
+        "select position from events
+         where aggregate_type = 'account' and aggregate_id = $1 and command_id = $2",
+        username.as_str(),
+        command_id
+    );
+    let Some(position) = position.fetch_optional(&mut *connection).await? else {
+        return Ok(None);
+    };
+    let previous = change_before(connection, username, position).await?;
+    Ok(Some(Change { position, previous }))
+}
+
+/// See [`Accounts::change_before`].
+async fn change_before(
+    executor: impl PgExecutor<'_>,
+    username: &Username,
+    position: i64,
+) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"select coalesce(max(position), 0) as "position!" from events
+           where aggregate_type = 'account' and aggregate_id = $1 and position < $2
+             and event_type in ('PasswordChanged', 'RoleChanged', 'AccountDisabled')"#,
+        username.as_str(),
+        position
+    )
+    .fetch_one(executor)
+    .await
 }
 
 /// The event of a change, as the functions of migration 10 take it.

@@ -1,6 +1,8 @@
 //! Which host of PostgreSQL is used: the URLs may name several, and a host may stop, stop answering, or no
 //! longer be what it was.
 
+use std::net::{SocketAddr, TcpListener};
+
 use customers::dev::Servers;
 use customers::events::values::Role;
 use customers::schema;
@@ -20,6 +22,11 @@ use crate::replica::standby_of;
 /// The URL with these hosts in place of its own.
 fn with_hosts(url: &str, hosts: &[&str]) -> String {
     url.replace(&server_of(url).to_string(), &hosts.join(","))
+}
+
+/// An address at which nothing listens.
+fn nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 async fn create(service: &Service, admin: &Login) -> u16 {
@@ -131,4 +138,28 @@ async fn a_role_that_refuses_writes_by_a_setting_is_named_with_the_setting() {
     let told = doctor.envs(variables(&url)).output().await.unwrap();
     let told = String::from_utf8(told.stdout).unwrap();
     assert!(told.contains("FAIL") && told.contains("default_transaction_read_only"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_several_poolers_one_that_answers_is_used() {
+    let direct = database().await;
+    // For the service a server is as good as a pooler.
+    let (first, second) = (Proxy::start(nobody()).await, Proxy::start(server_of(&direct)).await);
+    let hosts = [&first, &second].map(|proxy| proxy.address.to_string());
+    let mut config = config_on(&direct);
+    config.pool_database_url =
+        Some(SecretString::from(with_hosts(&direct, &[&hosts[0], &hosts[1]])));
+    let service = Service::with(config).await;
+    let admin = service.log_in_as(Role::Admin).await;
+    assert_eq!(create(&service, &admin).await, 201);
+    let is_read = async || send(service.get("/customers/1").login(&admin)).await.status == 200;
+    until("it is read at the second", is_read).await;
+    first.move_to(server_of(&direct));
+    second.move_to(nobody());
+    second.cut_all();
+    until("it is read at the first", is_read).await;
+    second.move_to(server_of(&direct));
+    first.become_black_hole();
+    until("it is read at the second again", is_read).await;
+    service.stop().await;
 }

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod account_changes;
 mod backups;
 mod bad_input;
 mod bad_parameters;
@@ -76,6 +77,7 @@ mod replica;
 mod roles;
 mod schema;
 mod sessions;
+mod silent_connections;
 mod sizes;
 mod stream;
 mod takeover;

@@ -15,7 +15,7 @@ use customers::projections::ALL;
 use customers::projections::rebuild::rebuild;
 use customers::schema;
 use futures_util::future::join_all;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::process::Command;
@@ -23,6 +23,7 @@ use tokio::process::Command;
 use crate::harness::{
     Login, Service, With as _, config_on, database, folder, postgres_alone, send, until, variables,
 };
+use crate::lost_connections::server_of;
 use crate::process::{Process, command};
 use crate::sessions::verdict;
 
@@ -321,6 +322,21 @@ async fn a_replica_that_lags_too_far_is_left_and_taken_again() {
     until("the replica is left", async || pair.names(None).await == vec!["Later"; 4]).await;
     pair.on_replica("select pg_wal_replay_resume()").await;
     until("the replica is used again", is_used).await;
+    pair.replica.stop().await;
+    pair.primary.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_several_replicas_one_that_answers_is_used() {
+    let pair = Pair::with("", |config| {
+        let url = config.read_database_url.take().unwrap().expose_secret().to_owned();
+        let host = server_of(&url).to_string();
+        // Nothing listens at port 1.
+        let two = url.replace(&host, &format!("127.0.0.1:1,{host}"));
+        config.read_database_url = Some(SecretString::from(two));
+    })
+    .await;
+    until("the replica is used", async || pair.reads_from_replica().await).await;
     pair.replica.stop().await;
     pair.primary.stop().await;
 }
