@@ -70,7 +70,7 @@ impl ImportAnswer {
         }
     }
 
-    /// Sends the last line: the summary, or the problem object that ended the import.
+    /// Sends the last line: the summary, or the problem object of the error that ended the import.
     pub(super) async fn end(mut self, outcome: Result<Summary, String>) {
         #[derive(Serialize)]
         struct Last {

@@ -51,7 +51,7 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     let is_shown = std::io::stdout().is_terminal();
     let mut out = Output::stdout()?;
     if arguments.format == Format::Csv {
-        out.line(format!("{}\n", record(&event_format::CSV_COLUMNS)?).as_bytes());
+        out.line(&record(&event_format::CSV_COLUMNS)?);
     }
     let bar = progress_bar(last.unsigned_abs());
     let mut position = 0;
@@ -63,9 +63,8 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
                 Format::CloudEvents => event_format::cloud_event(event, &source)?,
                 Format::Csv => record(&event_format::csv_record(event)?)?,
             };
-            let mut line = if is_shown { printable(&line).into_owned() } else { line };
-            line.push('\n');
-            out.event(line.as_bytes()).with_context(|| ended(&out))?;
+            let line = if is_shown { printable(&line) } else { line.as_str().into() };
+            out.event(&line).with_context(|| ended(&out))?;
         }
         position = page.next;
         bar.set_position(position.unsigned_abs());
@@ -77,7 +76,7 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     let summary = Summary { events: out.events(), last_position: position, log: Some(log) };
     let line = json!({"summary": summary});
     if arguments.format == Format::Ndjson {
-        out.line(format!("{line}\n").as_bytes());
+        out.line(&line.to_string());
     }
     out.finish().with_context(|| ended(&out))?;
     if arguments.format != Format::Ndjson {

@@ -30,16 +30,17 @@ impl Output {
         self.events
     }
 
-    /// Adds an event with its line end.
-    pub fn event(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.pending.extend_from_slice(bytes);
+    /// Adds an event and its line end.
+    pub fn event(&mut self, line: &str) -> io::Result<()> {
+        self.line(line);
         self.ends.push(self.pending.len());
         if self.pending.len() >= PIECE { self.flush() } else { Ok(()) }
     }
 
-    /// Adds a line that is no event, with its line end.
-    pub fn line(&mut self, bytes: &[u8]) {
-        self.pending.extend_from_slice(bytes);
+    /// Adds a line that is no event, and its line end.
+    pub fn line(&mut self, line: &str) {
+        self.pending.extend_from_slice(line.as_bytes());
+        self.pending.push(b'\n');
     }
 
     /// Writes all that was added.

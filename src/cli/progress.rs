@@ -6,12 +6,11 @@ use std::time::Duration;
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 
+use super::terminal::is_dumb;
 use crate::commands::import::progress::{Progress, Report};
 
 /// How often the bar of an import is drawn, whether it moves or not.
 const IMPORT_INTERVAL: Duration = Duration::from_millis(250);
-
-use super::terminal::is_dumb;
 
 /// A progress bar if standard error is a terminal that can move its cursor, else nothing.
 pub fn progress_bar(total: u64) -> ProgressBar {
