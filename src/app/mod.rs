@@ -119,7 +119,8 @@ impl App {
             listener.local_addr().map_err(|error| StartError::Listen(config.listen, error))?;
 
         let tasks = Tasks::default();
-        let auth = auth(&config, &pools, &clock, &tasks)?;
+        let secret = schema::cursor_key(&pools.short).await?;
+        let auth = auth(&config, &secret, &pools, &clock, &tasks)?;
         start::caught_up(&auth).await;
         auth.follow(&tasks);
         let bus = Bus::new(pools.appender.clone(), pools.short.clone());
@@ -159,7 +160,7 @@ impl App {
             https: config.is_https(),
             feed_url: format!("{}/events", config.public_url()),
             tail,
-            cursor_key: api::cursor_key(&schema::cursor_key(&pools.short).await?),
+            cursor_key: api::cursor_key(&secret),
             spool: SpoolSpace::new(config.spool_dir(), config.spool_limit),
             stream_slots: Arc::new(Semaphore::new(api::stream::STREAMS_MAX)),
             import_slots: Arc::new(Semaphore::new(api::import::IMPORTS_MAX)),
@@ -255,10 +256,16 @@ fn replica(config: &Config) -> Result<Option<Replica>, ConfigError> {
 }
 
 /// Accounts, tokens and sessions of this process.
-fn auth(config: &Config, pools: &Pools, clock: &Clock, tasks: &Tasks) -> Result<Auth, StartError> {
+fn auth(
+    config: &Config,
+    secret: &str,
+    pools: &Pools,
+    clock: &Clock,
+    tasks: &Tasks,
+) -> Result<Auth, StartError> {
     let accounts = Accounts::new(pools.accounts.clone(), pools.appender.clone());
     redis_url(config)?;
-    Auth::new(config, accounts, clock.clone(), tasks).map_err(|error| match error {
+    Auth::new(config, secret, accounts, clock.clone(), tasks).map_err(|error| match error {
         AuthError::Config(error) => StartError::Config(error),
         error => error.into(),
     })

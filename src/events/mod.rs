@@ -2,6 +2,9 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
+/// Characters that nobody sees, or that reorder others.
+pub mod characters;
+
 /// Names, dates, ids, roles; parsed at the edge.
 pub mod values;
 
