@@ -7,12 +7,13 @@
 #![expect(clippy::unwrap_used, reason = "a benchmark that fails should stop")]
 #![expect(clippy::cast_precision_loss, reason = "counts of some 100,000")]
 
+mod service;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use customers::clock;
 use customers::commands::customer::Customer;
 use customers::commands::{Bus, CustomerCommand, IfMatch};
 use customers::demo;
@@ -24,8 +25,10 @@ use postgres_es::{PostgresCqrs, PostgresEventRepository};
 use secrecy::SecretString;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, Executor as _, PgConnection, PgPool};
-use tokio::process::Command;
 use tokio::time::Instant;
+
+use crate::service::log::METADATA;
+use crate::service::pgbench;
 
 /// How many customers are updated at each version, and how many updates each gets in a round.
 const UPDATED: i64 = 50;
@@ -34,15 +37,8 @@ const UPDATES_OF_EACH: i64 = 20;
 /// The version of the long streams.
 const LONG: i64 = 10_000;
 
-/// Metadata of the size that a request has.
-const METADATA: &str = r#"{"actor":"demo","role":"admin","session":"01a20b71-5f0a-701b-8088-fea094391e33","ip":"127.0.0.1","user_agent":"curl/7.88.1","request_id":"01a20b71-5f4a-7640-8640-69df9954f92a"}"#;
-
-/// The baselines. `plain` has the same columns, types, constraints and bytes as the log, with positions
-/// from a sequence: with gaps and not in commit order. `cqrs_events` is the table of postgres-es.
-const PLAIN_TABLE: &str = "
-    create table plain (like events including constraints including indexes);
-    create sequence plain_positions;
-    alter table plain alter position set default nextval('plain_positions');
+/// The table of postgres-es.
+const CQRS_TABLE: &str = "
     create table cqrs_events (
         aggregate_type text not null, aggregate_id text not null,
         sequence bigint not null check (sequence >= 0), event_type text not null,
@@ -186,7 +182,8 @@ impl Bench {
         schema::migrate(&secret, None).await.unwrap();
         let pools = Pools::new(&secret).unwrap();
         let other = Pools::new(&secret).unwrap();
-        pools.long.execute(PLAIN_TABLE).await.unwrap();
+        pools.long.execute(pgbench::TABLE).await.unwrap();
+        pools.long.execute(CQRS_TABLE).await.unwrap();
         sqlx::query(STREAMS)
             .bind(METADATA)
             .bind(LONG)
@@ -267,7 +264,7 @@ impl Bench {
 
     async fn measure(&self, workload: &Workload) -> f64 {
         match *workload {
-            Workload::Pgbench { clients } => self.pgbench(clients).await,
+            Workload::Pgbench { clients } => pgbench::inserts(&self.url, clients, self.time).await,
             Workload::Cqrs { in_flight } => {
                 self.in_flight(in_flight, |bench, n| {
                     let cqrs = Arc::clone(&bench.cqrs);
@@ -347,34 +344,6 @@ impl Bench {
             let id = CustomerId::new(base + id).unwrap();
             bus.change(id, command, metadata()).await.unwrap();
         }
-    }
-
-    async fn pgbench(&self, clients: u32) -> f64 {
-        let folder = tempfile::tempdir().unwrap();
-        let script = folder.path().join("insert.sql");
-        let (name, dob) = demo::person(1);
-        let payload = format!(r#"{{"type":"CustomerCreated","name":"{name}","dob":"{dob}"}}"#);
-        let insert = format!(
-            "\\set id random(1, 1000000000000000)\n\
-             insert into plain (aggregate_type, aggregate_id, sequence, event_type, event_version, \
-             payload, metadata, command_id, recorded_at) values ('customer', :id::text, 1, \
-             'CustomerCreated', '1', '{payload}', '{METADATA}', '{}', clock_timestamp());\n",
-            clock::new_id()
-        );
-        std::fs::write(&script, insert).unwrap();
-        let ran = Command::new("pgbench")
-            .args(["--no-vacuum", "--protocol=prepared", "--jobs=2"])
-            .arg(format!("--client={clients}"))
-            .arg(format!("--time={}", self.time.as_secs()))
-            .arg(format!("--file={}", script.display()))
-            .arg(&self.url)
-            .output()
-            .await
-            .unwrap();
-        let text = String::from_utf8_lossy(&ran.stdout).into_owned();
-        let rate = text.lines().find_map(|line| line.strip_prefix("tps = "));
-        let rate = rate.unwrap_or_else(|| panic!("{ran:?}"));
-        rate.split(' ').next().unwrap().parse().unwrap()
     }
 }
 

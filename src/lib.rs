@@ -16,6 +16,9 @@
 /// Time and randomness; no other module reads the system's.
 pub mod clock;
 
+/// The parts of the URLs of PostgreSQL and Redis.
+mod server_url;
+
 /// The configuration, read from the environment once.
 pub mod config;
 
@@ -30,6 +33,9 @@ pub mod tasks;
 
 /// Atomic file writes: a file appears whole or not at all.
 pub mod files;
+
+/// One check of `customers doctor`.
+pub mod check;
 
 /// PostgreSQL: transactions, COPY.
 pub mod postgres;

@@ -3,7 +3,7 @@
 use sqlx::{Executor as _, PgConnection};
 
 /// Metadata of the size that a request has.
-const METADATA: &str = r#"{"actor":"demo","role":"admin","session":"01a20b71-5f0a-701b-8088-fea094391e33","ip":"127.0.0.1","user_agent":"curl/7.88.1","request_id":"01a20b71-5f4a-7640-8640-69df9954f92a"}"#;
+pub const METADATA: &str = r#"{"actor":"demo","role":"admin","session":"01a20b71-5f0a-701b-8088-fea094391e33","ip":"127.0.0.1","user_agent":"curl/7.88.1","request_id":"01a20b71-5f4a-7640-8640-69df9954f92a"}"#;
 
 /// $1 events: 70 % creates, then changes of customers all over the log, one in six of them a delete;
 /// changes after a delete are left out.

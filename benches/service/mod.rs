@@ -5,6 +5,12 @@
 /// A synthetic log.
 pub mod log;
 
+/// Plain inserts, by pgbench.
+pub mod pgbench;
+
+/// Load on HTTP: wrk, and requests at a fixed rate.
+pub mod load;
+
 use std::process::Stdio;
 
 use reqwest::{Client, Method, RequestBuilder};
@@ -14,6 +20,9 @@ use tokio::process::{Child, Command};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_customers");
 pub const PASSWORD: &str = "a good password";
+
+/// The name of the session cookie on plain http.
+pub const COOKIE: &str = "customers_session";
 
 /// The service as a process of its own.
 pub struct Service {

@@ -27,6 +27,8 @@ pub enum StartError {
          session mode, or the address of PostgreSQL itself"
     )]
     TransactionPooled,
+    #[error("DATABASE_POOL_URL: cannot query PostgreSQL through the pooler")]
+    Pooler(#[source] sqlx::Error),
     #[error("DATABASE_POOL_URL: leads to another database than DATABASE_URL")]
     OtherDatabase,
     #[error("cannot listen on {0}: {1}")]

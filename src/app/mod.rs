@@ -32,8 +32,7 @@ use crate::postgres::Pool;
 use crate::projections::customer_history::CustomerHistory;
 use crate::projections::customers::Customers;
 use crate::projections::projector::Projector;
-use crate::projections::{self, Projection, status};
-use crate::schema;
+use crate::projections::{self, Projection};
 use crate::tasks::Tasks;
 use crate::telemetry;
 
@@ -48,6 +47,7 @@ mod error;
 
 pub use self::error::StartError;
 use self::port::Port;
+use self::start::Opened;
 
 /// How long queued commands may take to be appended at shutdown.
 const APPEND_DRAIN: Duration = Duration::from_secs(2);
@@ -110,17 +110,14 @@ impl App {
             .await
             .map_err(|error| StartError::Listen(config.listen, error))?;
         let pools = Pools::new(database_url(&config)?)?;
-        let (listener, pools) = start::open(listener, &config, pools).await?;
-        // Read before the first projector starts, which moves the checkpoints.
-        let empty = status::status(&pools.short).await?.into_iter().filter(|of| of.checkpoint == 0);
-        let built_at = empty.map(|of| of.head).max().unwrap_or(0);
+        let (listener, Opened { pools, built_at, cursor_key }) =
+            start::open(listener, &config, pools).await?;
         // The public URL contains the port, which may have been configured as 0.
         config.listen =
             listener.local_addr().map_err(|error| StartError::Listen(config.listen, error))?;
 
         let tasks = Tasks::default();
-        let secret = schema::cursor_key(&pools.short).await?;
-        let auth = auth(&config, &secret, &pools, &clock, &tasks)?;
+        let auth = auth(&config, &cursor_key, &pools, &clock, &tasks)?;
         start::caught_up(&auth).await;
         auth.follow(&tasks);
         let bus = Bus::new(pools.appender.clone(), pools.short.clone());
@@ -160,7 +157,7 @@ impl App {
             https: config.is_https(),
             feed_url: format!("{}/events", config.public_url()),
             tail,
-            cursor_key: api::cursor_key(&secret),
+            cursor_key: api::cursor_key(&cursor_key),
             spool: SpoolSpace::new(config.spool_dir(), config.spool_limit),
             stream_slots: Arc::new(Semaphore::new(api::stream::STREAMS_MAX)),
             import_slots: Arc::new(Semaphore::new(api::import::IMPORTS_MAX)),

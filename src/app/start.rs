@@ -12,6 +12,7 @@ use crate::events::log::end::{AHEAD_MAX, log_end, seconds_ahead};
 use crate::pools::Pools;
 use crate::postgres::server::CONNECT_LIMIT;
 use crate::postgres::{self, Pool, Server};
+use crate::projections::{ProjectionError, status};
 use crate::schema::{self, SchemaError};
 
 /// The pause between two attempts to reach PostgreSQL.
@@ -20,40 +21,41 @@ const RETRY: Duration = Duration::from_millis(500);
 /// How long a start waits for Redis to catch up with the log.
 const CATCH_UP: Duration = Duration::from_secs(3);
 
-/// Waits for PostgreSQL, and checks the schema, the log and the pooler. The listener answers meanwhile.
+/// What a start reads from the database, when all of it answers.
+pub(super) struct Opened {
+    pub pools: Pools,
+    /// The last position of the log, if a projection has applied none of it.
+    pub built_at: i64,
+    pub cursor_key: String,
+}
+
+/// Waits for PostgreSQL and for the pooler, and checks the schema and the log. While they do not answer, the
+/// listener answers that the process is alive and not ready.
 pub(super) async fn open(
     listener: TcpListener,
     config: &Config,
-    pools: Pools,
-) -> Result<(TcpListener, Pools), StartError> {
-    let listener = wait_for_postgres(listener, config, &pools.server).await?;
-    open_log(&pools.short).await?;
-    let Some(url) = &config.pool_database_url else { return Ok((listener, pools)) };
-    let direct = pools.short.clone();
-    let pools = pools.with_pooler(url)?;
-    check_pooler(&direct, &pools.short).await?;
-    Ok((listener, pools))
-}
-
-/// Checks the server and its schema. While PostgreSQL does not answer, the listener answers that the
-/// process is alive and not ready.
-async fn wait_for_postgres(
-    listener: TcpListener,
-    config: &Config,
-    server: &Server,
-) -> Result<TcpListener, StartError> {
-    let Err(error) = check_postgres(server).await else { return Ok(listener) };
-    if !is_away(&error) {
-        return Err(error);
-    }
+    direct: Pools,
+) -> Result<(TcpListener, Opened), StartError> {
+    let pools = match &config.pool_database_url {
+        Some(url) => direct.clone().with_pooler(url)?,
+        None => direct.clone(),
+    };
+    let pooler = config.pool_database_url.as_ref().map(|_| &pools.short);
+    let error = match check(&direct, pooler).await {
+        Ok((built_at, cursor_key)) => {
+            return Ok((listener, Opened { pools, built_at, cursor_key }));
+        }
+        Err(error) if is_away(&error) => error,
+        Err(error) => return Err(error),
+    };
     let failed = |error| StartError::Listen(config.listen, error);
     let listener = listener.into_std().map_err(failed)?;
     let early = listener.try_clone().and_then(TcpListener::from_std).map_err(failed)?;
-    let check = async {
-        let mut problem = Err(error);
+    let checks = async {
+        let mut checked = Err(error);
         let mut warned = None;
         loop {
-            match problem {
+            match checked {
                 Err(error) if is_away(&error) => {
                     let text = format!("{:#}", anyhow::Error::from(error));
                     if warned.as_ref() != Some(&text) {
@@ -64,11 +66,38 @@ async fn wait_for_postgres(
                 checked => return checked,
             }
             tokio::time::sleep(RETRY).await;
-            problem = check_postgres(server).await;
+            checked = check(&direct, pooler).await;
         }
     };
-    api::waiting::answer_during(early, config.is_https(), check).await?;
-    TcpListener::from_std(listener).map_err(failed)
+    let (built_at, cursor_key) =
+        api::waiting::answer_during(early, config.is_https(), checks).await?;
+    let listener = TcpListener::from_std(listener).map_err(failed)?;
+    Ok((listener, Opened { pools, built_at, cursor_key }))
+}
+
+/// Checks the server, its schema, the log and the pooler. Returns what [`Opened`] has of them.
+async fn check(direct: &Pools, pooler: Option<&Pool>) -> Result<(i64, String), StartError> {
+    check_postgres(&direct.server).await?;
+    let end = log_end(&direct.short).await.map_err(|error| match error {
+        sqlx::Error::RowNotFound => StartError::NoIdentity,
+        error => error.into(),
+    })?;
+    if let Some(pooler) = pooler {
+        let of_pooler = log_end(pooler).await.map_err(StartError::Pooler)?;
+        if of_pooler.log != end.log {
+            return Err(StartError::OtherDatabase);
+        }
+    }
+    // Read before the first projector starts, which moves the checkpoints.
+    let empty = status::status(&direct.short).await?.into_iter().filter(|of| of.checkpoint == 0);
+    let built_at = empty.map(|of| of.head).max().unwrap_or(0);
+    let cursor_key = schema::cursor_key(&direct.short).await?;
+    let seconds = seconds_ahead(&direct.short).await?;
+    tracing::info!(log = %end.log, head = end.head, "log: opened");
+    if seconds > AHEAD_MAX {
+        tracing::warn!(seconds, "log: its last event lies in the future, later events follow it");
+    }
+    Ok((built_at, cursor_key))
 }
 
 async fn check_postgres(server: &Server) -> Result<(), StartError> {
@@ -79,38 +108,19 @@ async fn check_postgres(server: &Server) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Checks that the log has an identity, and logs a warning if it ends in the future.
-async fn open_log(pool: &Pool) -> Result<(), StartError> {
-    let end = log_end(pool).await.map_err(|error| match error {
-        sqlx::Error::RowNotFound => StartError::NoIdentity,
-        error => error.into(),
-    })?;
-    tracing::info!(log = %end.log, head = end.head, "log: opened");
-    let seconds = seconds_ahead(pool).await?;
-    if seconds > AHEAD_MAX {
-        tracing::warn!(seconds, "log: its last event lies in the future, later events follow it");
-    }
-    Ok(())
-}
-
-/// Fails if the pooler leads to another log.
-async fn check_pooler(direct: &Pool, pooled: &Pool) -> Result<(), StartError> {
-    if log_end(direct).await?.log == log_end(pooled).await?.log {
-        Ok(())
-    } else {
-        Err(StartError::OtherDatabase)
-    }
-}
-
-/// Whether the server may answer later.
+/// Whether the server, or the pooler, may answer later.
 fn is_away(error: &StartError) -> bool {
-    let (StartError::Database(error) | StartError::Schema(SchemaError::Database(error))) = error
+    let (StartError::Database(error)
+    | StartError::Pooler(error)
+    | StartError::Schema(SchemaError::Database(error))
+    | StartError::Projection(ProjectionError::Database(error))) = error
     else {
         return false;
     };
     // Too many connections.
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    postgres::is_lost(error) || code.is_some_and(|code| code == "53300")
+    let is_full = code.is_some_and(|code| code == "53300");
+    postgres::is_lost(error) || is_full || matches!(error, sqlx::Error::PoolTimedOut)
 }
 
 /// Waits up to [`CATCH_UP`] until this process can check sessions: a balancer without health checks sends

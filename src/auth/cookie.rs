@@ -138,17 +138,18 @@ impl SessionCookies {
         self.lines(is_shared_too, value, seconds)
     }
 
-    /// The `Set-Cookie` headers of a log-out, which remove the session cookie and no other.
+    /// The `Set-Cookie` headers of a log-out, which remove the session cookie and no other. A client that did
+    /// not send the shared name has nothing of a neighbour by it.
     #[must_use]
     pub fn expire(&self, sent: Sent<'_>) -> Vec<String> {
-        self.lines(sent.shared == Shared::Ours, "", 0)
+        self.lines(sent.shared != Shared::Foreign, "", 0)
     }
 
-    /// RFC 6265, section 4.1.
+    /// RFC 6265, section 4.1. The shared name comes first, because programs that know it read the first header.
     fn lines(&self, is_shared_too: bool, value: &str, seconds: u64) -> Vec<String> {
         let secure = if self.is_secure { "; Secure" } else { "" };
         let attributes = format!("{secure}; HttpOnly; SameSite=Strict; Path=/; Max-Age={seconds}");
-        let names = [Some(self.name.as_str()), is_shared_too.then_some(self.shared_name)];
+        let names = [is_shared_too.then_some(self.shared_name), Some(self.name.as_str())];
         names.into_iter().flatten().map(|name| format!("{name}={value}{attributes}")).collect()
     }
 }

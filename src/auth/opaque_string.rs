@@ -92,8 +92,12 @@ impl Whole {
         let is_of = |script: Script| move |c: char| Script::for_char(c) == script;
         let is_valid = match c {
             ' '..='~' | 'ß' | 'ς' | '\u{6fd}' | '\u{6fe}' | '\u{f0b}' | '〇' => true,
-            '\u{640}' | '\u{7fa}' | '\u{302e}' | '\u{302f}' => false,
-            '\u{3031}'..='\u{3035}' | '\u{303b}' => false,
+            '\u{640}'
+            | '\u{7fa}'
+            | '\u{302e}'
+            | '\u{302f}'
+            | '\u{3031}'..='\u{3035}'
+            | '\u{303b}' => false,
             '·' => before.ends_with('l') && after.starts_with('l'),
             '\u{375}' => after.starts_with(is_of(Script::Greek)),
             '\u{5f3}' | '\u{5f4}' => before.ends_with(is_of(Script::Hebrew)),

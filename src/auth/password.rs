@@ -81,7 +81,8 @@ impl Passwords {
     }
 
     /// Computes one hash and compares; a second one if an earlier version may have hashed another spelling of
-    /// the password and the first is wrong. `None` as the stored hash takes the same time and is wrong. Returns the slot, so that the caller can hold it until a failure is counted.
+    /// the password and the first is wrong. `None` as the stored hash takes the same time and is wrong.
+    /// Returns the slot, so that the caller can hold it until a failure is counted.
     pub async fn verify(
         &self,
         slot: Slot,

@@ -9,13 +9,14 @@ use secrecy::SecretString;
 use serde_json::json;
 
 use super::database::misconfigured;
-use crate::app::database_url;
+use crate::app::{database_url, redis_url};
 use crate::auth::keys::Keys;
-use crate::auth::redis;
+use crate::auth::redis::doctor as redis_doctor;
+use crate::check::Check;
 use crate::config::Config;
+use crate::events::log::end::log_end;
 use crate::events::log::read;
 use crate::pools;
-use crate::postgres::Server;
 use crate::postgres::server::{Demand, PATIENT_LIMIT};
 use crate::schema::guards;
 
@@ -26,31 +27,12 @@ pub struct Arguments {
     json: bool,
 }
 
-/// One check: its name, and what is wrong and what to do about it; `None` if all is well.
-struct Check {
-    name: &'static str,
-    advice: Option<String>,
-}
-
-impl Check {
-    fn new(name: &'static str, advice: Option<String>) -> Self {
-        Self { name, advice }
-    }
-
-    fn of<E: Into<anyhow::Error>>(name: &'static str, checked: Result<(), E>) -> Self {
-        Self { name, advice: checked.err().map(|error| format!("{:#}", error.into())) }
-    }
-}
-
 /// Exit code 1 if a check fails.
 pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let mut checks = of_postgres(config).await?;
-    checks.extend(of_pooler(config).await?);
-    checks.extend(of_replica(config).await?);
-    if config.redis_url.is_some() {
-        let of_redis = redis::doctor::inspect(config).await?;
-        checks.extend(of_redis.into_iter().map(|check| Check::new(check.name, check.advice)));
-    }
+    let mut checks = of_postgres(config).await;
+    checks.extend(of_pooler(config).await);
+    checks.extend(of_replica(config).await);
+    checks.extend(of_redis(config).await);
     checks.extend(of_configuration(config));
     for Check { name, advice } in &checks {
         if arguments.json {
@@ -74,16 +56,20 @@ pub fn warn(config: &Config) {
     }
 }
 
+const KEYS: &str = "the signing keys are private";
 const ANSWERS: &str = "PostgreSQL answers, accepts writes, and has the schema of this program";
 
-async fn of_postgres(config: &Config) -> anyhow::Result<Vec<Check>> {
-    let url = database_url(config).map_err(misconfigured)?;
-    let guards = match guards::inspect(url).await {
-        Ok(guards) => guards,
-        Err(error) => return Ok(vec![Check::of(ANSWERS, Err(error))]),
+async fn of_postgres(config: &Config) -> Vec<Check> {
+    let inspected = async {
+        let url = database_url(config).map_err(misconfigured)?;
+        let server = pools::server(url, "DATABASE_URL", Demand::Primary)?;
+        anyhow::Ok((server, guards::inspect(url).await?))
+    };
+    let (server, guards) = match inspected.await {
+        Ok(inspected) => inspected,
+        Err(error) => return vec![failed(ANSWERS, error)],
     };
     let mut checks = vec![Check::new(ANSWERS, None)];
-    let server = pools::server(url, "DATABASE_URL", Demand::Primary)?;
     let advice = match server.is_transaction_pooled().await {
         Ok(false) => None,
         Ok(true) => Some(
@@ -94,21 +80,14 @@ async fn of_postgres(config: &Config) -> anyhow::Result<Vec<Check>> {
         Err(error) => Some(error.to_string()),
     };
     checks.push(Check::new("no pooler takes the connection away between two statements", advice));
-    checks.extend(
-        guards.into_iter().map(|(guard, holds)| {
-            Check::new(guard.name, (!holds).then(|| guard.advice.to_owned()))
-        }),
-    );
-    Ok(checks)
+    checks.extend(guards);
+    checks
 }
 
 /// Whether the replica is one, and of this log.
-async fn of_replica(config: &Config) -> anyhow::Result<Option<Check>> {
-    let (Some(url), Ok(primary)) = (&config.read_database_url, database_url(config)) else {
-        return Ok(None);
-    };
-    let replica = pools::server(url, "DATABASE_READ_URL", Demand::Standby)?;
-    let advice = match compare(primary, &replica).await {
+async fn of_replica(config: &Config) -> Option<Check> {
+    let url = config.read_database_url.as_ref()?;
+    let advice = match compare(config, (url, "DATABASE_READ_URL", Demand::Standby)).await {
         Ok((true, lag)) if lag <= config.replica_max_lag => None,
         Ok((true, lag)) => Some(format!(
             "it lacks an event that is {} s old: look after its replication",
@@ -120,16 +99,13 @@ async fn of_replica(config: &Config) -> anyhow::Result<Option<Check>> {
         ),
         Err(error) => Some(format!("{error:#}")),
     };
-    Ok(Some(Check::new("the replica is a standby of this log, and does not lag", advice)))
+    Some(Check::new("the replica is a standby of this log, and does not lag", advice))
 }
 
 /// Whether the pooler leads to this log.
-async fn of_pooler(config: &Config) -> anyhow::Result<Option<Check>> {
-    let (Some(url), Ok(primary)) = (&config.pool_database_url, database_url(config)) else {
-        return Ok(None);
-    };
-    let pooler = pools::server(url, "DATABASE_POOL_URL", Demand::Primary)?;
-    let advice = match compare(primary, &pooler).await {
+async fn of_pooler(config: &Config) -> Option<Check> {
+    let url = config.pool_database_url.as_ref()?;
+    let advice = match compare(config, (url, "DATABASE_POOL_URL", Demand::Primary)).await {
         Ok((true, _)) => None,
         Ok((false, _)) => Some(
             "its log is another one: DATABASE_POOL_URL must lead to the database of DATABASE_URL"
@@ -137,24 +113,43 @@ async fn of_pooler(config: &Config) -> anyhow::Result<Option<Check>> {
         ),
         Err(error) => Some(format!("{error:#}")),
     };
-    Ok(Some(Check::new("the pooler leads to this log", advice)))
+    Some(Check::new("the pooler leads to this log", advice))
+}
+
+async fn of_redis(config: &Config) -> Vec<Check> {
+    let inspected = async {
+        redis_url(config).map_err(misconfigured)?;
+        anyhow::Ok(redis_doctor::inspect(config).await?)
+    };
+    inspected.await.unwrap_or_else(|error| vec![failed(redis_doctor::ANSWERS, error)])
+}
+
+fn failed(name: &'static str, error: impl Into<anyhow::Error>) -> Check {
+    Check::new(name, Some(format!("{:#}", error.into())))
 }
 
 /// Whether a server has the log of the primary, and the age of the first event that it lacks.
-async fn compare(primary: &SecretString, other: &Server) -> anyhow::Result<(bool, Duration)> {
+async fn compare(
+    config: &Config,
+    (url, variable, demand): (&SecretString, &'static str, Demand),
+) -> anyhow::Result<(bool, Duration)> {
+    let other = pools::server(url, variable, demand)?;
+    let primary = database_url(config).map_err(misconfigured)?;
     let primary = pools::server(primary, "DATABASE_URL", Demand::Primary)?;
     let mut other = other.connect("customers doctor", &[], PATIENT_LIMIT).await?;
     let mut primary = primary.connect("customers doctor", &[], PATIENT_LIMIT).await?;
-    let shown = read::head(&mut other).await?;
-    let is_same =
-        read::identity(&mut other, shown).await? == read::identity(&mut primary, shown).await?;
-    let lag = read::age(&mut primary, shown + 1).await?;
+    let (end, of_primary) = (log_end(&mut other).await?, log_end(&mut primary).await?);
+    let is_same = end.log == of_primary.log
+        && read::identity(&mut other, end.head).await?
+            == read::identity(&mut primary, end.head).await?;
+    let lag = read::age(&mut primary, end.head + 1).await?;
     Ok((is_same, lag))
 }
 
 fn of_configuration(config: &Config) -> Vec<Check> {
     vec![
-        Check::of("the signing keys are private", Keys::check(&config.keys_dir)),
+        Keys::check(&config.keys_dir)
+            .map_or_else(|error| failed(KEYS, error), |()| Check::new(KEYS, None)),
         Check::new(
             "clients reach the service by https, or on this machine only",
             public_url(config),

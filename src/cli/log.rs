@@ -1,9 +1,8 @@
 //! `customers log show|restart`: the identity of the log.
 
 use anyhow::Context as _;
-use secrecy::ExposeSecret as _;
 use serde_json::json;
-use sqlx::{Connection as _, PgConnection};
+use sqlx::Connection as _;
 
 use super::database::{owner_url, pools};
 use crate::clock;
@@ -35,9 +34,8 @@ pub async fn run(config: &Config, command: &Command) -> anyhow::Result<()> {
             }
         }
         Command::Restart => {
-            let url = owner_url(config)?;
-            schema::check(url).await?;
-            let mut connection = PgConnection::connect(url.expose_secret()).await?;
+            let mut connection = schema::connect_unlimited(owner_url(config)?).await?;
+            schema::check_on(&mut connection).await?;
             let (old, new) = identity::restart(&mut connection).await.context(
                 "cannot restart the log; only the owner of the tables can (CUSTOMERS_OWNER_DATABASE_URL)",
             )?;

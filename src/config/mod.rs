@@ -15,8 +15,13 @@ use secrecy::SecretString;
 /// The forms of `REDIS_URL`.
 pub mod redis_url;
 
+/// Values that are one of a few words.
+mod choices;
+
 /// The parsers of the variables' values.
 mod parsers;
+
+pub use self::choices::{CookieBinding, LogFormat};
 
 /// Everything that can be configured: one field, with variable, default, parser and help, per variable.
 /// A secret (`hide_env_values`) may also be given as `NAME_FILE`, the path of a file that holds it.
@@ -116,25 +121,6 @@ pub struct Config {
     /// the endpoint for traces (not used yet)
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<String>,
-}
-
-/// When a session is bound to its cookie.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CookieBinding {
-    /// By the first request that brings the cookie.
-    FirstUse,
-    /// As `FirstUse`, but sessions of admins and auditors at log-in.
-    Strict,
-    /// At log-in, every session.
-    Always,
-    /// Never: the cookie is ignored.
-    Off,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    Pretty,
-    Json,
 }
 
 /// One environment variable, as `--help` lists it.
@@ -237,17 +223,36 @@ pub fn check_environment() -> Result<(), ConfigError> {
             return Err(ConfigError::new(name, "must be UTF-8"));
         }
     }
-    let mut set = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    set.try_for_each(|name| check_name(&name))
+    let text = |text: OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().try_for_each(|(name, value)| check_name(&text(name), &text(value)))
 }
 
-/// The beginnings of names that others give: the project's own tests, and Kubernetes, which sets
-/// `CUSTOMERS_PORT` and `CUSTOMERS_SERVICE_HOST` for a service named `customers`.
-const FOREIGN: [&str; 3] = ["CUSTOMERS_TEST_", "CUSTOMERS_PORT", "CUSTOMERS_SERVICE_"];
+/// The beginning of the names of the project's own tests.
+const OF_TESTS: &str = "CUSTOMERS_TEST_";
+
+/// Whether Kubernetes sets this variable, for a service whose name begins with `customers` (Kubernetes,
+/// "Service: Environment variables").
+fn is_of_kubernetes(name: &str, value: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_protocol = |text: &str| matches!(text, "TCP" | "UDP" | "SCTP");
+    let words: Vec<&str> = name.split('_').skip(1).collect();
+    match words.as_slice() {
+        [.., "SERVICE", "HOST" | "PORT"] => true,
+        // A program's own variable may be called so, but has no such value.
+        [.., "PORT"] if value.contains("://") => true,
+        [.., "PORT", port, protocol] | [.., "PORT", port, protocol, "ADDR" | "PORT" | "PROTO"]
+            if is_number(port) && is_protocol(protocol) =>
+        {
+            true
+        }
+        // Followed by the name of the port.
+        words => words.windows(3).any(|words| matches!(words, ["SERVICE", "PORT", _])),
+    }
+}
 
 /// Fails if the variable begins like one of ours and is none: a misspelt one must not count as unset,
 /// because it may be meant as a restriction.
-fn check_name(name: &str) -> Result<(), ConfigError> {
+fn check_name(name: &str, value: &str) -> Result<(), ConfigError> {
     let known: Vec<String> = variables()
         .into_iter()
         .flat_map(|variable| {
@@ -256,7 +261,7 @@ fn check_name(name: &str) -> Result<(), ConfigError> {
         })
         .flatten()
         .collect();
-    let is_foreign = FOREIGN.iter().any(|start| name.starts_with(start));
+    let is_foreign = name.starts_with(OF_TESTS) || is_of_kubernetes(name, value);
     if !name.starts_with("CUSTOMERS_") || is_foreign || known.iter().any(|known| known == name) {
         return Ok(());
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use secrecy::SecretString;
 
+use super::choices::{CookieBinding, LogFormat};
 use super::redis_url::RedisUrl;
-use super::{CookieBinding, LogFormat};
 use crate::postgres::address::Address;
 
 /// The most live sessions of an account: what one account may hold in Redis is bounded.

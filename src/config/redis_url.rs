@@ -1,11 +1,12 @@
 //! `REDIS_URL`: one Redis, the nodes of a cluster, or the Sentinels that know the master.
 //!
-//! An error names what is wrong and never repeats a part of the URL: any part may be a piece of a password
-//! whose special characters are not percent-encoded.
+//! An error names what is wrong and never repeats a part of the URL, except the plain name of a parameter.
 
 use std::path::PathBuf;
 
 use secrecy::SecretString;
+
+use crate::server_url::{self, ENCODE, Parameter, UrlParts, decode};
 
 const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
@@ -22,9 +23,6 @@ const SCHEMES: [(&str, Kind, bool); 9] = [
     ("redis+unix", Kind::Unix, false),
     ("valkey+unix", Kind::Unix, false),
 ];
-
-const ENCODE: &str = "percent-encode special characters in user name and password (/ as %2F, ? as %3F, \
-                      # as %23, % as %25, @ as %40, : as %3A, a comma as %2C)";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -88,19 +86,11 @@ impl RedisUrl {
         if rest.contains('#') {
             return Err(format!("must have no fragment (#): {ENCODE}"));
         }
-        let (before, query) = rest.split_once('?').map_or((rest, None), |(b, q)| (b, Some(q)));
-        if query.is_some_and(|query| query.contains('@')) {
-            return Err(format!("has an @ after a ?: {ENCODE}"));
-        }
-        let (authority, path) = before.find('/').map_or((before, ""), |at| before.split_at(at));
-        if kind != Kind::Unix && path.contains('@') {
-            return Err(format!("has an @ after a /: {ENCODE}"));
-        }
-        let (credentials, hosts) = match authority.rsplit_once('@') {
-            Some((credentials, hosts)) => (Some(credentials), hosts),
-            None => (None, authority),
+        let parts = match kind {
+            Kind::Unix => UrlParts::split_socket(rest)?,
+            Kind::Tcp | Kind::Sentinel => UrlParts::split(rest)?,
         };
-        let (username, password) = parse_credentials(credentials.unwrap_or_default())?;
+        let (username, password) = credentials(&parts)?;
         let mut url = Self {
             topology: Topology::Socket(PathBuf::new()),
             is_tls,
@@ -110,11 +100,11 @@ impl RedisUrl {
             is_resp3: false,
         };
         match kind {
-            Kind::Unix => url.set_socket(hosts, path)?,
-            Kind::Tcp => url.set_hosts(hosts, path)?,
-            Kind::Sentinel => url.set_sentinels(hosts, path)?,
+            Kind::Unix => url.set_socket(parts.hosts, parts.path)?,
+            Kind::Tcp => url.set_hosts(parts.hosts, parts.path)?,
+            Kind::Sentinel => url.set_sentinels(parts.hosts, parts.path)?,
         }
-        for parameter in query.into_iter().flat_map(|query| query.split('&')) {
+        for parameter in parts.parameters()? {
             url.set_parameter(parameter, kind)?;
         }
         Ok(url)
@@ -151,23 +141,24 @@ impl RedisUrl {
         Ok(())
     }
 
-    fn set_parameter(&mut self, parameter: &str, kind: Kind) -> Result<(), String> {
-        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        match name {
-            "" => {}
+    fn set_parameter(&mut self, parameter: Parameter, kind: Kind) -> Result<(), String> {
+        let shown = parameter.shown().map(str::to_owned);
+        let Parameter { name, value, .. } = parameter;
+        match name.as_str() {
             "protocol" => {
-                self.is_resp3 = match value {
+                self.is_resp3 = match value.as_str() {
                     "resp2" | "2" => false,
                     "resp3" | "3" => true,
                     _ => return Err("the parameter protocol must be resp2 or resp3".to_owned()),
                 }
             }
-            "db" if kind == Kind::Unix => self.database = parse_database(value)?,
-            "user" if kind == Kind::Unix => self.username = Some(decode(value)?),
-            "pass" | "password" if kind == Kind::Unix => {
-                self.password = Some(decode(value)?.into());
-            }
-            name if is_plain(name) => {
+            "db" if kind == Kind::Unix => self.database = parse_database(&value)?,
+            "user" if kind == Kind::Unix => self.username = Some(value),
+            "pass" | "password" if kind == Kind::Unix => self.password = Some(value.into()),
+            _ => {
+                let Some(name) = shown else {
+                    return Err(format!("has an unknown parameter: {ENCODE}"));
+                };
                 let advice = if TLS_PARAMETERS.iter().any(|tls| name.contains(tls)) {
                     ": certificates are configured by CUSTOMERS_REDIS_CA, CUSTOMERS_REDIS_CERT and \
                      CUSTOMERS_REDIS_KEY"
@@ -176,7 +167,6 @@ impl RedisUrl {
                 };
                 return Err(format!("has an unknown parameter {name}{advice}"));
             }
-            _ => return Err(format!("has an unknown parameter: {ENCODE}")),
         }
         Ok(())
     }
@@ -233,38 +223,22 @@ fn split_urls(text: &str) -> Vec<&str> {
 }
 
 /// `user:password`, `:password`, or `user` for a user without a password.
-fn parse_credentials(text: &str) -> Result<(Option<String>, Option<SecretString>), String> {
-    let (username, password) = text.split_once(':').unwrap_or((text, ""));
-    let username = Some(decode(username)?).filter(|name| !name.is_empty());
-    let password = decode(password)?;
+fn credentials(parts: &UrlParts<'_>) -> Result<(Option<String>, Option<SecretString>), String> {
+    let username = Some(decode(parts.user)?).filter(|name| !name.is_empty());
+    let password = decode(parts.password.unwrap_or_default())?;
     // A user without a password accepts any.
     let is_given = username.is_some() || !password.is_empty();
     Ok((username, is_given.then(|| password.into())))
 }
 
 fn parse_hosts(text: &str, default_port: u16) -> Result<Vec<Host>, String> {
-    text.split(',').map(|host| parse_host(host, default_port)).collect()
-}
-
-fn parse_host(text: &str, default_port: u16) -> Result<Host, String> {
-    let (name, port) = match text.strip_prefix('[') {
-        Some(bracketed) => bracketed.split_once(']').ok_or("has a [ without a ]")?,
-        None => text.find(':').map_or((text, ""), |at| text.split_at(at)),
+    let host = |(name, port): server_url::HostAndPort| {
+        if name.is_empty() {
+            return Err("must name a host".to_owned());
+        }
+        Ok(Host { name, port: port.unwrap_or(default_port) })
     };
-    let port = match port.strip_prefix(':') {
-        Some(port) => port.parse().ok().filter(|port| *port > 0),
-        None if port.is_empty() => Some(default_port),
-        None => None,
-    };
-    let port = port.ok_or_else(|| format!("must have a port from 1 to 65535: {ENCODE}"))?;
-    let name = decode(name)?;
-    if name.is_empty() {
-        return Err("must name a host".to_owned());
-    }
-    if text.starts_with('[') && name.parse::<std::net::Ipv6Addr>().is_err() {
-        return Err("must have an IPv6 address between [ and ]".to_owned());
-    }
-    Ok(Host { name, port })
+    server_url::hosts(text)?.into_iter().map(host).collect()
 }
 
 fn parse_database(text: &str) -> Result<i64, String> {
@@ -272,31 +246,6 @@ fn parse_database(text: &str) -> Result<i64, String> {
     let number = if text.is_empty() { Some(0) } else { text.parse::<u16>().ok() };
     let error = || format!("must end with the number of a database, as in /0: {ENCODE}");
     number.map(i64::from).ok_or_else(error)
-}
-
-/// Decodes `%XX` (RFC 3986, section 2.1).
-fn decode(text: &str) -> Result<String, String> {
-    let error = || format!("has a % that begins no encoded character of UTF-8: {ENCODE}");
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        if first == b'%' {
-            let digits = after.get(..2).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
-            let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
-            let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-            bytes.push(byte.ok_or_else(error)?);
-            rest = &after[2..];
-        } else {
-            bytes.push(first);
-            rest = after;
-        }
-    }
-    String::from_utf8(bytes).map_err(|_| error())
-}
-
-/// Whether this looks like the name of a parameter rather than like a piece of a password.
-fn is_plain(name: &str) -> bool {
-    name.len() <= 32 && name.chars().all(|c| c.is_ascii_lowercase() || matches!(c, '_' | '-'))
 }
 
 #[cfg(test)]
@@ -370,6 +319,8 @@ mod tests {
             ("redis://h?db=3", "has an unknown parameter db"),
             ("rediss://h?ssl_ca_certs=hidden", "configured by CUSTOMERS_REDIS_CA"),
             ("redis://h?HIDDEN9=1", "has an unknown parameter: percent-encode"),
+            ("unix:///s?pass=a&hidden=1", "has an unknown parameter: percent-encode"),
+            ("redis://u:hid%00den@h", "has a % that begins no encoded character"),
             ("redis://h?protocol=hidden", "the parameter protocol must be resp2 or resp3"),
             ("redis+sentinel://h", "must name the master"),
             ("redis+sentinel://h/m/hidden", "must end with the number of a database"),

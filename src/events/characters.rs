@@ -20,7 +20,7 @@ pub const ZERO_WIDTH_NON_JOINER: char = '\u{200c}';
 pub const ZERO_WIDTH_JOINER: char = '\u{200d}';
 const MONGOLIAN_VOWEL_SEPARATOR: char = '\u{180e}';
 
-/// Symbols and letters whose glyph is empty.
+/// Symbols and letters whose glyph is empty. Nonspacing marks and format characters need another one.
 const BLANKS: [char; 4] = ['\u{2800}', '\u{13441}', '\u{13442}', '\u{1d159}'];
 
 /// Checks that the text has a visible character, and hidden ones only where a script needs them. The error is
@@ -46,10 +46,11 @@ pub fn is_hidden(c: char) -> bool {
         || matches!(c, '\u{2028}' | '\u{2029}' | '\u{fff9}'..='\u{fffb}')
 }
 
-/// Whether the character has a glyph of its own; a mark that does not take space has none.
+/// Whether the character has a glyph of its own; one that only changes others has none.
 fn is_visible(c: char) -> bool {
     let unseen = GeneralCategoryGroup::Separator
         .union(GeneralCategoryGroup::Control)
+        .union(GeneralCategoryGroup::Format)
         .union(GeneralCategoryGroup::NonspacingMark)
         .union(GeneralCategoryGroup::EnclosingMark);
     !unseen.contains(GeneralCategory::for_char(c)) && !is_hidden(c) && !BLANKS.contains(&c)

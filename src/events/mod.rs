@@ -2,7 +2,7 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
-/// Characters that nobody sees, or that reorder others.
+/// Invisible characters, and those that change the order of a text.
 pub mod characters;
 
 /// Names, dates, ids, roles; parsed at the edge.

@@ -5,10 +5,12 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::path::Path;
 
-use percent_encoding::percent_decode_str;
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use sqlx::postgres::PgConnectOptions;
 
 use super::passfile;
+use super::startup_options::{self, NamedSettings};
+use super::tls::{self, Source, Tls};
+use crate::server_url::{self, UrlParts};
 
 /// The port of a host without one.
 const DEFAULT_PORT: u16 = 5432;
@@ -42,7 +44,7 @@ pub struct Address {
     pub hosts: Vec<PgConnectOptions>,
     pub wanted: Wanted,
     /// Settings of the session, from `options`.
-    pub settings: Vec<(String, String)>,
+    pub settings: NamedSettings,
 }
 
 /// Why a URL was refused. The text contains no value of the URL.
@@ -61,25 +63,38 @@ fn refused(problem: impl Into<Cow<'static, str>>) -> AddressError {
     AddressError(problem.into())
 }
 
+impl From<String> for AddressError {
+    fn from(problem: String) -> Self {
+        refused(problem)
+    }
+}
+
+/// The value of an environment variable.
+type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
 /// The parts of a URL, before defaults.
 #[derive(Default)]
 struct Parts {
     hosts: Vec<String>,
+    addresses: Vec<String>,
     ports: Vec<Option<u16>>,
     user: Option<String>,
     password: Option<String>,
     database: Option<String>,
     passfile: Option<String>,
-    ssl_mode: Option<PgSslMode>,
-    root_certificate: Option<String>,
-    certificate: Option<String>,
-    key: Option<String>,
-    settings: Vec<(String, String)>,
+    tls: Tls,
+    settings: NamedSettings,
 }
 
 impl Address {
-    /// Parses a URL, and reads the password file that it names.
+    /// Parses a URL, and reads the password file that it names. Where the URL is silent, the variables of
+    /// libpq count.
     pub fn parse(url: &str) -> Result<Self, AddressError> {
+        let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Self::parse_in(url, &environment)
+    }
+
+    fn parse_in(url: &str, environment: Environment<'_>) -> Result<Self, AddressError> {
         let rest = url
             .strip_prefix("postgres://")
             .or_else(|| url.strip_prefix("postgresql://"))
@@ -87,109 +102,103 @@ impl Address {
         if rest.is_empty() {
             return Err(refused("must name a host, or a socket by ?host=/folder"));
         }
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
-        let mut parts = Parts::default();
-        let hosts = match authority.rsplit_once('@') {
-            Some((credentials, hosts)) => {
-                let (user, password) = match credentials.split_once(':') {
-                    Some((user, password)) => (user, Some(password)),
-                    None => (credentials, None),
-                };
-                parts.user = non_empty(decoded(user, "the user name")?);
-                parts.password = password.map(|text| decoded(text, "the password")).transpose()?;
-                hosts
-            }
-            None => authority,
+        let url = UrlParts::split(rest)?;
+        let decode = |text: &str, what: &str| {
+            server_url::decode(text).map_err(|problem| refused(format!("{what} {problem}")))
         };
-        for host in hosts.split(',').filter(|_| !hosts.is_empty()) {
-            let (host, port) = host_and_port(host)?;
-            parts.hosts.push(decoded(host, "the host")?);
-            parts.ports.push(port);
+        let mut parts = Parts {
+            user: non_empty(decode(url.user, "the user name")?),
+            password: url.password.map(|text| decode(text, "the password")).transpose()?,
+            database: non_empty(decode(
+                url.path.strip_prefix('/').unwrap_or_default(),
+                "the database",
+            )?),
+            ..Parts::default()
+        };
+        if !url.hosts.is_empty() {
+            (parts.hosts, parts.ports) = server_url::hosts(url.hosts)?.into_iter().unzip();
         }
-        parts.database = non_empty(decoded(database, "the database")?);
-        let wanted = parts.take_parameters(query)?;
+        let wanted = parts.take_parameters(&url)?;
+        parts.take_environment(environment)?;
         parts.into_address(wanted)
     }
 }
 
 impl Parts {
-    fn take_parameters(&mut self, query: &str) -> Result<Wanted, AddressError> {
+    fn take_parameters(&mut self, url: &UrlParts<'_>) -> Result<Wanted, AddressError> {
         let mut wanted = Wanted::Any;
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let name = decoded(name, "a parameter's name")?;
-            let value = decoded(value, &format!("the parameter {}", shown(&name)))?;
-            match name.as_str() {
-                "host" | "hostaddr" => {
-                    self.hosts = value.split(',').map(str::to_owned).collect();
-                    if name == "hostaddr"
-                        && self.hosts.iter().any(|host| host.parse::<IpAddr>().is_err())
-                    {
-                        return Err(refused("the parameter hostaddr: must be an IP address"));
-                    }
-                }
-                "port" => {
-                    let port = |text: &str| {
-                        text.parse()
-                            .map(Some)
-                            .map_err(|_| refused("the parameter port: must be a number"))
-                    };
-                    self.ports = value.split(',').map(port).collect::<Result<_, _>>()?;
-                }
-                "user" => self.user = Some(value),
-                "password" => self.password = Some(value),
-                "dbname" => self.database = Some(value),
-                "passfile" => self.passfile = Some(value),
-                "options" => self.settings.extend(settings(&value)?),
-                "target_session_attrs" => wanted = wanted_of(&value)?,
+        for parameter in url.parameters()? {
+            let value = parameter.value.as_str();
+            match parameter.name.as_str() {
+                "host" => self.hosts = list(value),
+                "hostaddr" => self.addresses = list(value),
+                "port" => self.ports = ports(value, "the parameter port")?,
+                "user" => self.user = Some(value.to_owned()),
+                "password" => self.password = Some(value.to_owned()),
+                "dbname" => self.database = Some(value.to_owned()),
+                "passfile" => self.passfile = Some(value.to_owned()),
+                "options" => self.settings.extend(startup_options::settings(value)?),
+                "target_session_attrs" => wanted = wanted_of(value)?,
                 // The only values that the service can honour.
                 "client_encoding"
                     if matches!(value.to_ascii_lowercase().as_str(), "utf8" | "auto") => {}
-                "channel_binding" | "gssencmode"
-                    if matches!(value.as_str(), "disable" | "prefer") => {}
-                "sslnegotiation" if value == "postgres" => {}
                 "load_balance_hosts" if value == "disable" => {}
                 name if WITHOUT_EFFECT.contains(&name) => {}
-                name if name.starts_with("ssl") && self.take_tls(name, &value)? => {}
-                name => match name.strip_prefix("options[").and_then(|rest| rest.strip_suffix(']'))
-                {
-                    Some(setting) => self.settings.push((setting.to_owned(), value)),
-                    None => {
-                        return Err(refused(format!(
-                            "the parameter {} (or its value) is not supported",
-                            shown(name)
-                        )));
-                    }
-                },
+                name if self.tls.take(name, value, Source::Url)? => {}
+                name => {
+                    let setting =
+                        name.strip_prefix("options[").and_then(|rest| rest.strip_suffix(']'));
+                    let setting = setting.and_then(|name| startup_options::setting(name, value));
+                    let refuse = || {
+                        let shown = parameter.shown().unwrap_or("(not shown)");
+                        refused(format!("the parameter {shown} (or its value) is not supported"))
+                    };
+                    self.settings.push(setting.ok_or_else(refuse)?);
+                }
             }
-        }
-        if self.certificate.is_some() != self.key.is_some() {
-            return Err(refused("the parameters sslcert and sslkey: set both or none"));
         }
         Ok(wanted)
     }
 
-    /// Takes a parameter of TLS; whether it is known.
-    fn take_tls(&mut self, name: &str, value: &str) -> Result<bool, AddressError> {
-        match name {
-            "sslmode" => {
-                self.ssl_mode = Some(value.parse().map_err(|_| {
-                    refused(
-                        "the parameter sslmode: must be disable, allow, prefer, require, verify-ca or \
-                         verify-full",
-                    )
-                })?);
+    /// Takes what sqlx would take unseen, or ignore although it is wrong. User, password and database of
+    /// the environment are those of sqlx.
+    fn take_environment(&mut self, environment: Environment<'_>) -> Result<(), AddressError> {
+        for (variable, name) in tls::VARIABLES {
+            let Some(value) = environment(variable) else { continue };
+            if !self.tls.take(name, &value, Source::Environment)? {
+                return Err(refused(format!(
+                    "the variable {variable} (or its value) is not supported"
+                )));
             }
-            "sslrootcert" => self.root_certificate = Some(existing(value, name)?),
-            "sslcert" => self.certificate = Some(existing(value, name)?),
-            "sslkey" => self.key = Some(existing(value, name)?),
-            _ => return Ok(false),
         }
-        Ok(true)
+        if self.hosts.is_empty() && self.addresses.is_empty() {
+            let of =
+                |variable: &str| environment(variable).as_deref().map(list).unwrap_or_default();
+            (self.hosts, self.addresses) = (of("PGHOST"), of("PGHOSTADDR"));
+        }
+        if let (true, Some(port)) = (self.ports.iter().all(Option::is_none), environment("PGPORT"))
+        {
+            self.ports = ports(&port, "the variable PGPORT")?;
+        }
+        if self.database.is_none() {
+            self.database = environment("PGDATABASE");
+        }
+        Ok(())
     }
 
-    fn into_address(self, wanted: Wanted) -> Result<Address, AddressError> {
+    fn into_address(mut self, wanted: Wanted) -> Result<Address, AddressError> {
+        if !self.addresses.is_empty() {
+            // The name in the certificate and in the password file would be that of the address.
+            if self.hosts.iter().any(|host| !host.is_empty()) {
+                return Err(refused(
+                    "the parameter hostaddr (PGHOSTADDR): must not be given with a host; name the host only",
+                ));
+            }
+            if self.addresses.iter().any(|address| address.parse::<IpAddr>().is_err()) {
+                return Err(refused("the parameter hostaddr: must be an IP address"));
+            }
+            self.hosts = std::mem::take(&mut self.addresses);
+        }
         let hosts = if self.hosts.is_empty() { vec![String::new()] } else { self.hosts.clone() };
         if self.ports.len() > 1 && self.ports.len() != hosts.len() {
             return Err(refused("the ports: must be as many as the hosts, or one"));
@@ -200,57 +209,45 @@ impl Parts {
         };
         let options = |(at, host): (usize, &String)| {
             let port = self.ports.get(at).or(self.ports.first()).copied().flatten();
-            self.options(host, port, passfile.as_deref())
+            self.options(host, port.unwrap_or(DEFAULT_PORT), passfile.as_deref())
         };
-        let hosts = hosts.iter().enumerate().map(options).collect();
+        let hosts = hosts.iter().enumerate().map(options).collect::<Result<_, _>>()?;
         Ok(Address { hosts, wanted, settings: self.settings })
     }
 
-    fn options(&self, host: &str, port: Option<u16>, passfile: Option<&str>) -> PgConnectOptions {
-        // PGHOST, PGUSER and the like count where the URL is silent, as in libpq. PgBouncer refuses
-        // `extra_float_digits` at start; values travel in binary.
-        let mut options = PgConnectOptions::new_without_pgpass().extra_float_digits(None);
-        if host.starts_with('/') {
-            options = options.socket(host);
-        } else if !host.is_empty() {
-            options = options.host(host);
-        }
-        if port.is_some() || !host.is_empty() {
-            options = options.port(port.unwrap_or(DEFAULT_PORT));
-        }
+    fn options(
+        &self,
+        host: &str,
+        port: u16,
+        passfile: Option<&str>,
+    ) -> Result<PgConnectOptions, AddressError> {
+        // PgBouncer refuses `extra_float_digits` at start; values travel in binary.
+        let options = PgConnectOptions::new_without_pgpass().extra_float_digits(None);
+        let mut options = match host {
+            "" => options,
+            folder if folder.starts_with('/') => options.socket(folder),
+            host => options.host(host),
+        };
+        options = options.port(port);
         if let Some(user) = &self.user {
             options = options.username(user);
         }
         if let Some(database) = &self.database {
             options = options.database(database);
         }
-        let mut ssl_mode = self.ssl_mode;
-        if let Some(file) = &self.root_certificate {
-            options = options.ssl_root_cert(file);
-            // As in libpq: a root certificate is there to be checked.
-            if matches!(ssl_mode, Some(PgSslMode::Require)) {
-                ssl_mode = Some(PgSslMode::VerifyCa);
-            }
-        }
-        if let Some(ssl_mode) = ssl_mode {
-            options = options.ssl_mode(ssl_mode);
-        }
-        if let (Some(certificate), Some(key)) = (&self.certificate, &self.key) {
-            options = options.ssl_client_cert(certificate).ssl_client_key(key);
-        }
+        options = self.tls.apply(options)?;
         let password = self.password.clone().or_else(|| {
             if std::env::var_os("PGPASSWORD").is_some() {
                 return None;
             }
             let database = self.database.as_deref().unwrap_or(options.get_username());
-            let of =
-                [host, &port.unwrap_or(DEFAULT_PORT).to_string(), database, options.get_username()];
+            let of = [host, &port.to_string(), database, options.get_username()];
             passfile::find_password(passfile?, of)
         });
-        match password {
+        Ok(match password {
             Some(password) => options.password(&password),
             None => options,
-        }
+        })
     }
 }
 
@@ -266,74 +263,25 @@ fn wanted_of(value: &str) -> Result<Wanted, AddressError> {
     }
 }
 
-/// `host`, `host:port`, `[IPv6]:port`.
-fn host_and_port(text: &str) -> Result<(&str, Option<u16>), AddressError> {
-    let (host, port) = if let Some(rest) = text.strip_prefix('[') {
-        let (host, rest) =
-            rest.split_once(']').ok_or_else(|| refused("the host: a bracket is not closed"))?;
-        (host, rest.strip_prefix(':').unwrap_or(rest))
-    } else {
-        text.split_once(':').unwrap_or((text, ""))
-    };
-    if port.is_empty() {
-        return Ok((host, None));
-    }
-    let port = port.parse().map_err(|_| {
-        refused("the port: must be a number (are the characters @ : / ? # of the password percent-encoded?)")
-    })?;
-    Ok((host, Some(port)))
+fn list(text: &str) -> Vec<String> {
+    text.split(',').map(str::to_owned).collect()
 }
 
-fn decoded(text: &str, what: &str) -> Result<String, AddressError> {
-    let text = percent_decode_str(text).decode_utf8();
-    text.map(String::from).map_err(|_| refused(format!("{what}: must be UTF-8")))
+fn ports(text: &str, what: &str) -> Result<Vec<Option<u16>>, AddressError> {
+    let port = |text: &str| {
+        server_url::port(text).map_err(|_| refused(format!("{what}: must be from 1 to 65535")))
+    };
+    text.split(',').map(port).collect()
 }
 
 fn non_empty(text: String) -> Option<String> {
     Some(text).filter(|text| !text.is_empty())
 }
 
-/// A parameter's name, as far as it can be one: with a wrong `?` in a password it is not.
-fn shown(name: &str) -> &str {
-    let is_name = |c: char| c.is_ascii_lowercase() || matches!(c, '_' | '-');
-    if name.len() <= 32 && name.chars().all(is_name) { name } else { "(not shown)" }
-}
-
-fn existing(path: &str, name: &str) -> Result<String, AddressError> {
-    match std::fs::metadata(path) {
-        Ok(_) => Ok(path.to_owned()),
-        Err(error) => Err(refused(format!("the parameter {name}: cannot open the file: {error}"))),
-    }
-}
-
-/// The settings of `-c name=value` and `--name=value`; a backslash escapes a blank.
-fn settings(options: &str) -> Result<Vec<(String, String)>, AddressError> {
-    let problem = || refused("the parameter options: must be like -c name=value");
-    let mut words = vec![String::new()];
-    let mut characters = options.chars();
-    while let Some(c) = characters.next() {
-        match c {
-            '\\' => words.last_mut().expect("never empty").extend(characters.next()),
-            c if c.is_ascii_whitespace() => words.push(String::new()),
-            c => words.last_mut().expect("never empty").push(c),
-        }
-    }
-    let mut words = words.into_iter().filter(|word| !word.is_empty());
-    let mut settings = vec![];
-    while let Some(word) = words.next() {
-        let setting = match word.strip_prefix("-c") {
-            Some("") => words.next().ok_or_else(problem)?,
-            Some(setting) => setting.to_owned(),
-            None => word.strip_prefix("--").ok_or_else(problem)?.replace('-', "_"),
-        };
-        let (name, value) = setting.split_once('=').ok_or_else(problem)?;
-        settings.push((name.to_owned(), value.to_owned()));
-    }
-    Ok(settings)
-}
-
 #[cfg(test)]
 mod tests {
+    use sqlx::postgres::PgSslMode;
+
     use super::*;
 
     #[test]
@@ -359,15 +307,65 @@ mod tests {
             ("postgres://u:secret@h/d?sslpassword=secret", "sslpassword"),
             ("postgres://u:secret@h/d?channel_binding=require&x=secret", "channel_binding"),
             ("postgres://u:secret@h/d?sslmode=secret", "sslmode"),
-            ("postgres://u:se/cret@h/d", "port"),
-            ("postgres://u:p?secretWord=secret@h/d", "percent-encoded"),
+            ("postgres://u:p/secret@h/d", "has an @ after a /: percent-encode"),
+            ("postgres://u:1/secret@h/d", "has an @ after a /: percent-encode"),
+            ("postgres://u:p?secret=x@h/d", "has an @ after a ?: percent-encode"),
+            ("postgres://u:5?secret=x@h/d", "has an @ after a ?: percent-encode"),
+            ("postgres://h/d?user=u&password=ab&secret=x", "not shown"),
             ("postgres://h/d?secretWord=secret", "not shown"),
+            ("postgres://u:%zzsecret@h/d", "the password has a %"),
+            ("postgres://u%00secret@h/d", "the user name has a %"),
+            ("postgres://h/%FFsecret", "the database has a %"),
+            ("postgres://u:secret@h:port/d", "from 1 to 65535"),
+            ("postgres://u:secret@h:0/d", "from 1 to 65535"),
+            ("postgres://u:secret@h/d?port=0", "the parameter port"),
+            ("postgres://u:secret@[h]/d", "IPv6"),
+            ("postgres://u:secret@h,i/d?port=1,2,3", "the ports"),
+            ("postgres://u:secret@h/d?sslmode=allow", "the parameter sslmode"),
             ("postgres://u:secret@h/d?sslcert=/dev/null", "sslkey"),
             ("postgres://u:secret@h/d?options=secret", "options"),
+            ("postgres://u:secret@h/d?options[]=secret", "is not supported"),
+            ("postgres://u:secret@h/d?hostaddr=10.0.0.5", "hostaddr"),
+            ("postgres:///d?hostaddr=10.0.0.5&host=secret", "hostaddr"),
+            ("postgres:///d?hostaddr=secret", "hostaddr"),
             ("mysql://u:secret@h", "postgres://"),
         ] {
             let error = Address::parse(url).unwrap_err().to_string();
             assert!(error.contains(part) && !error.contains("secret"), "{url}: {error}");
         }
+    }
+
+    #[test]
+    fn the_environment_counts_where_the_url_is_silent() {
+        let parse = |url: &str, variables: &[(&str, &str)]| {
+            let value = |name: &str| {
+                let set = variables.iter().find(|(variable, _)| *variable == name);
+                set.map(|(_, value)| (*value).to_owned())
+            };
+            Address::parse_in(url, &value).map_err(|error| error.to_string())
+        };
+        let hosts = |url: &str, variables: &[(&str, &str)]| {
+            let address = parse(url, variables).unwrap();
+            let host = |of: &PgConnectOptions| format!("{}:{}", of.get_host(), of.get_port());
+            address.hosts.iter().map(host).collect::<Vec<_>>()
+        };
+        let set = [("PGHOST", "a,b"), ("PGPORT", "7"), ("PGHOSTADDR", "10.0.0.5")];
+        assert_eq!(hosts("postgres:///d", &set[..2]), ["a:7", "b:7"]);
+        assert_eq!(hosts("postgres:///d", &set[1..]), ["10.0.0.5:7"]);
+        assert_eq!(hosts("postgres://h/d", &set), ["h:7"]);
+        assert_eq!(hosts("postgres://h:1/d", &set), ["h:1"]);
+        assert_eq!(hosts("postgres:///d?hostaddr=10.0.0.6", &set[..2]), ["10.0.0.6:7"]);
+        for (variables, expected) in [
+            (&set[..], "PGHOSTADDR"),
+            (&[("PGPORT", "secret")], "the variable PGPORT"),
+            (&[("PGSSLMODE", "secret")], "the variable PGSSLMODE"),
+            (&[("PGCHANNELBINDING", "require")], "the variable PGCHANNELBINDING"),
+            (&[("PGSSLCRL", "/secret")], "the variable PGSSLCRL"),
+        ] {
+            let error = parse("postgres:///d", variables).unwrap_err();
+            assert!(error.contains(expected) && !error.contains("secret"), "{error}");
+        }
+        let address = parse("postgres://h/d?sslmode=require", &[("PGSSLROOTCERT", "/dev/null")]);
+        assert!(matches!(address.unwrap().hosts[0].get_ssl_mode(), PgSslMode::VerifyCa));
     }
 }

@@ -6,6 +6,12 @@ pub mod address;
 /// The password file of libpq.
 mod passfile;
 
+/// TLS: modes and certificates.
+mod tls;
+
+/// The parameter `options`.
+mod startup_options;
+
 /// One server: its hosts, the settings of each connection, and connections that are used no more.
 pub mod server;
 

@@ -27,7 +27,7 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// The pause between two attempts to find a host.
 const SEARCH_EVERY: Duration = Duration::from_millis(200);
 
-/// The settings of every connection. A setting that the server does not know is left out.
+/// The settings of every connection. One that the server does not know is left out.
 const PINNED: [(&str, &str); 9] = [
     // The names of tables in the statements of the service have no schema.
     ("search_path", "public"),
@@ -166,16 +166,22 @@ impl Server {
     }
 
     /// A statement that sets the settings: those of the URL, [`PINNED`] and these, for the session or for the
-    /// transaction. `set_config` fails where a value is refused.
+    /// transaction. `set_config` fails where a name or a value is refused.
     pub(super) fn set_statement(&self, settings: Settings, of_transaction: bool) -> String {
-        let own = self.0.address.settings.iter().map(|(name, value)| (&**name, &**value));
-        let pinned = own.chain(PINNED).chain(settings.iter().copied());
-        let values: Vec<_> =
-            pinned.map(|(name, value)| format!("({}, {})", quoted(name), quoted(value))).collect();
+        let own = self.0.address.settings.iter().map(|(name, value)| (&**name, &**value, false));
+        let pinned = PINNED.into_iter().map(|(name, value)| (name, value, true));
+        let given = settings.iter().map(|(name, value)| (*name, *value, false));
+        let values: Vec<_> = own
+            .chain(pinned)
+            .chain(given)
+            .map(|(name, value, optional)| {
+                format!("({}, {}, {optional})", quoted(name), quoted(value))
+            })
+            .collect();
         format!(
             "select count(pg_catalog.set_config(name, value, {of_transaction}))
-             from (values {}) as setting (name, value)
-             where pg_catalog.current_setting(name, true) is not null",
+             from (values {}) as setting (name, value, optional)
+             where not optional or pg_catalog.current_setting(name, true) is not null",
             values.join(", ")
         )
     }

@@ -5,13 +5,14 @@ use secrecy::SecretString;
 use sqlx::Connection as _;
 
 use super::SchemaError;
+use super::rights::{self, FUNCTIONS};
+use crate::check::Check;
 
 /// One check, and the advice for its failure.
-#[derive(Debug, Clone, Copy)]
-pub struct Guard {
-    pub name: &'static str,
+struct Guard {
+    name: &'static str,
     holds: &'static str,
-    pub advice: &'static str,
+    advice: &'static str,
 }
 
 const fn guard(name: &'static str, holds: &'static str, advice: &'static str) -> Guard {
@@ -19,7 +20,7 @@ const fn guard(name: &'static str, holds: &'static str, advice: &'static str) ->
 }
 
 /// All guards, in the order in which they are printed. They need a migrated schema.
-const GUARDS: [Guard; 15] = [
+const GUARDS: [Guard; 16] = [
     guard(
         "PostgreSQL is 15 or newer",
         "current_setting('server_version_num')::int >= 150000",
@@ -73,21 +74,7 @@ const GUARDS: [Guard; 15] = [
     ),
     guard(
         "the role has the privileges that it needs",
-        "has_table_privilege('public.events', 'select')
-         and (select bool_and(has_function_privilege(oid, 'execute')) from {functions})
-         and has_column_privilege('public.spare_tables', 'checkpoint', 'update')
-         and has_table_privilege('public.projections', 'update')
-         and has_table_privilege('public.idempotency_keys', 'delete')
-         and has_table_privilege('public.imports', 'delete')
-         and has_table_privilege('public.parked_customers', 'delete')
-         and has_table_privilege('public.rebuilds', 'insert')
-         and (select bool_and(has_schema_privilege(n.oid, 'usage')
-                              and has_table_privilege(c.oid, 'select')
-                              and has_table_privilege(c.oid, 'insert')
-                              and has_table_privilege(c.oid, 'update')
-                              and has_table_privilege(c.oid, 'delete'))
-              from pg_class c join pg_namespace n on n.oid = c.relnamespace
-              where n.nspname in ('served', 'shadow', 'previous') and c.relkind in ('r', 'p'))",
+        "{rights}",
         "run customers migrate as the owner, with DATABASE_URL naming the role",
     ),
     guard(
@@ -147,6 +134,11 @@ const GUARDS: [Guard; 15] = [
         "alter table events enable always trigger events_append_only",
     ),
     guard(
+        "the log has an identity",
+        "exists (select from public.log_identities where ended_at is null)",
+        "run customers log restart as the owner of the tables",
+    ),
+    guard(
         "the log does not end in the future",
         "not exists (select from (select recorded_at from public.events order by position desc limit 1) e
                      where e.recorded_at > clock_timestamp() + interval '1 minute')",
@@ -155,19 +147,31 @@ const GUARDS: [Guard; 15] = [
     ),
 ];
 
-/// Evaluates every guard as the role of `service`; `true` if the guard holds.
-pub async fn inspect(service: &SecretString) -> Result<Vec<(Guard, bool)>, SchemaError> {
+/// Evaluates every guard as the role of `service`. One that PostgreSQL cannot evaluate fails, and keeps no
+/// other from being evaluated.
+pub async fn inspect(service: &SecretString) -> Result<Vec<Check>, SchemaError> {
     let mut connection = super::connect(service).await?;
-    super::check_on(&mut connection).await?;
-    let functions = super::FUNCTIONS.map(|name| format!("('public.{name}'::regproc::oid)"));
+    match super::check_on(&mut connection).await {
+        // Of the rights of the role; the guard on them fails, too.
+        Err(SchemaError::Database(sqlx::Error::Database(_))) => {}
+        checked => checked?,
+    }
+    let functions = FUNCTIONS.map(|name| format!("('public.{name}'::regproc::oid)"));
     let functions = format!("(values {}) function (oid)", functions.join(", "));
-    let mut answers = Vec::with_capacity(GUARDS.len());
+    let rights = rights::are_granted();
+    let mut checks = Vec::with_capacity(GUARDS.len());
     for guard in GUARDS {
-        let holds = guard.holds.replace("{functions}", &functions);
+        let holds = guard.holds.replace("{functions}", &functions).replace("{rights}", &rights);
         let question = format!("select coalesce({holds}, false)");
-        let holds: bool = sqlx::query_scalar(&question).fetch_one(&mut connection).await?;
-        answers.push((guard, holds));
+        let answer = sqlx::query_scalar(&question).fetch_one(&mut connection).await;
+        let advice = match answer {
+            Ok(true) => None,
+            Ok(false) => Some(guard.advice.to_owned()),
+            Err(sqlx::Error::Database(error)) => Some(format!("cannot be checked: {error}")),
+            Err(error) => return Err(error.into()),
+        };
+        checks.push(Check::new(guard.name, advice));
     }
     connection.close().await?;
-    Ok(answers)
+    Ok(checks)
 }

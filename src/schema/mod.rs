@@ -4,6 +4,9 @@
 /// Checks that the log cannot be changed.
 pub mod guards;
 
+/// The rights of the service's role.
+mod rights;
+
 use std::sync::LazyLock;
 
 use secrecy::{ExposeSecret as _, SecretString};
@@ -13,7 +16,6 @@ use sqlx::{Connection as _, Executor as _, PgConnection};
 use crate::postgres::Server;
 use crate::postgres::address::AddressError;
 use crate::postgres::server::{Demand, PATIENT_LIMIT, Settings};
-use crate::projections;
 
 /// The migrations of this program. [`migrate`] has a lock of its own, because every role that may connect
 /// can hold the advisory lock of sqlx.
@@ -22,45 +24,6 @@ static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
     migrator.set_locking(false);
     migrator
 });
-
-/// The functions that run as their owner (`security definer`), because the service's role may not
-/// change their tables itself. Each is documented in its migration.
-const FUNCTIONS: [&str; 17] = [
-    "append_events",
-    "append_event",
-    "import_customers",
-    "position_at",
-    "skip_taken_ids",
-    "add_account",
-    "change_password",
-    "rehash_password",
-    "change_role",
-    "disable_account",
-    "create_shadow_tables",
-    "index_shadow_tables",
-    "drop_shadow_tables",
-    "serve_tables",
-    "read_table_obstacles",
-    "create_rebuild_lock",
-    "try_rebuild_lock",
-];
-
-/// The rights of the service's role; `{role}` is its quoted name. It appends events and changes accounts
-/// through functions only. The first line takes back what earlier versions granted. The tables of `shadow` and
-/// `previous` have the rights of the live ones already, except after the restore of a dump.
-const GRANTS: &str = "
-    revoke insert, update, delete on accounts, spare_tables from {role};
-    grant usage on schema public, served, shadow, previous to {role};
-    grant select on all tables in schema public to {role};
-    grant select, insert, update, delete on all tables in schema shadow, previous to {role};
-    grant execute on function {functions} to {role};
-    grant usage on sequence customer_ids to {role};
-    grant update on projections to {role};
-    grant insert (projection, version, place), update (checkpoint) on spare_tables to {role};
-    grant insert, update on rebuilds, rebuild_parts to {role};
-    grant insert, delete on parked_customers to {role};
-    grant delete on idempotency_keys, imports to {role};
-";
 
 /// Takes all rights of PUBLIC on the owner's objects. The migrations do so, too; a dump that was restored
 /// without its privileges has the defaults again, with EXECUTE for PUBLIC.
@@ -88,24 +51,14 @@ const REVOKES: &str = "
     end
     $$";
 
-/// Analyzes the tables that have rows and no statistics, as after `pg_restore`: without them PostgreSQL
-/// sorts where it should read an index.
-const ANALYZE: &str = "
-    do $$
-    declare
-        name text;
-    begin
-        for name in
-            select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
-            where n.nspname in ('public', 'shadow', 'previous') and c.relkind = 'r'
-              and c.relowner = current_user::regrole and pg_relation_size(c.oid) > 0
-              and not exists (select from pg_stats s
-                              where s.schemaname = n.nspname and s.tablename = c.relname)
-        loop
-            execute 'analyze ' || name;
-        end loop;
-    end
-    $$";
+/// The tables that have rows and no statistics, as after `pg_restore`: without them PostgreSQL sorts where it
+/// should read an index.
+const WITHOUT_STATISTICS: &str = "
+    select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname in ('public', 'served', 'shadow', 'previous') and c.relkind = 'r'
+      and c.relowner = current_user::regrole and pg_relation_size(c.oid) > 0
+      and not exists (select from pg_stats s
+                      where s.schemaname = n.nspname and s.tablename = c.relname)";
 
 /// Why the schema could not be migrated, or is not the one of this program.
 #[derive(Debug, thiserror::Error)]
@@ -179,9 +132,20 @@ pub async fn migrate(
         }
     }
     transaction.commit().await?;
-    connection.execute(ANALYZE).await?;
+    analyze(&mut connection).await?;
     connection.close().await?;
     Ok(migrated)
+}
+
+/// Each table in a transaction of its own, and none that another one is analyzing: concurrent migrations, or
+/// an autovacuum, would otherwise wait for each other in a circle.
+async fn analyze(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let tables: Vec<String> =
+        sqlx::query_scalar(WITHOUT_STATISTICS).fetch_all(&mut *connection).await?;
+    for table in tables {
+        connection.execute(format!("analyze (skip_locked) {table}").as_str()).await?;
+    }
+    Ok(())
 }
 
 /// What [`migrate`] would do; changes nothing.
@@ -231,16 +195,7 @@ async fn create_migrations_table(connection: &mut PgConnection) -> Result<(), Mi
 
 async fn grant(connection: &mut PgConnection, role: &str) -> Result<(), sqlx::Error> {
     let role = format!("\"{}\"", role.replace('"', "\"\""));
-    let grants = GRANTS.replace("{functions}", &FUNCTIONS.join(", ")).replace("{role}", &role);
-    connection.execute(grants.as_str()).await?;
-    for table in projections::ALL.iter().map(|projection| projection.table()) {
-        // The table, and its partition: those of rebuilds have the same rights as the latter.
-        let grant = format!(
-            "grant insert, update, delete on public.{table} to {role};
-             grant select, insert, update, delete on served.{table} to {role}"
-        );
-        connection.execute(grant.as_str()).await?;
-    }
+    connection.execute(rights::grants(&role).as_str()).await?;
     Ok(())
 }
 

@@ -152,6 +152,10 @@ async fn a_bad_value_is_named_in_one_line_without_its_secret() {
         ("DATABASE_URL", "postgres://"),
         ("DATABASE_URL", "postgres://me:hunter2@db:port/customers"),
         ("DATABASE_URL", "postgres://me@db/customers?sslpassword=hunter2"),
+        ("DATABASE_URL", "postgres://me:5?hunter=hunter2@db/customers"),
+        ("DATABASE_URL", "postgres://me:5/hunter2@db/customers"),
+        ("DATABASE_URL", "postgres://db/customers?user=me&password=a&hunter2=b"),
+        ("DATABASE_URL", "postgres://me:%hunter2@db/customers"),
         ("DATABASE_URL", "postgres://me@db/customers?target_session_attrs=standby"),
         ("DATABASE_READ_URL", "postgres://me@db/customers?channel_binding=require"),
         ("CUSTOMERS_REPLICA_MAX_LAG", "late"),
@@ -198,11 +202,47 @@ async fn a_misspelt_variable_is_named_with_the_nearest_right_one() {
         let text = format!("{name}: is not a variable of this program; did you mean {nearest}?");
         assert_eq!(ended.stderr, format!("customers: {text}\n"));
     }
-    // Kubernetes sets these for a service named `customers`.
-    let ended = shell
-        .with("CUSTOMERS_SERVICE_HOST", "10.0.0.1")
-        .with("CUSTOMERS_PORT", "tcp://10.0.0.1:80");
-    assert_eq!(ended.run("migrate").await.code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn variables_that_kubernetes_sets_for_its_services_are_no_mistake() {
+    let shell = Shell::migrated().await;
+    let routes = async |name: &str, value: &str| {
+        shell.command("routes").env(name, value).output().await.unwrap()
+    };
+    // Services named customers, customers-postgresql, customers-service and customers-port.
+    for start in ["CUSTOMERS", "CUSTOMERS_POSTGRESQL", "CUSTOMERS_SERVICE", "CUSTOMERS_PORT"] {
+        for (ending, value) in [
+            ("SERVICE_HOST", "10.0.0.1"),
+            ("SERVICE_PORT", "5432"),
+            ("SERVICE_PORT_TCP_POSTGRESQL", "5432"),
+            ("PORT", "tcp://10.0.0.1:5432"),
+            ("PORT_5432_TCP", "tcp://10.0.0.1:5432"),
+            ("PORT_5432_TCP_ADDR", "10.0.0.1"),
+            ("PORT_5432_TCP_PORT", "5432"),
+            ("PORT_5432_TCP_PROTO", "tcp"),
+            ("PORT_53_UDP", "udp://10.0.0.1:53"),
+            ("PORT_9_SCTP_PROTO", "sctp"),
+        ] {
+            let name = format!("{start}_{ending}");
+            let ended = routes(&name, value).await;
+            assert!(ended.status.success(), "{name}: {ended:?}");
+        }
+    }
+    // Those that look like ours stay mistakes.
+    for (name, value) in [
+        ("CUSTOMERS_PORT", "8080"),
+        ("CUSTOMERS_LISTEN_PORT", "8080"),
+        ("CUSTOMERS_SERVICE_NAME", "customers"),
+        ("CUSTOMERS_PORT_HTTP", "8080"),
+        ("CUSTOMERS_PORT_80_TCP_HOST", "10.0.0.1"),
+        ("CUSTOMERS_LISTEN_HOST", "10.0.0.1"),
+    ] {
+        let ended = routes(name, value).await;
+        assert_eq!(ended.status.code(), Some(2), "{name}: {ended:?}");
+        let told = String::from_utf8(ended.stderr).unwrap();
+        assert!(told.starts_with(&format!("customers: {name}: is not a variable")), "{told}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

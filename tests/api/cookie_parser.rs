@@ -137,9 +137,9 @@ proptest! {
         let set = ours.set(&value, seconds, sent);
         prop_assert_eq!(set.len(), if with_neighbour { 1 } else { 2 });
         let pairs: Vec<_> = set.iter().map(|line| line.split(';').next().expect("a pair")).collect();
-        let line = [pairs.join("; ").into_bytes()];
-        let sent = read(&ours, &line);
-        let holder = if with_neighbour { Shared::Free } else { Shared::Ours };
+        let lines = [pairs.join("; ").into_bytes(), before[0].clone()];
+        let sent = read(&ours, &lines);
+        let holder = if with_neighbour { Shared::Foreign } else { Shared::Ours };
         prop_assert_eq!(sent, Sent { cookie: Cookie::Own(&value), shared: holder });
         prop_assert_eq!(ours.expire(sent).len(), set.len());
     }

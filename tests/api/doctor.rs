@@ -13,25 +13,118 @@ use crate::process::command;
 
 /// The names of the checks that fail.
 async fn failing_checks(role: &SecretString) -> BTreeSet<&'static str> {
-    let answers = guards::inspect(role).await.unwrap();
-    answers.into_iter().filter(|(_, holds)| !holds).map(|(guard, _)| guard.name).collect()
+    let checks = guards::inspect(role).await.unwrap();
+    checks.into_iter().filter(|check| check.advice.is_some()).map(|check| check.name).collect()
+}
+
+/// A database with a plain owner and a role of the service: a connection of the administrator, the names of
+/// both, and the URL of the role.
+async fn two_roles() -> (PgConnection, [String; 2], SecretString) {
+    let url = empty_database().await;
+    let mut admin = PgConnection::connect(&url).await.unwrap();
+    let (owner, role) = (unique_name("owner"), unique_name("role"));
+    for name in [&owner, &role] {
+        let create = format!("create role {name} login password 'secret'");
+        admin.execute(create.as_str()).await.unwrap();
+    }
+    let (_, host) = url.split_once('@').unwrap();
+    let name = host.split_once('/').unwrap().1.split('?').next().unwrap();
+    admin.execute(format!("alter database {name} owner to {owner}").as_str()).await.unwrap();
+    let of = |role: &str| SecretString::from(format!("postgres://{role}:secret@{host}"));
+    let service = of(&role);
+    schema::migrate(&of(&owner), Some(&service)).await.unwrap();
+    (admin, [owner, role], service)
+}
+
+#[tokio::test]
+async fn each_right_that_the_role_lacks_is_noticed() {
+    let (mut admin, [_, role], service) = two_roles().await;
+    assert_eq!(failing_checks(&service).await, BTreeSet::new());
+    // Everything that the migration has granted.
+    let rights: Vec<String> = sqlx::query_scalar(
+        "with rights as (
+             select 'schema ' || nspname as object, null::name as attname, nspacl as acl from pg_namespace
+             union all
+             select case relkind when 'S' then 'sequence ' else 'table ' end || oid::regclass, null, relacl
+             from pg_class
+             union all
+             select 'table ' || attrelid::regclass, attname, attacl from pg_attribute
+             union all
+             select 'function ' || oid::regprocedure, null, proacl from pg_proc
+         )
+         select privilege_type || coalesce(' (' || attname || ')', '') || ' on ' || object
+         from rights, aclexplode(acl) where grantee = $1::regrole order by 1",
+    )
+    .bind(&role)
+    .fetch_all(&mut admin)
+    .await
+    .unwrap();
+    assert!(rights.len() > 50, "{rights:?}");
+    let mut unnoticed = vec![];
+    for right in rights {
+        admin.execute(format!("revoke {right} from {role}").as_str()).await.unwrap();
+        let noticed = match guards::inspect(&service).await {
+            Ok(checks) => checks.iter().any(|check| {
+                check.name == "the role has the privileges that it needs" && check.advice.is_some()
+            }),
+            // Without the schema there is no schema.
+            Err(error) => error.to_string().contains("run `customers migrate`"),
+        };
+        if !noticed {
+            unnoticed.push(right.clone());
+        }
+        admin.execute(format!("grant {right} to {role}").as_str()).await.unwrap();
+    }
+    assert_eq!(unnoticed, Vec::<String>::new());
+    assert_eq!(failing_checks(&service).await, BTreeSet::new());
+}
+
+#[tokio::test]
+async fn a_log_without_an_identity_is_named() {
+    let (mut admin, _, service) = two_roles().await;
+    admin.execute("delete from log_identities").await.unwrap();
+    assert_eq!(failing_checks(&service).await, ["the log has an identity"].into());
+}
+
+#[tokio::test]
+async fn what_is_not_or_wrongly_configured_is_a_check_among_the_others() {
+    let url = database().await;
+    let postgres = "PostgreSQL answers, accepts writes, and has the schema of this program";
+    let redis = "Redis answers and takes writes";
+    let replica = "the replica is a standby of this log, and does not lag";
+    let pooler = "the pooler leads to this log";
+    let with = |target: &str| {
+        format!("{url}{}target_session_attrs={target}", if url.contains('?') { '&' } else { '?' })
+    };
+    let (standby, primary) = (with("standby"), with("read-write"));
+    for (changes, check, advice) in [
+        (vec![("REDIS_URL", "")], redis, "REDIS_URL: must be set"),
+        (
+            vec![("REDIS_URL", "rediss://h"), ("CUSTOMERS_REDIS_CA", "/nonexistent")],
+            redis,
+            "CUSTOMERS_REDIS_CA: cannot read /nonexistent",
+        ),
+        (vec![("CUSTOMERS_REDIS_CA", "/nonexistent")], redis, "CUSTOMERS_REDIS_CA: is set, so"),
+        (vec![("DATABASE_URL", "")], postgres, "DATABASE_URL: must be set"),
+        (vec![("DATABASE_URL", &standby)], postgres, "DATABASE_URL: the parameter target_session"),
+        (vec![("DATABASE_POOL_URL", &standby)], pooler, "DATABASE_POOL_URL: the parameter target"),
+        (vec![("DATABASE_READ_URL", &primary)], replica, "DATABASE_READ_URL: the parameter target"),
+    ] {
+        let mut doctor = command(&["doctor"], &folder("doctor"));
+        doctor.envs(variables(&url)).envs(changes.iter().copied());
+        let told = doctor.output().await.unwrap();
+        let text = String::from_utf8(told.stdout).unwrap();
+        assert_eq!(told.status.code(), Some(1), "{changes:?}: {text}");
+        assert!(text.contains(&format!("FAIL  {check}: {advice}")), "{changes:?}: {text}");
+        // The last check.
+        assert!(text.contains("ok    the spool folder has room for its limit"), "{text}");
+        assert_eq!(told.stderr, b"", "{changes:?}");
+    }
 }
 
 #[tokio::test]
 async fn what_the_service_could_do_beyond_its_needs_is_named() {
-    let url = empty_database().await;
-    let mut owner = PgConnection::connect(&url).await.unwrap();
-    let (plain_owner, role) = (unique_name("owner"), unique_name("role"));
-    for name in [&plain_owner, &role] {
-        let create = format!("create role {name} login password 'secret'");
-        owner.execute(create.as_str()).await.unwrap();
-    }
-    let (_, host) = url.split_once('@').unwrap();
-    let name = host.split_once('/').unwrap().1.split('?').next().unwrap();
-    owner.execute(format!("alter database {name} owner to {plain_owner}").as_str()).await.unwrap();
-    let of = |role: &str| SecretString::from(format!("postgres://{role}:secret@{host}"));
-    let service = of(&role);
-    schema::migrate(&of(&plain_owner), Some(&service)).await.unwrap();
+    let (mut owner, [plain_owner, role], service) = two_roles().await;
     assert_eq!(failing_checks(&service).await, BTreeSet::new());
 
     let log = "the role writes to the log through functions only";
@@ -112,7 +205,7 @@ async fn the_command_says_so_and_fails() {
     assert!(text.contains("\nFAIL  the role is not a superuser: use a "), "{text}");
     let told = doctor(&["doctor", "--json"]).await;
     let lines = String::from_utf8(told.stdout).unwrap();
-    assert_eq!(lines.lines().count(), 23);
+    assert_eq!(lines.lines().count(), 25);
     for line in lines.lines() {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         assert_eq!(line["ok"] == true, line["advice"].is_null());

@@ -338,8 +338,8 @@ async fn the_roles_of_the_production_file_pass_the_doctor() {
     };
     let service = url(&service, "service_password");
     schema::migrate(&url(&owner, "owner_password"), Some(&service)).await.unwrap();
-    let answers = guards::inspect(&service).await.unwrap();
-    let failing: Vec<_> = answers.iter().filter(|(_, holds)| !holds).collect();
+    let checks = guards::inspect(&service).await.unwrap();
+    let failing: Vec<_> = checks.iter().filter(|check| check.advice.is_some()).collect();
     assert!(failing.is_empty(), "{failing:?}");
     // Another role cannot even connect.
     let (_, stranger) = role(superuser.as_str()).await;

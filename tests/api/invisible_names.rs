@@ -128,6 +128,9 @@ async fn a_name_has_at_least_one_visible_character() {
         "\u{2800} \u{2800}",
         "\u{1d159}",
         "\u{16fe4}",
+        // Format characters that change only their neighbours: of Egyptian, of Syriac.
+        "\u{13430}\u{13431}",
+        "\u{70f}",
     ] {
         let told = refusal(service.post("/customers").login(&admin), name).await;
         assert_eq!(told, "must have at least one visible character", "{name:?}");

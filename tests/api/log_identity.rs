@@ -1,5 +1,6 @@
 //! The identity of the log: shown with every event, and checked for a consumer that brings it.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Output;
 
 use customers::events::values::Role;
@@ -159,6 +160,35 @@ async fn the_services_role_cannot_restart_the_log() {
     let mut restart = command(&["log", "restart"], &folder("log"));
     restart.envs(variables(&url)).env("CUSTOMERS_OWNER_DATABASE_URL", &owner);
     assert!(restart.output().await.unwrap().status.success());
+    assert_ne!(stdout(&url, &["log", "show"]).await, before);
+}
+
+#[tokio::test]
+async fn a_restart_of_the_log_takes_the_address_and_the_settings_of_every_command() {
+    let url = database().await;
+    let mut admin = PgConnection::connect(&url).await.unwrap();
+    let name = url.rsplit_once('/').unwrap().1.split('?').next().unwrap();
+    // Without the settings of the service the tables are not found, and the lock is not waited for.
+    for setting in ["search_path = pg_temp", "default_transaction_isolation = serializable"] {
+        admin.execute(format!("alter database {name} set {setting}").as_str()).await.unwrap();
+    }
+    let (start, host) = url.split_once('@').unwrap();
+    let (user, password) = start.split_once("://").unwrap().1.split_once(':').unwrap();
+    let folder = folder("log");
+    let passfile = folder.join("passfile");
+    std::fs::write(&passfile, format!("*:*:*:*:{password}\n")).unwrap();
+    std::fs::set_permissions(&passfile, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let parameters = format!("passfile={}&target_session_attrs=read-write", passfile.display());
+    // The first of two hosts does not answer.
+    let owner = format!("postgres://{user}@127.0.0.1:1,{host}");
+    let owner = format!("{owner}{}{parameters}", if host.contains('?') { '&' } else { '?' });
+    let before = stdout(&url, &["log", "show"]).await;
+    let mut restart = command(&["log", "restart"], &folder);
+    restart.envs(variables(&url)).env("CUSTOMERS_OWNER_DATABASE_URL", &owner);
+    let restarted = restart.output().await.unwrap();
+    let told = String::from_utf8(restarted.stderr).unwrap();
+    assert!(restarted.status.success(), "{told}");
+    assert!(!told.contains("passfile") && !told.contains("read-write"), "{told}");
     assert_ne!(stdout(&url, &["log", "show"]).await, before);
 }
 

@@ -2,6 +2,7 @@
 //! it.
 
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use customers::app::{App, StartError};
@@ -16,10 +17,12 @@ use secrecy::SecretString;
 use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection, Row as _};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::harness::{
-    Service, With as _, config_on, database, empty_database, folder, send, until, variables,
+    PATIENCE, Service, With as _, client, config_on, database, empty_database, folder, send, until,
+    variables,
 };
 use crate::nginx::{free_port, program};
 use crate::process::command;
@@ -38,9 +41,13 @@ impl PgBouncer {
 
     /// With at most so many backends.
     async fn with_size(database_url: &str, mode: &str, size: u32) -> Option<Self> {
+        Self::on_port(free_port(), database_url, mode, size).await
+    }
+
+    async fn on_port(port: u16, database_url: &str, mode: &str, size: u32) -> Option<Self> {
         let pgbouncer = program("pgbouncer")?;
         let options: PgConnectOptions = database_url.parse().unwrap();
-        let (database, port) = (options.get_database().unwrap(), free_port());
+        let database = options.get_database().unwrap();
         let password = database_url.split_once("://").unwrap().1.split_once('@').unwrap().0;
         let (user, password) = password.split_once(':').unwrap();
         let folder = folder("pgbouncer");
@@ -214,6 +221,48 @@ async fn reads_and_log_ins_go_through_a_pooler_in_transaction_mode() {
         assert_eq!(answer.status, 200, "{path}: {answer:?}");
     }
     service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_starts_before_its_pooler_waits_for_it_and_names_it() {
+    if program("pgbouncer").is_none() {
+        eprintln!("pgbouncer: not installed, left out");
+        return;
+    }
+    let (direct, port) = (database().await, free_port());
+    let (start, host) = direct.split_once('@').unwrap();
+    let url = format!("{start}@127.0.0.1:{port}/{}", host.split_once('/').unwrap().1);
+    let mut serve = command(&["serve"], &folder("serve"));
+    serve.envs(variables(&direct)).env("DATABASE_POOL_URL", &url);
+    let mut serve = serve.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(serve.stderr.take().unwrap()).lines();
+    let waiting = async {
+        loop {
+            let line = told.next_line().await.unwrap().expect("the process has ended");
+            if line.contains("start: waiting") {
+                return line;
+            }
+        }
+    };
+    let line = tokio::time::timeout(PATIENCE, waiting).await.unwrap();
+    assert!(line.contains("DATABASE_POOL_URL"), "{line}");
+    let _pooler = PgBouncer::on_port(port, &direct, "transaction", 4).await.unwrap();
+    let mut printed = BufReader::new(serve.stdout.take().unwrap()).lines();
+    let address = tokio::time::timeout(PATIENCE, printed.next_line()).await.unwrap().unwrap();
+    let address = address.unwrap().strip_prefix("address ").unwrap().to_owned();
+    assert_eq!(send(client().get(format!("{address}/readyz"))).await.status, 200);
+    serve.kill().await.unwrap();
+
+    // What no wait can mend stops the start, with the name of the variable.
+    let separator = if url.contains('?') { '&' } else { '?' };
+    let wrong = format!("{url}{separator}options=-c%20jitt=off");
+    let mut serve = command(&["serve"], &folder("serve"));
+    serve.envs(variables(&direct)).env("DATABASE_POOL_URL", &wrong);
+    let ended = tokio::time::timeout(PATIENCE, serve.output()).await.unwrap().unwrap();
+    let told = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{told}");
+    let last = told.lines().last().unwrap();
+    assert!(last.contains("DATABASE_POOL_URL: ") && last.contains("jitt"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -16,6 +16,7 @@ use tokio::process::Command;
 use crate::harness::{Service, With as _, config_on, folder, postgres_alone, send};
 use crate::lost_connections::server_of;
 use crate::nginx::{program, run};
+use crate::process::command;
 
 /// Makes a certificate authority, and certificates of a server and of a client with its signature.
 async fn certificates(folder: &Path, openssl: &Path) {
@@ -85,6 +86,24 @@ async fn problem(url: &str) -> String {
     }
 }
 
+/// Where the URL is silent, the variables of libpq count; those that cannot be honoured are refused.
+async fn the_environment_counts(url: &str, ca: &str, other: &str) {
+    schema::migrate(&SecretString::from(url), None).await.unwrap();
+    for (variables, expected) in [
+        (vec![("PGSSLROOTCERT", ca)], "the schema is up to date"),
+        (vec![("PGSSLROOTCERT", other)], "UnknownIssuer"),
+        (vec![("PGSSLROOTCERT", other), ("PGSSLMODE", "require")], "UnknownIssuer"),
+        (vec![("PGSSLMODE", "verify_full")], "PGSSLMODE: must be"),
+        (vec![("PGSSLMODE", "allow")], "PGSSLMODE: must be"),
+        (vec![("PGCHANNELBINDING", "require")], "PGCHANNELBINDING"),
+    ] {
+        let mut plan = command(&["migrate", "--dry-run"], &folder("plan"));
+        plan.env("DATABASE_URL", url).envs(variables.iter().copied());
+        let told = String::from_utf8(plan.output().await.unwrap().stderr).unwrap();
+        assert!(told.contains(expected), "{variables:?}: {told}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn certificates_of_server_and_client_are_checked_and_presented() {
     let Some((servers, folder)) = start().await else {
@@ -106,6 +125,7 @@ async fn certificates_of_server_and_client_are_checked_and_presented() {
         format!("{base}/postgres?sslmode=require"),
         format!("{base}/postgres?{verified}"),
         format!("{base}/with_certificate?{verified}&{client}"),
+        format!("{base}/postgres?sslrootcert={ca}"),
     ];
     for url in &works {
         assert_eq!(problem(url).await, "", "{url}");
@@ -114,8 +134,15 @@ async fn certificates_of_server_and_client_are_checked_and_presented() {
     for url in [
         format!("{base}/postgres?sslmode=verify-full&sslrootcert={other}"),
         format!("{base}/postgres?sslmode=verify-ca&sslrootcert={other}"),
-        // As in libpq, a root certificate that is there is checked.
+        // A root certificate that is there is checked.
         format!("{base}/postgres?sslmode=require&sslrootcert={other}"),
+        format!("{base}/postgres?sslmode=prefer&sslrootcert={other}"),
+        format!("{base}/postgres?sslrootcert={other}"),
+        // They would not.
+        format!("{base}/postgres?sslmode=disable&sslrootcert={ca}"),
+        format!("{base}/postgres?sslmode=allow"),
+        // The name could not be checked.
+        format!("{base}/postgres?{verified}&hostaddr=127.0.0.1"),
         // Another name than that of the certificate.
         format!("{numeric}/postgres?{verified}"),
         format!("{base}/with_certificate?{verified}"),
@@ -123,6 +150,7 @@ async fn certificates_of_server_and_client_are_checked_and_presented() {
     ] {
         assert_ne!(problem(&url).await, "", "{url}");
     }
+    the_environment_counts(&format!("{base}/postgres"), &ca, &other).await;
     // The whole service on it, with a password from a file.
     let url = format!("{base}/with_certificate?{verified}&{client}");
     let (user, password) =

@@ -20,7 +20,7 @@ use sqlx::migrate::Migrator;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use crate::cli::Shell;
-use crate::harness::{Login, Service, With as _, empty_database, send, unique_name};
+use crate::harness::{Login, Service, With as _, empty_database, send, unique_name, until};
 
 async fn owner_of(service: &Service) -> PgConnection {
     PgConnection::connect(service.database_url()).await.unwrap()
@@ -217,6 +217,145 @@ async fn settings_and_indexes_of_an_operator_are_those_of_every_later_table() {
     let refused = rollback(&Customers, pool).await.unwrap_err().to_string();
     assert!(refused.contains("column late"), "{refused}");
     rebuild(&Customers, pool).await.unwrap();
+    rollback(&Customers, pool).await.unwrap();
+}
+
+/// Makes a function that fails while its own transaction keeps readers of the table out. An index that calls
+/// it can be built before a swap, and not within one.
+const OUTSIDE_SWAPS: &str = "
+    create function outside_swaps(text) returns text immutable language plpgsql as $$
+    begin
+        if exists (select from pg_locks where pid = pg_backend_pid() and mode = 'AccessExclusiveLock'
+                   and relation = 'public.customers'::regclass) then
+            raise exception 'readers wait for an index';
+        end if;
+        return $1;
+    end $$";
+
+/// The definitions of the indexes of the table in this schema, without their names.
+async fn indexes(owner: &mut PgConnection, schema: &str) -> Vec<String> {
+    let question = format!(
+        "select substring(indexdef from ' USING .*') from pg_indexes
+         where schemaname = '{schema}' and tablename = 'customers' order by 1"
+    );
+    texts(owner, &question).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_reader_waits_for_an_index_that_a_standby_table_lacks() {
+    let service = Service::start().await;
+    let login = service.log_in_as(Role::Admin).await;
+    create(&service, &login, "Ada").await;
+    let mut owner = owner_of(&service).await;
+    let pool = &service.pools.rebuild;
+    rebuild(&Customers, pool).await.unwrap();
+    owner.execute(OUTSIDE_SWAPS).await.unwrap();
+    // Made on the table, on the partition, on the table only, as a constraint, and by the name of another.
+    owner
+        .execute(
+            "create index named on customers (outside_swaps(name));
+             create index local on served.customers (outside_swaps(name || '1')) with (fillfactor = 50);
+             create index only_above on only customers (outside_swaps(name || '2') desc nulls last);
+             create unique index one_each on customers (id, outside_swaps(name || '3')) include (dob);
+             create index same_name on previous.customers (id);
+             create index same_name on served.customers (outside_swaps(name || '4')) where version > 0",
+        )
+        .await
+        .unwrap();
+    owner
+        .execute(
+            "alter table customers add constraint once unique nulls not distinct (id, version)",
+        )
+        .await
+        .unwrap();
+    let mut expected = indexes(&mut owner, "served").await;
+    expected.push(" USING btree (outside_swaps((name || '2'::text)) DESC NULLS LAST)".to_owned());
+    expected.sort();
+    rollback(&Customers, pool).await.unwrap();
+    assert_eq!(indexes(&mut owner, "served").await, expected);
+    let broken = "select indexrelid::regclass::text from pg_index
+                  where not indisvalid and indrelid = 'served.customers'::regclass";
+    assert_eq!(texts(&mut owner, broken).await, Vec::<String>::new());
+
+    // Made after the indexes of the rebuilt table: the rebuild was stopped between them and the swap.
+    let begun = Rebuild::begin(&Customers, pool).await.unwrap();
+    owner.execute("create view low as select id from served.customers").await.unwrap();
+    begun.run().await.unwrap_err();
+    owner
+        .execute(
+            "drop view low; create index late on customers (outside_swaps(name || '5'));
+             alter index served.local set (fillfactor = 60)",
+        )
+        .await
+        .unwrap();
+    let expected = indexes(&mut owner, "served").await;
+    rebuild(&Customers, pool).await.unwrap();
+    let found = indexes(&mut owner, "served").await;
+    assert_eq!(found.len(), expected.len(), "{found:?} {expected:?}");
+    for _ in 0..2 {
+        rollback(&Customers, pool).await.unwrap();
+        assert_eq!(
+            indexes(&mut owner, "served").await.len(),
+            expected.len(),
+            "none is built twice"
+        );
+    }
+    assert_eq!(verify(&Customers, &service.pools.long).await.unwrap().difference, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_that_is_made_while_a_swap_waits_is_built_before_the_next_attempt() {
+    let service = Service::start().await;
+    let login = service.log_in_as(Role::Admin).await;
+    create(&service, &login, "Ada").await;
+    let mut owner = owner_of(&service).await;
+    rebuild(&Customers, &service.pools.rebuild).await.unwrap();
+    owner.execute(OUTSIDE_SWAPS).await.unwrap();
+    let mut maker = owner_of(&service).await;
+    maker.execute("begin; create index late on customers (outside_swaps(name))").await.unwrap();
+    let pool = service.pools.rebuild.clone();
+    let swapping = tokio::spawn(async move { rollback(&Customers, &pool).await });
+    until("the swap waits for the transaction that makes the index", async || {
+        sqlx::query_scalar(
+            "select exists (select from pg_locks where relation = 'public.customers'::regclass
+                            and mode = 'AccessExclusiveLock' and not granted)",
+        )
+        .fetch_one(&mut owner)
+        .await
+        .unwrap()
+    })
+    .await;
+    maker.execute("commit").await.unwrap();
+    swapping.await.unwrap().unwrap();
+    let found = indexes(&mut owner, "served").await;
+    assert!(found.iter().any(|index| index.contains("outside_swaps")), "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_that_a_standby_table_cannot_have_stops_the_swap_by_name() {
+    let service = Service::start().await;
+    let login = service.log_in_as(Role::Admin).await;
+    create(&service, &login, "Ada").await;
+    let mut owner = owner_of(&service).await;
+    let pool = &service.pools.rebuild;
+    rebuild(&Customers, pool).await.unwrap();
+    // The previous table has a row that the index refuses.
+    owner
+        .execute(
+            "create function no_twin(text) returns text immutable language plpgsql as
+             $$ begin if $1 = 'Twin' then raise exception 'a twin'; end if; return $1; end $$;
+             update previous.customers set name = 'Twin';
+             create index twins on customers (no_twin(name))",
+        )
+        .await
+        .unwrap();
+    let error = rollback(&Customers, pool).await.unwrap_err().to_string();
+    assert!(error.contains("cannot be exchanged: index ") && error.contains("a twin"), "{error}");
+    owner.execute("drop index twins").await.unwrap();
+    // The swap itself builds none.
+    owner.execute("create index late on customers (version)").await.unwrap();
+    let error = owner.execute("select serve_tables('customers', 1, 'previous')").await.unwrap_err();
+    assert!(error.to_string().contains("index served.customers_version_idx, which"), "{error}");
     rollback(&Customers, pool).await.unwrap();
 }
 

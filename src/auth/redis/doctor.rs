@@ -4,20 +4,18 @@ use super::causes::advice;
 use super::client::{RedisClient, RedisClientError, is_vague};
 use super::epoch::RedisEpochs;
 use super::permissions::{RedisPermissions, acl_rules};
+use crate::check::Check;
 use crate::config::{Config, ConfigError};
 use crate::tasks::Tasks;
 
 /// In a cluster each node has users of its own. With so many tags each of a few masters has one.
 const TAGS_IN_A_CLUSTER: usize = 64;
 
-/// One check: its name, and what to do if it failed.
-pub struct RedisCheck {
-    pub name: &'static str,
-    pub advice: Option<String>,
-}
+/// The first check.
+pub const ANSWERS: &str = "Redis answers and takes writes";
 
 /// Makes all checks that are possible; the later ones are left out if Redis does not answer.
-pub async fn inspect(config: &Config) -> Result<Vec<RedisCheck>, ConfigError> {
+pub async fn inspect(config: &Config) -> Result<Vec<Check>, ConfigError> {
     let client = RedisClient::new(config, &Tasks::default())?;
     let permissions = RedisPermissions::new(client.clone());
     let tags = if client.is_cluster() { TAGS_IN_A_CLUSTER } else { 1 };
@@ -48,7 +46,7 @@ pub async fn inspect(config: &Config) -> Result<Vec<RedisCheck>, ConfigError> {
         }
     }
     let is_reached = failure.is_none();
-    let mut checks = vec![RedisCheck { name: "Redis answers and takes writes", advice: failure }];
+    let mut checks = vec![Check::new(ANSWERS, failure)];
     if !is_reached {
         return Ok(checks);
     }
@@ -57,12 +55,12 @@ pub async fn inspect(config: &Config) -> Result<Vec<RedisCheck>, ConfigError> {
     let rules = acl_rules(&config.redis_prefix);
     let advice = format!("missing: {}; grant: ACL SETUSER <user> {rules}", lacking.join(" "));
     let advice = (!lacking.is_empty()).then_some(advice);
-    checks.push(RedisCheck { name: "the user of Redis has the permissions it needs", advice });
+    checks.push(Check::new("the user of Redis has the permissions it needs", advice));
     let advice = match RedisEpochs::new(client).is_noeviction().await {
         Ok(true) => None,
         Ok(false) => Some("set maxmemory-policy to noeviction".to_owned()),
         Err(error) => Some(format!("cannot read maxmemory-policy: {error}")),
     };
-    checks.push(RedisCheck { name: "Redis keeps sessions when it is full", advice });
+    checks.push(Check::new("Redis keeps sessions when it is full", advice));
     Ok(checks)
 }

@@ -1,5 +1,7 @@
 //! Why a rebuild or rollback failed.
 
+use std::borrow::Cow;
+
 use crate::projections::checksum::Checksum;
 use crate::projections::projection::ProjectionError;
 
@@ -48,6 +50,14 @@ impl RebuildError {
 
 /// Whether a lock was not granted in time (SQLSTATE `lock_not_available`, `deadlock_detected`).
 pub(super) fn is_lock_timeout(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    matches!(code.as_deref(), Some("55P03" | "40P01"))
+    matches!(code(error).as_deref(), Some("55P03" | "40P01"))
+}
+
+/// Whether the standby table lacks an index (SQLSTATE CU004 of `serve_tables`, migration 0014).
+pub(super) fn is_index_missing(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("CU004")
+}
+
+fn code(error: &sqlx::Error) -> Option<Cow<'_, str>> {
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code)
 }

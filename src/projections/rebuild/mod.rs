@@ -145,7 +145,6 @@ pub async fn rollback(
     }
     transaction.commit().await?;
     let previous = Standby { projection, pool, slot: TableSlot::Previous, attempt: None };
-    previous.catch_up().await?;
     let position = previous.swap_in().await?;
     lock.release().await;
     Ok(position)

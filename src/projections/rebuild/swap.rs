@@ -7,7 +7,7 @@ use sqlx::{PgConnection, Postgres, Transaction};
 use tokio::time::Instant;
 
 use super::attempt::Attempt;
-use super::error::{RebuildError, is_lock_timeout};
+use super::error::{RebuildError, is_index_missing, is_lock_timeout};
 use crate::postgres::Pool;
 use crate::postgres::transaction;
 use crate::projections::checkpoint;
@@ -83,10 +83,28 @@ impl Standby<'_> {
         Ok(advanced.was_full)
     }
 
+    /// Builds the indexes that the live table has and this one lacks, and applies the events that were
+    /// appended meanwhile. Readers would wait for an index that is built in the swap.
+    async fn index(&self) -> Result<(), RebuildError> {
+        let Self { projection, slot, .. } = *self;
+        let mut transaction = self.transaction().await?;
+        sqlx::query!(
+            "select index_standby_tables($1, $2, $3)",
+            projection.name(),
+            projection.version(),
+            slot.as_str()
+        )
+        .fetch_one(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        self.catch_up().await
+    }
+
     /// Exchanges the table with the live one. No projector applies a page meanwhile, and the last
     /// events are applied here, so that no reader sees less than before. Returns the position that the
     /// table shows.
     pub(super) async fn swap_in(&self) -> Result<i64, RebuildError> {
+        self.index().await?;
         let began = Instant::now();
         let mut mode = PageMode::Whole;
         while began.elapsed() < SWAP_LIMIT {
@@ -99,6 +117,10 @@ impl Standby<'_> {
                     tokio::time::sleep(SWAP_RETRY).await;
                     // The next attempt keeps writers waiting for as long as it has events to apply.
                     self.catch_up().await?;
+                }
+                // Added since the indexes were built.
+                Err(ProjectionError::Database(error)) if is_index_missing(&error) => {
+                    self.index().await?;
                 }
                 Err(error) => return Err(error.into()),
             }
