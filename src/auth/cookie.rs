@@ -111,6 +111,8 @@ impl SessionCookies {
                         Cookie::Own(_) | Cookie::Earlier(_) | Cookie::Several => Cookie::Several,
                     };
                 }
+                // What a client without a jar keeps of a log-out.
+                Ok("") => {}
                 // Clients send the cookie of the longest path first (RFC 6265, section 5.4); ours has `/`.
                 Ok(value) if name == self.shared_name.as_bytes() => earlier = Some(value),
                 // What is not UTF-8 is of no version.

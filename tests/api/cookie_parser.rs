@@ -78,7 +78,7 @@ proptest! {
             match (name, value) {
                 (0, Value::Own(number)) => own.push(made[number].clone()),
                 (1, Value::Own(number)) => shared.push(made[number].clone()),
-                (1, _) => if let Ok(text) = std::str::from_utf8(bytes.trim_ascii()) {
+                (1, _) => if let Ok(text) = std::str::from_utf8(bytes.trim_ascii()) && !text.is_empty() {
                     earlier = Some(text.to_owned());
                     foreign = true;
                 },
