@@ -43,7 +43,7 @@ async fn routes(auth: Auth) -> SocketAddr {
         headers: HeaderMap,
     ) -> Result<&'static str, StatusCode> {
         let token = headers["authorization"].to_str().unwrap().strip_prefix("Bearer ").unwrap();
-        let cookie = Cookie::One(headers["cookie"].to_str().unwrap());
+        let cookie = Cookie::Own(headers["cookie"].to_str().unwrap());
         auth.authenticate(token, cookie, Purpose::Access, &Metadata::default())
             .await
             .map(|_| "ok")
@@ -129,7 +129,8 @@ async fn authentication(service: &Service, cookie: &str) {
         "CUSTOMERS_ACCOUNT_LIMIT" => Some("1000000".to_owned()),
         _ => None,
     });
-    let auth = Auth::new(&config.unwrap(), accounts, Clock::system(), &Tasks::default()).unwrap();
+    let auth =
+        Auth::new(&config.unwrap(), "bench", accounts, Clock::system(), &Tasks::default()).unwrap();
     let address = routes(auth).await;
     let head = format!(
         "HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {}\r\ncookie: {cookie}\r\n\r\n",

@@ -31,6 +31,9 @@ pub enum ApiError {
     LoginFailed,
     #[error("the token came without its session cookie")]
     TokenReplay,
+    /// The cookie of a session that is not bound yet. Says in which way; the session stays open.
+    #[error("{0}")]
+    CookieRefused(String),
     #[error("the role {0} is required")]
     Forbidden(Role),
     #[error("no such resource")]
@@ -135,7 +138,9 @@ impl ApiError {
             Self::Unauthenticated | Self::LoginFailed => {
                 (StatusCode::UNAUTHORIZED, "unauthenticated", "Unauthenticated")
             }
-            Self::TokenReplay => (StatusCode::UNAUTHORIZED, "token-replay", "Token replay"),
+            Self::TokenReplay | Self::CookieRefused(_) => {
+                (StatusCode::UNAUTHORIZED, "token-replay", "Token replay")
+            }
             Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden", "Forbidden"),
             Self::NoRoute | Self::NoCustomer | Self::NoSession => {
                 (StatusCode::NOT_FOUND, "not-found", "Not found")
@@ -211,7 +216,10 @@ impl ApiError {
 
     fn header(&self) -> Option<(HeaderName, HeaderValue)> {
         match self {
-            Self::Unauthenticated | Self::LoginFailed | Self::TokenReplay => {
+            Self::Unauthenticated
+            | Self::LoginFailed
+            | Self::TokenReplay
+            | Self::CookieRefused(_) => {
                 Some((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")))
             }
             // What would have been accepted (RFC 9110, section 15.5.16).
@@ -377,6 +385,9 @@ impl From<AuthError> for ApiError {
         match error {
             AuthError::Unauthenticated => Self::Unauthenticated,
             AuthError::TokenReplay => Self::TokenReplay,
+            AuthError::OtherCookie | AuthError::CookieRequired => {
+                Self::CookieRefused(error.to_string())
+            }
             AuthError::Throttled { retry_after }
             | AuthError::Limited { retry_after }
             | AuthError::TooManyLogins { retry_after } => Self::RateLimited { retry_after },

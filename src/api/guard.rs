@@ -5,25 +5,16 @@ use std::marker::PhantomData;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 
 use super::error::ApiError;
 use super::read_again::KnownPrincipal;
 use super::request::Caller;
 use super::state::Api;
-use crate::auth::{Cookie, Principal, Purpose};
+use crate::auth::cookie::Sent;
+use crate::auth::{Principal, Purpose};
 use crate::events::metadata::Metadata;
 use crate::events::values::Role;
-
-/// The name of the cookie on plain http.
-const COOKIE: &str = "customers_session";
-
-/// The name of the cookie on https: browsers accept it only from this very host, with `Secure` and
-/// the path `/` (RFC 6265bis, section 4.1.3.2).
-const HOST_COOKIE: &str = "__Host-session";
-
-/// The name of the cookie on https below a path: browsers accept it only with `Secure` (section 4.1.3.1).
-const SECURE_COOKIE: &str = "__Secure-session";
 
 /// The role and the purpose that a handler requires.
 pub trait Requirement: Send {
@@ -90,7 +81,7 @@ impl<R: Requirement> FromRequestParts<Api> for Authorized<R> {
         let caller = caller(parts)?;
         let mut metadata = caller.metadata();
         let token = bearer(&parts.headers).ok_or(ApiError::Unauthenticated)?;
-        let cookie = cookie(&parts.headers, cookie_name(api.https, &api.public_path));
+        let cookie = sent_cookies(api, &parts.headers).cookie;
         let known = parts.extensions.get::<KnownPrincipal>();
         let principal = match known.and_then(|known| known.0.get()) {
             Some(principal) => principal.clone(),
@@ -134,42 +125,8 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// The session cookie, from all `Cookie` headers. Other cookies are ignored.
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Cookie<'a> {
-    let mut found = Cookie::Absent;
-    let pairs = headers.get_all(header::COOKIE).iter().flat_map(|value| {
-        // As bytes: another application's cookie need not be ASCII.
-        value.as_bytes().split(|byte| *byte == b';')
-    });
-    for pair in pairs {
-        let at = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
-        let (key, value) = pair.split_at(at);
-        if key.trim_ascii() == name.as_bytes() {
-            let value = value.strip_prefix(b"=").unwrap_or(value).trim_ascii();
-            found = match found {
-                // A value that is not UTF-8 matches no session.
-                Cookie::Absent => Cookie::One(std::str::from_utf8(value).unwrap_or_default()),
-                Cookie::One(_) | Cookie::Several => Cookie::Several,
-            };
-        }
-    }
-    found
-}
-
-fn cookie_name(https: bool, public_path: &str) -> &'static str {
-    match (https, public_path) {
-        (false, _) => COOKIE,
-        (true, "") => HOST_COOKIE,
-        (true, _) => SECURE_COOKIE,
-    }
-}
-
-/// The `Set-Cookie` header of a log-in, for a value and its lifetime in seconds; without a value, that
-/// of a log-out (RFC 6265, section 4.1).
-pub(super) fn set_cookie(https: bool, public_path: &str, value: Option<(&str, u64)>) -> String {
-    let name = cookie_name(https, public_path);
-    let path = if public_path.is_empty() { "/" } else { public_path };
-    let secure = if https { "; Secure" } else { "" };
-    let (value, seconds) = value.unwrap_or(("", 0));
-    format!("{name}={value}{secure}; HttpOnly; SameSite=Strict; Path={path}; Max-Age={seconds}")
+/// The session cookie, from all `Cookie` headers.
+pub(super) fn sent_cookies<'a>(api: &Api, headers: &'a HeaderMap) -> Sent<'a> {
+    let headers = headers.get_all(header::COOKIE).iter();
+    api.auth.cookies().read(headers.map(HeaderValue::as_bytes))
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::body::Body;
 use super::error::ApiError;
-use super::guard::{Authorized, CookieProof, Logout, SessionManagement, set_cookie};
+use super::guard::{Authorized, CookieProof, Logout, SessionManagement, sent_cookies};
 use super::limits;
 use super::query::{Params, PathName};
 use super::reason::{with_reason, with_reasons};
@@ -34,6 +34,7 @@ pub(super) async fn login(
     State(api): State<Api>,
     caller: Caller,
     params: Params,
+    headers: HeaderMap,
     mut body: Body,
 ) -> Result<Response, ApiError> {
     params.none()?;
@@ -59,7 +60,8 @@ pub(super) async fn login(
     let token =
         TokenAnswer { access_token: &logged_in.token, token_type: "Bearer", expires_in: seconds };
     let mut response = Json(token).into_response();
-    put_cookie(&api, &mut response, Some((&logged_in.cookie, seconds)))?;
+    let sent = sent_cookies(&api, &headers);
+    put_cookies(&mut response, api.auth.cookies().set(&logged_in.cookie, seconds, sent))?;
     Ok(response)
 }
 
@@ -73,7 +75,7 @@ pub(super) async fn logout(
     params.none()?;
     let metadata = with_reason(authorized.metadata, &headers)?;
     api.auth.logout(&authorized.principal, metadata).await?;
-    session_ended(&api, "logged out")
+    session_ended(&api, &headers, "logged out")
 }
 
 /// One session, as its owner sees it.
@@ -127,7 +129,7 @@ pub(super) async fn end_all(
     params.none()?;
     let metadata = with_reason(authorized.metadata, &headers)?;
     let ended = api.auth.end_all_sessions(&authorized.principal, metadata).await?;
-    session_ended(&api, &format!("logged out everywhere: {ended}"))
+    session_ended(&api, &headers, &format!("logged out everywhere: {ended}"))
 }
 
 /// `DELETE /sessions/{sid}`
@@ -146,7 +148,7 @@ pub(super) async fn end_one(
     }
     let msg = "session ended";
     if sid == authorized.principal.sid {
-        return session_ended(&api, msg);
+        return session_ended(&api, &headers, msg);
     }
     Ok(Json(json!({"msg": msg})).into_response())
 }
@@ -185,22 +187,20 @@ pub(super) async fn change_password(
     Ok(Json(json!({"msg": "password changed, all other sessions ended"})).into_response())
 }
 
-/// A response that expires the cookie of a session that has ended.
-fn session_ended(api: &Api, msg: &str) -> Result<Response, ApiError> {
+/// A response that removes the cookie of a session that has ended.
+fn session_ended(api: &Api, headers: &HeaderMap, msg: &str) -> Result<Response, ApiError> {
     let mut response = Json(json!({"msg": msg})).into_response();
-    put_cookie(api, &mut response, None)?;
+    put_cookies(&mut response, api.auth.cookies().expire(sent_cookies(api, headers)))?;
     Ok(response)
 }
 
-fn put_cookie(
-    api: &Api,
-    response: &mut Response,
-    value: Option<(&str, u64)>,
-) -> Result<(), ApiError> {
-    let cookie = HeaderValue::from_str(&set_cookie(api.https, &api.public_path, value))
-        .map_err(|error| ApiError::Internal(error.to_string()))?;
+fn put_cookies(response: &mut Response, cookies: Vec<String>) -> Result<(), ApiError> {
     let headers = response.headers_mut();
-    headers.insert(header::SET_COOKIE, cookie);
+    for cookie in cookies {
+        let cookie =
+            HeaderValue::try_from(cookie).map_err(|error| ApiError::Internal(error.to_string()))?;
+        headers.append(header::SET_COOKIE, cookie);
+    }
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(())
 }

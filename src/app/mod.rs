@@ -113,7 +113,7 @@ impl App {
             listener.local_addr().map_err(|error| StartError::Listen(config.listen, error))?;
 
         let tasks = Tasks::default();
-        let auth = auth(&config, &pools, &clock, &tasks)?;
+        let auth = auth(&config, &cursor_key, &pools, &clock, &tasks)?;
         start::caught_up(&auth).await;
         auth.follow(&tasks);
         let bus = Bus::new(pools.appender.clone(), pools.short.clone());
@@ -240,10 +240,16 @@ impl App {
 }
 
 /// Accounts, tokens and sessions of this process.
-fn auth(config: &Config, pools: &Pools, clock: &Clock, tasks: &Tasks) -> Result<Auth, StartError> {
+fn auth(
+    config: &Config,
+    secret: &str,
+    pools: &Pools,
+    clock: &Clock,
+    tasks: &Tasks,
+) -> Result<Auth, StartError> {
     let accounts = Accounts::new(pools.accounts.clone(), pools.appender.clone());
     redis_url(config)?;
-    Auth::new(config, accounts, clock.clone(), tasks).map_err(|error| match error {
+    Auth::new(config, secret, accounts, clock.clone(), tasks).map_err(|error| match error {
         AuthError::Config(error) => StartError::Config(error),
         error => error.into(),
     })

@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
+use super::opaque_string;
 use crate::clock;
 use crate::events::account::{ACCOUNT, AccountEvent};
 use crate::events::log::payload::EncodedMetadata;
@@ -14,16 +15,11 @@ use crate::events::values::{Role, Username, ValueError};
 use crate::postgres::backend::Backend;
 use crate::postgres::{Connection, Pool};
 
-/// The shortest and the longest password, in bytes.
-pub const PASSWORD_BYTES: std::ops::RangeInclusive<usize> = 8..=1024;
+pub use super::opaque_string::TEXT_MAX as PASSWORD_TEXT_MAX;
 
-/// Checks the length of a password against [`PASSWORD_BYTES`].
+/// Checks a new password: 8 to 1024 bytes, prepared by OpaqueString (RFC 8265).
 pub fn check_password(password: &str) -> Result<(), ValueError> {
-    if PASSWORD_BYTES.contains(&password.len()) {
-        Ok(())
-    } else {
-        Err(ValueError("must have 8 to 1024 bytes"))
-    }
+    opaque_string::check(password).map_err(ValueError)
 }
 
 /// One account, as its row and its events describe it.
@@ -155,7 +151,7 @@ impl Accounts {
         rows.into_iter()
             .map(|row| {
                 Ok(Account {
-                    username: Username::parse(&row.username)
+                    username: Username::stored(&row.username)
                         .map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
                     password_hash: String::new(),
                     role: stored_role(&row.role)?,

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::components::Auth;
 use super::error::AuthError;
 use super::principal::{Cookie, Principal, Purpose};
-use super::session::SessionCheck;
+use super::session::{GivenCookie, SessionCheck};
 use super::token::Claims;
 use crate::config::CookieBinding;
 use crate::events::account::AccountEvent;
@@ -14,7 +14,8 @@ use crate::events::metadata::Metadata;
 impl Auth {
     /// The principal of a request. The first request that brings the right cookie binds the session. If
     /// the session is bound and the right cookie is missing, ends the session and fails with
-    /// [`AuthError::TokenReplay`].
+    /// [`AuthError::TokenReplay`]. An unbound session stays open: [`AuthError::OtherCookie`] for the cookie of
+    /// another session, [`AuthError::CookieRequired`] without the cookie that the purpose requires.
     pub async fn authenticate(
         &self,
         token: &str,
@@ -26,7 +27,8 @@ impl Auth {
             self.tokens.verify(token, self.clock.now()).ok_or(AuthError::Unauthenticated)?;
         let cookie = match cookie {
             Cookie::Absent => None,
-            Cookie::One(value) => Some(value.to_owned()),
+            Cookie::Own(value) => Some(GivenCookie::new(value, true)),
+            Cookie::Earlier(value) => Some(GivenCookie::new(value, false)),
             Cookie::Several if self.binding == CookieBinding::Off => None,
             Cookie::Several => return Err(AuthError::Unauthenticated),
         };
@@ -40,12 +42,12 @@ impl Auth {
     async fn check_session(
         &self,
         (kid, claims): (Uuid, Claims),
-        cookie: Option<String>,
+        cookie: Option<GivenCookie>,
         purpose: Purpose,
         metadata: Metadata,
     ) -> Result<Principal, AuthError> {
         let enforces_binding = self.binding != CookieBinding::Off;
-        match self.sessions.check(&claims, cookie.as_deref(), enforces_binding, purpose).await? {
+        match self.sessions.check(&claims, cookie.as_ref(), enforces_binding, purpose).await? {
             SessionCheck::Open { role, bound_now } => {
                 let Claims { sub: username, sid, jti, .. } = claims;
                 let principal = Principal { username, role, sid, jti, kid };
@@ -55,7 +57,10 @@ impl Auth {
                 Ok(principal)
             }
             SessionCheck::Closed => Err(AuthError::Unauthenticated),
-            SessionCheck::Refused => Err(AuthError::TokenReplay),
+            SessionCheck::Refused if cookie.is_some_and(|cookie| cookie.is_own) => {
+                Err(AuthError::OtherCookie)
+            }
+            SessionCheck::Refused => Err(AuthError::CookieRequired),
             SessionCheck::Limited { wait } => Err(AuthError::Limited { retry_after: wait }),
             SessionCheck::Replayed { opened_ip, opened_user_agent } => {
                 let event = AccountEvent::TokenReplayDetected {

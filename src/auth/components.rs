@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
 use super::account::Accounts;
+use super::cookie::SessionCookies;
 use super::error::AuthError;
 use super::keys::{self, Keys};
 use super::password::Passwords;
@@ -34,6 +35,7 @@ pub struct Components {
     pub(super) accounts: Accounts,
     pub(super) passwords: Passwords,
     pub(super) tokens: Tokens,
+    pub(super) cookies: SessionCookies,
     pub(super) sessions: TrustedSessions,
     pub(super) permissions: RedisPermissions,
     pub(super) throttle: Throttle,
@@ -54,9 +56,11 @@ impl Deref for Auth {
 }
 
 impl Auth {
-    /// Reads the signing keys, or creates the first one; does not wait for Redis.
+    /// Reads the signing keys, or creates the first one; does not wait for Redis. `secret` is that of the
+    /// installation.
     pub fn new(
         config: &Config,
+        secret: &str,
         accounts: Accounts,
         clock: Clock,
         tasks: &Tasks,
@@ -81,6 +85,7 @@ impl Auth {
             accounts,
             passwords: Passwords::new(),
             tokens: Tokens::new(Keys::open(&config.keys_dir)?, config.public_url()),
+            cookies: SessionCookies::new(secret, &config.public_url(), &config.redis_prefix),
             sessions: TrustedSessions::new(Arc::clone(&reconciler)),
             permissions,
             throttle: Throttle::new(client, config.login_limit, config.session_rate),
@@ -90,6 +95,12 @@ impl Auth {
             binding: config.cookie_binding,
             running: TaskTracker::new(),
         })))
+    }
+
+    /// The session cookies of the installation.
+    #[must_use]
+    pub fn cookies(&self) -> &SessionCookies {
+        &self.cookies
     }
 
     /// The role of a session that was authenticated before; `None` if the session has ended, or the key

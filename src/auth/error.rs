@@ -17,6 +17,14 @@ pub enum AuthError {
     Unauthenticated,
     #[error("the token came without its session cookie")]
     TokenReplay,
+    #[error(
+        "the cookie belongs to another session; this session is not bound to a cookie and stays open"
+    )]
+    OtherCookie,
+    #[error(
+        "the cookie of this session is required; the session is not bound to it yet and stays open"
+    )]
+    CookieRequired,
     #[error("too many failed log-ins; retry in {retry_after:?}")]
     Throttled { retry_after: Duration },
     #[error("too many requests of the account; retry in {retry_after:?}")]

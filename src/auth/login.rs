@@ -39,7 +39,7 @@ impl Auth {
         (address, network): (&str, Network),
         mut metadata: Metadata,
     ) -> Result<LoggedIn, AuthError> {
-        let username = Username::parse(username).ok();
+        let username = Username::stored(username).ok();
         let address = address.to_owned();
         self.run_to_completion(|auth| async move {
             let subject = Subject::LogIn { username: username.as_ref(), address: &address };
@@ -64,7 +64,9 @@ impl Auth {
             Some(username) => self.accounts.find(username).await?,
             None => None,
         };
-        let hash = account.as_ref().map(|account| account.password_hash.clone());
+        // A disabled account costs what an unknown name does, whatever the password is.
+        let enabled = account.as_ref().filter(|account| !account.disabled);
+        let hash = enabled.map(|account| account.password_hash.clone());
         let slot = self.passwords.slot(network).await?;
         // Checked again after the wait for a slot, because earlier log-ins may have failed meanwhile.
         self.check_throttle(subject).await?;
@@ -98,7 +100,7 @@ impl Auth {
         });
     }
 
-    /// Replaces the account's hash by one with the current parameters.
+    /// Replaces the account's hash by one of the prepared password with the current parameters.
     async fn rehash(
         &self,
         mut account: Account,
@@ -142,7 +144,7 @@ impl Auth {
     ) -> Result<LoggedIn, AuthError> {
         // So that no log-in opens a session that no request can use.
         self.permissions.check(account.username.as_str()).await?;
-        let cookie = BASE64_URL_SAFE_NO_PAD.encode(clock::random_bytes::<32>());
+        let cookie = self.cookies.value();
         let sid = clock::new_id().to_string();
         let jti = BASE64_URL_SAFE_NO_PAD.encode(clock::random_bytes::<16>());
         let now = self.clock.now();

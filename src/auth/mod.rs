@@ -8,6 +8,9 @@
 /// User names, hashes, roles.
 pub mod account;
 
+/// Passwords as text: the same on every keyboard (RFC 8265).
+mod opaque_string;
+
 /// Argon2id, outside the async threads, with a limit on parallel hashes.
 pub mod password;
 
@@ -19,6 +22,9 @@ pub mod keys;
 
 /// Signed tokens.
 pub mod token;
+
+/// The session cookie: its names and its form, among the cookies of neighbours.
+pub mod cookie;
 
 /// The account and session of a request.
 pub mod principal;

@@ -7,6 +7,7 @@ use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
 use argon2::{Algorithm, Argon2, Block, Params, Version, password_hash};
 
 use super::fair_queue::{FairQueue, Full, Network, Place};
+use super::opaque_string::spellings;
 use crate::clock;
 
 /// How many hashes are computed in parallel. Each needs a core and 19 MiB.
@@ -38,7 +39,8 @@ pub struct Slot(#[expect(dead_code, reason = "held while a hash is computed")] P
 pub enum Matched {
     Wrong,
     Right,
-    /// Correct, but hashed with other parameters than the current ones.
+    /// Correct, but hashed with other parameters than the current ones, or from another spelling than the
+    /// prepared one.
     Outdated,
 }
 
@@ -78,7 +80,8 @@ impl Passwords {
         }
     }
 
-    /// Computes one hash and compares. `None` as the stored hash takes the same time and is wrong.
+    /// Computes one hash and compares; a second one if an earlier version may have hashed another spelling of
+    /// the password and the first is wrong. `None` as the stored hash takes the same time and is wrong.
     /// Returns the slot, so that the caller can hold it until a failure is counted.
     pub async fn verify(
         &self,
@@ -87,7 +90,6 @@ impl Passwords {
         stored: Option<String>,
     ) -> Result<(Matched, Slot), PasswordError> {
         let dummy = self.dummy.clone();
-        metrics::counter!("customers_password_hashes_total").increment(1);
         tokio::task::spawn_blocking(move || {
             // A hash that cannot be parsed or is too expensive is treated like an unknown name.
             let stored = stored.and_then(|stored| usable(&stored));
@@ -96,11 +98,18 @@ impl Passwords {
                 Some(hash) => hash,
                 None => PasswordHash::new(&dummy).map_err(|_| PasswordError::TaskFailed)?,
             };
-            let right = is_right(password.as_bytes(), &hash).unwrap_or(false);
-            let matched = match (known && right, is_current(&hash)) {
-                (false, _) => Matched::Wrong,
-                (true, true) => Matched::Right,
-                (true, false) => Matched::Outdated,
+            let is_right = |text: &str| {
+                metrics::counter!("customers_password_hashes_total").increment(1);
+                // Computed in any case, because the time must not depend on the account.
+                is_right(text.as_bytes(), &hash).unwrap_or(false) && known
+            };
+            let spellings = spellings(&password);
+            let matched = if is_right(&spellings.stored) {
+                if is_current(&hash) { Matched::Right } else { Matched::Outdated }
+            } else if spellings.earlier.is_some_and(|earlier| is_right(&earlier)) {
+                Matched::Outdated
+            } else {
+                Matched::Wrong
             };
             Ok((matched, slot))
         })
@@ -108,13 +117,13 @@ impl Passwords {
         .map_err(|_| PasswordError::TaskFailed)?
     }
 
-    /// Hashes a password, in the PHC string format.
+    /// Hashes the prepared form of a password, in the PHC string format.
     pub async fn hash(&self, slot: Slot, password: String) -> Result<String, PasswordError> {
         metrics::counter!("customers_password_hashes_total").increment(1);
         tokio::task::spawn_blocking(move || {
             let _slot = slot;
             let salt = clock::random_bytes::<16>();
-            hashed(password.as_bytes(), &salt)
+            hashed(spellings(&password).stored.as_bytes(), &salt)
                 .map(|hash| hash.to_string())
                 .map_err(PasswordError::Hash)
         })

@@ -15,12 +15,17 @@ pub struct Principal {
     pub kid: Uuid,
 }
 
-/// The session cookie of a request.
+/// The session cookie of a request, as [`SessionCookies`](super::cookie::SessionCookies) reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cookie<'a> {
+    /// None, or only cookies of neighbours.
     Absent,
-    One(&'a str),
-    /// Two or more cookies of our name: another site has set one of them.
+    /// A value that this installation has made.
+    Own(&'a str),
+    /// A value without our form, by the name that all installations share: a neighbour's, unless it is that of
+    /// the session, which an earlier version opened.
+    Earlier(&'a str),
+    /// Two or more of ours by one name: another site has set one of them.
     Several,
 }
 

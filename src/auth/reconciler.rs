@@ -304,7 +304,7 @@ impl Reconciler {
     }
 
     async fn apply_event(&self, stored: StoredEvent, epochs: &str) -> Result<(), AuthError> {
-        let Ok(username) = Username::parse(&stored.aggregate_id) else { return Ok(()) };
+        let Ok(username) = Username::stored(&stored.aggregate_id) else { return Ok(()) };
         let event = match stored.decode::<AccountEvent>() {
             Ok(event) => event,
             // A newer version of the program wrote the event, and applies it itself.

@@ -71,6 +71,19 @@ pub(super) struct NewSession<'a> {
     pub ttl: Duration,
 }
 
+/// The cookie of a request to check.
+pub(super) struct GivenCookie {
+    fingerprint: String,
+    /// Whether this installation has made it. Another one that is not the session's counts for nothing.
+    pub is_own: bool,
+}
+
+impl GivenCookie {
+    pub fn new(value: &str, is_own: bool) -> Self {
+        Self { fingerprint: fingerprint(value), is_own }
+    }
+}
+
 /// An open session, as its owner sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenSession {
@@ -102,7 +115,8 @@ pub(super) enum SessionCheck {
     },
     /// The session has ended or never existed.
     Closed,
-    /// The session is not bound, and the required cookie is missing or wrong. The session stays open.
+    /// The session is not bound, and the cookie is that of another session, or the required one is missing.
+    /// The session stays open.
     Refused,
     /// The account is over its limit.
     Limited { wait: Duration },
@@ -178,7 +192,7 @@ impl Sessions {
     pub(super) async fn check(
         &self,
         claims: &Claims,
-        cookie: Option<&str>,
+        cookie: Option<&GivenCookie>,
         enforces_binding: bool,
         purpose: Purpose,
         epochs: &str,
@@ -202,7 +216,8 @@ impl Sessions {
                     .key(self.client.key(tag, &rate))
                     .arg(&claims.sid)
                     .arg(&claims.jti)
-                    .arg(cookie.map(fingerprint).unwrap_or_default())
+                    .arg(cookie.map_or("", |cookie| cookie.fingerprint.as_str()))
+                    .arg(u8::from(cookie.is_some_and(|cookie| cookie.is_own)))
                     .arg(u8::from(enforces_binding))
                     .arg(u8::from(purpose == Purpose::CookieProof))
                     .arg(limit)

@@ -8,7 +8,7 @@ use super::principal::{Principal, Purpose};
 use super::reconciler::Reconciler;
 use super::redis::epoch::ANY_EPOCH;
 use super::revocation::Ended;
-use super::session::{NewSession, OpenSession, Opening, SessionCheck};
+use super::session::{GivenCookie, NewSession, OpenSession, Opening, SessionCheck};
 use super::token::Claims;
 use crate::events::values::{Role, Username};
 
@@ -51,7 +51,7 @@ impl TrustedSessions {
     pub(super) async fn check(
         &self,
         claims: &Claims,
-        cookie: Option<&str>,
+        cookie: Option<&GivenCookie>,
         enforces_binding: bool,
         purpose: Purpose,
     ) -> Result<SessionCheck, AuthError> {

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use super::database::pools;
-use crate::auth::account::{Account, Accounts, PASSWORD_BYTES, check_password};
+use crate::auth::account::{Account, Accounts, PASSWORD_TEXT_MAX, check_password};
 use crate::auth::fair_queue::Network;
 use crate::auth::password::Passwords;
 use crate::auth::redis::client::RedisClient;
@@ -34,14 +34,14 @@ pub enum Command {
     },
     /// Set an account's password and end its sessions
     Passwd {
-        #[arg(value_parser = Username::parse)]
+        #[arg(value_parser = Username::stored)]
         name: Username,
         #[command(flatten)]
         password: Password,
     },
     /// Set an account's role and end its sessions
     Role {
-        #[arg(value_parser = Username::parse)]
+        #[arg(value_parser = Username::stored)]
         name: Username,
         /// viewer, editor, auditor or admin
         #[arg(value_parser = Role::parse)]
@@ -55,7 +55,7 @@ pub enum Command {
     },
     /// Disable an account and end its sessions
     Disable {
-        #[arg(value_parser = Username::parse)]
+        #[arg(value_parser = Username::stored)]
         name: Username,
     },
 }
@@ -143,10 +143,19 @@ fn print(account: &Account, as_json: bool) -> anyhow::Result<()> {
 
 async fn hash(password: &Password) -> anyhow::Result<String> {
     debug_assert!(password.password_stdin, "clap requires it");
-    let mut text = String::new();
-    // The longest password, its line end and one more byte, so that a longer password is refused.
-    let limit = *PASSWORD_BYTES.end() as u64 + 3;
-    std::io::stdin().take(limit).read_to_string(&mut text).context("cannot read the password")?;
+    // The longest text, its line end and one more byte, so that a longer password is refused.
+    let limit = PASSWORD_TEXT_MAX + 3;
+    let mut bytes = vec![];
+    std::io::stdin()
+        .take(limit as u64)
+        .read_to_end(&mut bytes)
+        .context("cannot read the password")?;
+    let text = if bytes.len() < limit {
+        String::from_utf8(bytes).context("the password must be UTF-8")?
+    } else {
+        // Its last character may be cut off.
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
     let text = text
         .strip_suffix('\n')
         .map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));

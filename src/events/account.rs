@@ -25,7 +25,7 @@ pub enum AccountEvent {
         role: Role,
     },
     PasswordChanged {},
-    /// The same password, hashed with the current parameters. No session ends.
+    /// The same password, hashed with the current parameters and in the prepared spelling. No session ends.
     PasswordRehashed {},
     SessionOpened {
         session: String,

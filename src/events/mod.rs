@@ -2,6 +2,9 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
+/// Invisible characters, and those that change the order of a text.
+pub mod characters;
+
 /// Names, dates, ids, roles; parsed at the edge.
 pub mod values;
 

@@ -7,6 +7,8 @@ use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization as _;
 
+use super::characters::check_visible;
+
 /// A customer's id: 1 to 2^53 - 1, so that every JSON parser reads it exactly (RFC 8259, section 6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
@@ -49,7 +51,8 @@ impl fmt::Display for CustomerId {
     }
 }
 
-/// A customer's name: 1 to 128 Unicode scalar values, trimmed, in NFC, without control characters.
+/// A customer's name: 1 to 128 Unicode scalar values, trimmed, in NFC, without control characters. A new one
+/// is visible, too; the log has older ones that are not.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Name(String);
@@ -58,9 +61,16 @@ pub struct Name(String);
 pub const NAME_MAX_CHARS: usize = 128;
 
 impl Name {
-    /// Trims white space and normalises to NFC. Rejects an empty name, more than 128 scalar values, and
-    /// control characters (Unicode category Cc, NUL included).
+    /// A new name. Trims white space and normalises to NFC. Rejects an empty name, more than 128 scalar values,
+    /// control characters (Unicode category Cc, NUL included), and what [`check_visible`] rejects.
     pub fn parse(text: &str) -> Result<Self, ValueError> {
+        let name = Self::stored(text)?;
+        check_visible(&name.0).map_err(ValueError)?;
+        Ok(name)
+    }
+
+    /// A name from the log, by the rule of the first versions: as [`Name::parse`], but it may be invisible.
+    pub fn stored(text: &str) -> Result<Self, ValueError> {
         // The limit applies after normalisation; the bound on bytes keeps normalisation cheap. NFC turns
         // a scalar value into at most three, and a scalar value takes at most four bytes.
         let text = text.trim();
@@ -91,7 +101,7 @@ impl TryFrom<String> for Name {
     /// Names the member, since serde does not.
     type Error = String;
 
-    /// As [`Name::parse`], without a copy in the common case: ASCII is always in NFC.
+    /// As [`Name::stored`], without a copy in the common case: ASCII is always in NFC.
     fn try_from(text: String) -> Result<Self, String> {
         let plain = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
         let is_normal = (1..=NAME_MAX_CHARS).contains(&text.len())
@@ -100,7 +110,7 @@ impl TryFrom<String> for Name {
         if is_normal {
             return Ok(Self(text));
         }
-        Self::parse(&text).map_err(|error| format!("name {error}"))
+        Self::stored(&text).map_err(|error| format!("name {error}"))
     }
 }
 
@@ -172,7 +182,7 @@ impl fmt::Display for DateOfBirth {
 }
 
 /// An account's user name, folded: NFKC, lower case, trimmed; 1 to 64 scalar values without white
-/// space, control characters or braces (a Redis hash tag is written in braces).
+/// space, control characters or braces (a Redis hash tag is written in braces). A new one is visible, too.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Username(String);
@@ -181,9 +191,17 @@ pub struct Username(String);
 pub const USERNAME_MAX_CHARS: usize = 64;
 
 impl Username {
-    /// Folds the name, so that `Ada`, `ada ` and `ＡＤＡ` are the same account. Rejects an empty name, more
-    /// than 64 scalar values, white space, control characters and braces.
+    /// The name of a new account: as [`Username::stored`], and rejects what [`check_visible`] rejects.
     pub fn parse(text: &str) -> Result<Self, ValueError> {
+        let name = Self::stored(text)?;
+        check_visible(&name.0).map_err(ValueError)?;
+        Ok(name)
+    }
+
+    /// The name of an account that there may be, which an earlier version may have added. Folds the name, so that
+    /// `Ada`, `ada ` and `ＡＤＡ` are the same account. Rejects an empty name, more than 64 scalar values, white
+    /// space, control characters and braces.
+    pub fn stored(text: &str) -> Result<Self, ValueError> {
         if text.len() > USERNAME_MAX_CHARS * 16 {
             return Err(ValueError("must have at most 64 characters"));
         }
@@ -213,7 +231,7 @@ impl TryFrom<String> for Username {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        Self::parse(&text).map_err(|error| format!("username {error}"))
+        Self::stored(&text).map_err(|error| format!("username {error}"))
     }
 }
 

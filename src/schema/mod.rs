@@ -242,7 +242,8 @@ pub async fn is_empty(db: impl PgExecutor<'_>) -> Result<bool, sqlx::Error> {
     .await
 }
 
-/// The secret that signs the cursors of lists. All processes of an installation share it.
+/// The secret of the installation, which all its processes share: it signs the cursors of lists, and tells its
+/// session cookies from those of other installations.
 pub async fn cursor_key(db: impl PgExecutor<'_>) -> Result<String, sqlx::Error> {
     sqlx::query_scalar!("select key from cursor_keys").fetch_one(db).await
 }

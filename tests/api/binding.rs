@@ -9,7 +9,8 @@ use serde_json::json;
 
 use crate::harness::{Login, PASSWORD, Service, With as _, config, send};
 use crate::sessions::{
-    account_events, events_of_type, login_of, sid, token_alone, token_and_cookie, verdict,
+    account_events, events_of_type, login_of, logins_of, sid, token_alone, token_and_cookie,
+    try_to_log_in, verdict,
 };
 use crate::tokens::claims;
 
@@ -91,7 +92,8 @@ async fn a_wrong_cookie_is_refused_but_ends_only_a_bound_session() {
     let service = Service::start().await;
     let a = service.log_in_as(Role::Viewer).await;
     let b = service.log_in_as(Role::Editor).await;
-    for wrong in [b.cookie.as_str(), "customers_session=", "customers_session=guess"] {
+    let of_b = logins_of(&send(try_to_log_in(&service, "editor", PASSWORD)).await);
+    for wrong in [&b.cookie, &of_b[0].cookie, &of_b[1].cookie] {
         assert_eq!(verdict(request(&service, &a, wrong)).await, "401 token-replay", "{wrong}");
         assert_eq!(token_alone(&service, &a).await, "200", "the session lives on after {wrong}");
     }
@@ -117,8 +119,13 @@ async fn two_cookies_of_our_name_are_refused_and_others_ignored() {
     assert_eq!(verdict(request_with(foreign)).await, "200", "a foreign cookie is not ASCII");
     let twice = format!("{mine}; {mine}");
     assert_eq!(verdict(request(&service, &login, &twice)).await, "401 unauthenticated");
-    let in_two = request(&service, &login, mine).header("cookie", "customers_session=other");
+    let other = service.log_in("viewer").await.cookie;
+    let in_two = request(&service, &login, mine).header("cookie", &other);
     assert_eq!(verdict(in_two).await, "401 unauthenticated");
+    let [_, own] = logins_of(&send(try_to_log_in(&service, "viewer", PASSWORD)).await);
+    let [_, other] = logins_of(&send(try_to_log_in(&service, "viewer", PASSWORD)).await);
+    let twice = format!("{}; {}", own.cookie, other.cookie);
+    assert_eq!(verdict(request(&service, &own, &twice)).await, "401 unauthenticated");
     let among = format!("theme=dark; {mine}; lang=de");
     assert_eq!(verdict(request(&service, &login, &among)).await, "200");
     assert_eq!(verdict(request(&service, &login, "theme=dark")).await, "401 token-replay");

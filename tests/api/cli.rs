@@ -79,7 +79,7 @@ impl Shell {
     }
 
     /// Runs a command with this standard input.
-    async fn run_with(&self, arguments: &str, input: &str) -> Ended {
+    pub async fn run_with(&self, arguments: &str, input: &str) -> Ended {
         let mut child = self.command(arguments).spawn().unwrap();
         // A command that does not read its standard input may have ended already.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes()).await;

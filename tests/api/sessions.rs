@@ -67,6 +67,16 @@ pub fn login_of(answer: &Answer) -> Login {
     Login { token, cookie: answer.cookie().unwrap() }
 }
 
+/// The same, with each name of the cookie: the one that all installations share, and the installation's own.
+pub fn logins_of(answer: &Answer) -> [Login; 2] {
+    let lines: Vec<_> = answer.headers.get_all("set-cookie").iter().collect();
+    let [shared, own] = lines[..] else { panic!("{lines:?}") };
+    [shared, own].map(|line| {
+        let cookie = line.to_str().unwrap().split(';').next().unwrap().to_owned();
+        Login { cookie, ..login_of(answer) }
+    })
+}
+
 pub fn sid(login: &Login) -> String {
     claims(login)["sid"].as_str().unwrap().to_owned()
 }
@@ -75,11 +85,16 @@ pub fn try_to_log_in(service: &Service, username: &str, password: &str) -> Reque
     service.post("/login").json(&json!({"username": username, "password": password}))
 }
 
-/// The attributes of the cookie that the response sets. Checks its name and the length of its value.
+/// The attributes of the cookie that the response sets by two names. Checks them and the length of its value.
 fn attributes<'a>(answer: &'a Answer, name: &str) -> &'a str {
-    let (pair, attributes) = answer.header("set-cookie").unwrap().split_once("; ").unwrap();
+    let lines: Vec<_> = answer.headers.get_all("set-cookie").iter().collect();
+    let [shared, own] = lines[..] else { panic!("{lines:?}") };
+    let (pair, attributes) = shared.to_str().unwrap().split_once("; ").unwrap();
     let value = pair.strip_prefix(name).and_then(|rest| rest.strip_prefix('=')).unwrap();
-    assert_eq!(value.len(), 43, "256 bits in base64url");
+    assert_eq!(value.len(), 54, "256 random bits and 64 of their MAC in base64url");
+    let own = own.to_str().unwrap();
+    assert!(own.starts_with(&format!("{name}_")), "{own}");
+    assert!(own.ends_with(&format!("={value}; {attributes}")), "{own}");
     attributes
 }
 

@@ -41,7 +41,7 @@ pub(super) fn check(event: &Exported<'_>) -> Result<(), String> {
             }
         }
         ACCOUNT => {
-            let name = Username::parse(id).map_err(|error| format!("aggregate_id {error}"))?;
+            let name = Username::stored(id).map_err(|error| format!("aggregate_id {error}"))?;
             if name.as_str() != id {
                 return Err(format!("aggregate_id must be written {name}"));
             }

@@ -1,4 +1,5 @@
--- Checks a session and its cookie; binds the session, or ends it after a token replay.
+-- Checks a session and its cookie; binds the session, or ends it after a token replay. `own`: this
+-- installation has made the cookie. Another one that is not the session's is a neighbour's, and is none.
 --
 -- Of concurrent requests one gets the result; its process appends the event and confirms it by
 -- bind_session.lua or close_session.lua. Without a confirmation within 5 s the next request gets the
@@ -12,8 +13,8 @@
 -- A full Redis refuses the first write of a script only if that write may use memory, and no write after
 -- one that it accepted. The first write is a ZREM, so an open session stays usable, and can be ended.
 local session, sessions, denied, changed, rate = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local sid, jti, cookie, obey, demanded = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local limit = tonumber(ARGV[6])
+local sid, jti, cookie, own, obey, demanded = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local limit = tonumber(ARGV[7])
 local time = redis.call('TIME')
 local second = tonumber(time[1])
 local s = redis.call(
@@ -29,7 +30,7 @@ if s[8] or replayed then
     redis.call('HSET', session, 'replayed', second)
     return { epoch, 'replayed', s[5], s[6] }
 end
-if not right and (demanded == '1' or (obey == '1' and cookie ~= '')) then return { epoch, 'refused' } end
+if not right and (demanded == '1' or (obey == '1' and own == '1')) then return { epoch, 'refused' } end
 local first = obey == '1' and right and s[4] ~= '1' and second - tonumber(s[4]) >= 5
 if first or limit > 0 then redis.call('ZREM', sessions, '') end
 if first then redis.call('HSET', session, 'bound', second) end
