@@ -223,8 +223,8 @@ impl Import {
         };
         let reporting = answer.report(refused, &self.progress, first);
         let (outcome, ()) = tokio::join!(importing, reporting);
-        let outcome = outcome
-            .map_err(|error| error.problem().body(&self.api.public_path, &self.request_id));
+        let outcome =
+            outcome.map_err(|error| error.problem().body(&self.api.public_path, &self.request_id));
         answer.end(outcome).await;
     }
 }
