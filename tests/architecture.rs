@@ -89,12 +89,14 @@ const ALLOWED: [(&str, &[&str]); 24] = [
 ];
 
 /// Crates that only some modules may use.
-const CRATE_USERS: [(&str, &[&str]); 6] = [
+const CRATE_USERS: [(&str, &[&str]); 8] = [
     ("redis", &["auth"]),
     ("rustls", &["auth"]),
     ("jsonwebtoken", &["auth"]),
     ("argon2", &["auth"]),
     ("axum", &["api", "app"]),
+    ("hyper", &["app"]),
+    ("hyper_util", &["app"]),
     ("tower_governor", &["api"]),
 ];
 

@@ -103,7 +103,7 @@ pub(super) async fn import(
         Ok(prepared) => Some(prepared?),
         Err(_) => None,
     };
-    let (answer, response) = ImportAnswer::new();
+    let (answer, response) = ImportAnswer::new(import.stop.token.clone());
     // Runs to its end, even if the client disconnects, while the session is open.
     api.tasks.spawn(async move {
         let first =

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
 
 use super::pace::in_time;
 use crate::commands::import::progress::{Progress, Report};
@@ -20,9 +21,14 @@ pub(super) const PROGRESS_INTERVAL: Duration = Duration::from_secs(4);
 /// The approximate size of a chunk, in bytes.
 const CHUNK: usize = 16 * 1024;
 
+/// How long the client may take to read on when the import has to end: it holds its places meanwhile.
+const LAST_LIMIT: Duration = Duration::from_secs(1);
+
 /// The answer, sent in chunks; none any more once the client has gone or is too slow.
 pub(super) struct ImportAnswer {
     sender: Option<mpsc::Sender<Bytes>>,
+    /// Cancelled when the import has to end.
+    stop: CancellationToken,
     /// How long it was waited for the client, and how many bytes were sent.
     waited: Duration,
     sent: u64,
@@ -31,15 +37,19 @@ pub(super) struct ImportAnswer {
 
 impl ImportAnswer {
     /// An answer, and the response that carries it.
-    pub(super) fn new() -> (Self, Response) {
+    pub(super) fn new(stop: CancellationToken) -> (Self, Response) {
         let (sender, answer) = mpsc::channel(4);
         let body = stream::unfold(answer, async |mut answer: mpsc::Receiver<Bytes>| {
             answer.recv().await.map(|chunk| (Ok::<_, std::convert::Infallible>(chunk), answer))
         });
-        let ndjson = HeaderValue::from_static("application/x-ndjson");
-        let response = ([(header::CONTENT_TYPE, ndjson)], Body::from_stream(body)).into_response();
+        let headers = [
+            (header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson")),
+            // nginx would keep the progress to itself.
+            (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+        ];
+        let response = (headers, Body::from_stream(body)).into_response();
         let sender = Some(sender);
-        (Self { sender, waited: Duration::ZERO, sent: 0, pending: vec![] }, response)
+        (Self { sender, stop, waited: Duration::ZERO, sent: 0, pending: vec![] }, response)
     }
 
     /// Sends each refused line, and from `first` on the progress, until no more lines can come.
@@ -100,7 +110,11 @@ impl ImportAnswer {
         let Some(sender) = &self.sender else { return };
         // Only the time for which the client keeps the import waiting counts.
         let (began, length) = (Instant::now(), chunk.len() as u64);
-        let sent = in_time(began - self.waited, self.sent, sender.send(chunk)).await;
+        let sending = in_time(began - self.waited, self.sent, sender.send(chunk.clone()));
+        let sent = match self.stop.run_until_cancelled(sending).await {
+            Some(sent) => sent,
+            None => tokio::time::timeout(LAST_LIMIT, sender.send(chunk)).await.ok(),
+        };
         (self.waited, self.sent) = (self.waited + began.elapsed(), self.sent + length);
         if !matches!(sent, Some(Ok(()))) {
             self.sender = None;

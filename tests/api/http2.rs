@@ -2,9 +2,9 @@
 //! long.
 
 use axum::body::Bytes;
-use axum::http::{Request, Response, header};
-use customers::api::list;
-use customers::api::stream;
+use axum::http::request::Builder;
+use axum::http::{Method, Request, Response, header};
+use customers::api::{import, list, stream};
 use customers::commands::Bus;
 use customers::demo;
 use customers::events::metadata::Metadata;
@@ -40,13 +40,22 @@ impl Client {
 
     /// The head of the answer; its body is read by the caller, or not at all.
     async fn get(&self, path: &str, login: &Login) -> Response<RecvStream> {
-        let request = Request::get(format!("http://{}{path}", self.address))
+        self.send(self.request(Method::GET, path, login), Bytes::new()).await
+    }
+
+    fn request(&self, method: Method, path: &str, login: &Login) -> Builder {
+        Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.address))
             .header(header::AUTHORIZATION, format!("Bearer {}", login.token))
             .header(header::COOKIE, &login.cookie)
-            .body(())
-            .unwrap();
+    }
+
+    async fn send(&self, request: Builder, body: Bytes) -> Response<RecvStream> {
         let mut requests = self.requests.clone().ready().await.unwrap();
-        let (response, _) = requests.send_request(request, true).unwrap();
+        let (response, mut sending) =
+            requests.send_request(request.body(()).unwrap(), false).unwrap();
+        sending.send_data(body, true).unwrap();
         response.await.unwrap()
     }
 }
@@ -144,5 +153,31 @@ async fn a_session_that_has_ended_frees_its_places_whatever_its_client_does() {
     .await;
     assert_eq!(send(service.get("/customers").login(&again)).await.status, 200);
     drop((held, of_http1));
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_of_an_ended_session_frees_its_place_whether_its_client_reads_or_not() {
+    let service = Service::start().await;
+    let editor = service.log_in_as(Role::Editor).await;
+    let client = Client::new(&service, 0).await;
+    // Its refused lines are more than what waits for the client.
+    let lines = "{\"name\":\"\",\"dob\":\"yesterday\"}\n".repeat(5_000);
+    let mut held = vec![];
+    for _ in 0..import::PER_ACCOUNT {
+        let request = client.request(Method::POST, "/customers/import", &editor);
+        let request = request.header(header::CONTENT_TYPE, "application/x-ndjson");
+        held.push(client.send(request, lines.clone().into()).await);
+    }
+    assert!(held.iter().all(|answer| answer.status() == 200));
+    let import = |login: &Login| {
+        let import = service.post("/customers/import").login(login);
+        import.header(header::CONTENT_TYPE, "text/csv").body("name,dob\nAda,1990-12-10\n")
+    };
+    assert_eq!(verdict(import(&editor)).await, "429 rate-limited");
+    assert_eq!(verdict(service.delete("/logout").login(&editor)).await, "200");
+    let again = service.log_in("editor").await;
+    until("a place is free", async || send(import(&again)).await.status == 200).await;
+    drop(held);
     service.stop().await;
 }
