@@ -205,5 +205,10 @@ async fn proxies_pass_on_a_stream_as_it_comes_and_browsers_come_back() {
     for name in ["content-length", "content-encoding"] {
         assert_eq!(stream.header(name), "", "{name}");
     }
+    // The progress of an import is one, too.
+    let editor = service.log_in_as(Role::Editor).await;
+    let import = service.post("/customers/import").login(&editor);
+    let import = import.header("content-type", "text/csv").body("name,dob\nAda,1990-12-10\n");
+    assert_eq!(send(import).await.header("x-accel-buffering"), Some("no"));
     service.stop().await;
 }
