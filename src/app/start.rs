@@ -108,7 +108,7 @@ async fn check(direct: &Pools, pools: &Pools) -> Result<(i64, String), StartErro
 }
 
 async fn check_postgres(server: &Server) -> Result<(), StartError> {
-    if server.is_transaction_pooled().await? {
+    if Box::pin(server.is_transaction_pooled()).await? {
         return Err(StartError::TransactionPooled);
     }
     let connection = Connection::open(server, "customers start", LIMITED, CONNECT_LIMIT).await;

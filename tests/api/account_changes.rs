@@ -66,6 +66,9 @@ async fn a_change_whose_connection_is_lost_is_made_once_and_reported() {
     let service = Service::with(config_on(&proxy.url(&direct))).await;
     let mut owner = PgConnection::connect(&direct).await.unwrap();
     let mut holding = PgConnection::connect(&direct).await.unwrap();
+    for own in [&mut owner, &mut holding] {
+        own.execute("set idle_session_timeout = 0").await.unwrap();
+    }
     for is_silent in [false, true] {
         let name = Username::parse(&format!("ada-{is_silent}")).unwrap();
         let new = Username::parse(&format!("new-{is_silent}")).unwrap();
