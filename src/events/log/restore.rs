@@ -109,8 +109,7 @@ async fn check_order(connection: &mut PgConnection) -> Result<(), RestoreError> 
              from events where aggregate_type = $1
          ) followed
          where (event_type = 'CustomerCreated') <> (previous is null)
-            or (previous = 'CustomerDeleted'
-                and event_type in ('CustomerUpdated', 'CustomerDeleted'))
+            or previous = 'CustomerDeleted'
          order by position limit 1",
         CUSTOMER
     )
