@@ -86,9 +86,9 @@ async fn a_closed_pipe_ends_an_export_at_once_and_without_a_word() {
         // Nobody can read the rest of the log.
         let mut locked = owner.begin().await.unwrap();
         locked.execute("lock table events in access exclusive mode").await.unwrap();
-        // As `head -1` does.
+        // As `head -1` does; but it takes no whole page from the pipe, which would give the writer room.
         let mut line = String::new();
-        let mut reader = BufReader::new(reader);
+        let mut reader = BufReader::with_capacity(256, reader);
         reader.read_line(&mut line).unwrap();
         drop(reader);
         let output = tokio::time::timeout(PATIENCE, exporting).await.expect(format).unwrap();
