@@ -162,8 +162,15 @@ mod tests {
         }
     }
 
+    /// More with `script/test --long`. Set here, because `PROPTEST_CASES` also counts for tests with servers.
+    fn cases() -> ProptestConfig {
+        let is_long = std::env::var_os("CUSTOMERS_TEST_LONG").is_some();
+        let cases = if is_long { 100_000 } else { 2000 };
+        ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+    }
+
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(cases())]
 
         /// Whatever the client writes, in the same line or in earlier ones: the address that the trusted proxy
         /// has seen counts.
