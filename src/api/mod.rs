@@ -36,6 +36,9 @@ mod conditions;
 /// Errors as problem details.
 pub mod error;
 
+/// What the errors of the other modules are in the API.
+mod error_causes;
+
 /// Read your writes: a write is answered when the read table shows it; a read may name a position.
 mod read_your_writes;
 

@@ -130,7 +130,7 @@ mod tests {
         let bob = take_many(&places, "bob", 2);
         let eve = take_many(&places, "eve", 1);
         assert_eq!((kept(&ada), kept(&bob)), (vec![true, true, true, false], vec![true; 2]));
-        // Nobody has so much more than Bob that giving up a place would make it fairer.
+        // No account has so many more than Bob that giving up a place would make it fairer.
         assert!(matches!(take(&places, "bob"), Err(ApiError::Overloaded)));
         assert!(matches!(take(&places, "ada"), Err(ApiError::Overloaded)));
         let again = take(&places, "eve").expect("Ada still has three");

@@ -68,7 +68,7 @@ impl Output {
         Ok(())
     }
 
-    /// Waits until there is room, or nobody reads any more.
+    /// Waits until there is room, or the reader has closed its end.
     fn wait(&self) -> io::Result<()> {
         match poll(&mut [PollFd::new(&self.file, PollFlags::OUT)], None) {
             Ok(_) | Err(Errno::INTR) => Ok(()),

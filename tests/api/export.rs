@@ -83,7 +83,7 @@ async fn a_closed_pipe_ends_an_export_at_once_and_without_a_word() {
         let exporting = tokio::spawn(ended(to(&url, &["export", "--format", format], writer)));
         let full = async || rustix::io::ioctl_fionread(&reader).unwrap() >= 60 * 1024;
         until("the pipe is full", full).await;
-        // Nobody can read the rest of the log.
+        // The export cannot read the rest of the log.
         let mut locked = owner.begin().await.unwrap();
         locked.execute("lock table events in access exclusive mode").await.unwrap();
         // As `head -1` does; but it takes no whole page from the pipe, which would give the writer room.

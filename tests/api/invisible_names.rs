@@ -1,4 +1,4 @@
-//! Names that nobody can see, and characters that change what people read: refused by name at every door,
+//! Names that people cannot see, and characters that change what people read: refused by name at every door,
 //! while events of earlier versions stay as they are.
 
 use customers::events::values::Role;
@@ -8,7 +8,7 @@ use crate::cli::Shell;
 use crate::harness::{Login, PASSWORD, Service, With as _, config_on, database, folder, send};
 use crate::sessions::{login_of, try_to_log_in, verdict};
 
-/// Characters that nobody sees, or that reorder others, with their names.
+/// Characters that people do not see, or that reorder others, with their names.
 const REFUSED: [(&str, &str); 22] = [
     ("\u{200b}", "U+200B ZERO WIDTH SPACE"),
     ("\u{3164}", "U+3164 HANGUL FILLER"),

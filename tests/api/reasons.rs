@@ -116,7 +116,7 @@ async fn every_text_can_be_sent_in_visible_ascii_and_nothing_is_guessed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_percent_encoded_reason_goes_before_the_plain_one() {
     let registry = Registry::start().await;
-    // The plain one is for servers that do not know the other (RFC 6266, section 4.3), so nobody reads it.
+    // The plain one is for servers that do not know the other (RFC 6266, section 4.3), so the service does not read it.
     for plain in [&b"Koln"[..], b"K\xf6ln", b"\xc2\x9b2J"] {
         let both: [(&str, &[u8]); 2] = [("x-reason", plain), ("x-reason*", b"UTF-8''K%C3%B6ln")];
         assert_eq!(registry.with_headers(&both).await, Ok(json!("Köln")), "{plain:?}");
