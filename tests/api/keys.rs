@@ -1,7 +1,6 @@
 //! The rotation of signing keys: `customers keys` adds and retires keys without ending sessions.
 
 use chrono::TimeDelta;
-use customers::clock::Clock;
 use customers::events::values::Role;
 use serde_json::Value;
 use tokio::process::Command;
@@ -91,7 +90,7 @@ async fn a_retired_key_verifies_until_its_window_ends_and_not_a_second_longer() 
     let old = kid(&login);
     let (_, new, _) = keys(&service, &["new"]).await;
     signed_by(&service, &new).await;
-    let end = Clock::system().now() + TimeDelta::minutes(5);
+    let end = service.hands.clock().now() + TimeDelta::minutes(5);
     let file = service.config.keys_dir.join(format!("{old}.retired"));
     std::fs::write(&file, end.to_rfc3339()).unwrap();
     service.hands.forward(290);
