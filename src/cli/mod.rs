@@ -58,6 +58,9 @@ mod log;
 /// `customers projection ...`
 mod projection;
 
+/// `customers redis empty`: the last step of a restore.
+mod redis;
+
 /// `customers serve`, `migrate`, `routes`, `health`.
 mod serve;
 
@@ -119,6 +122,9 @@ enum Command {
     /// Show projections, rebuild them, compare them with the log
     #[command(subcommand)]
     Projection(projection::Command),
+    /// Delete the keys of this installation in Redis, after a backup was restored
+    #[command(subcommand)]
+    Redis(redis::Command),
     /// List the routes and the roles that they need
     Routes(serve::RoutesArguments),
     /// Create customers from a file, or restore a whole log into an empty installation
@@ -203,6 +209,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::History(arguments) => history::run(&config, &arguments).await?,
         Command::Log(command) => log::run(&config, &command).await?,
         Command::Projection(command) => return projection::run(&config, command).await,
+        Command::Redis(command) => redis::run(&config, &command).await?,
         Command::Routes(arguments) => serve::routes(&arguments)?,
         Command::Import(arguments) => return import::run(&config, arguments).await,
         Command::Export(arguments) => export::run(&config, &arguments).await?,

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
+use customers::auth::redis::permissions::acl_rules;
 use customers::dev::{Options, Servers};
 use customers::events::values::Role;
 use customers::schema;
@@ -18,7 +19,7 @@ use crate::harness::{
     Login, PASSWORD, Service, With as _, config_on, database, empty_database, folder,
     postgres_alone, send, unique_name, until, variables,
 };
-use crate::own_redis::Redis;
+use crate::own_redis::{Cluster, Redis};
 use crate::process::{BINARY, Process, command};
 use crate::replica::program;
 use crate::sessions::verdict;
@@ -255,6 +256,91 @@ async fn the_documented_backup_is_restored_by_the_documented_commands_on_any_clu
     place.as_administrator(&roles).await;
     restore(&place, &lost).await;
     second.stop().await;
+}
+
+/// The step of the documented restore that empties Redis, with this `REDIS_URL`.
+async fn empty_redis(redis_url: &str) -> Output {
+    let [.., step, _] = &documented("Backup and restore", "sh")[..] else { panic!() };
+    let cluster = "postgres://nobody@127.0.0.1:1/none".parse().unwrap();
+    let folder = folder("empty_redis");
+    let place = Place { cluster, redis: redis_url.to_owned(), folder, names: vec![] };
+    place.sh(&format!("export REDIS_URL='{redis_url}'\n{step}")).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_documented_step_empties_redis_by_each_form_of_its_url_or_fails() {
+    let socket = Path::new("/tmp").join(unique_name("redis") + ".sock");
+    let path = socket.display().to_string();
+    let redis = Redis::start(&["--requirepass", "word", "--unixsocket", &path]).await;
+    let rules = acl_rules("customers", 3);
+    redis.ask(&format!("ACL SETUSER customers on >secret {rules}")).await;
+    let address = redis.address();
+    for (url, database) in [
+        // As `customers dev` writes it, and as deploy/make-secrets does.
+        (format!("redis://:word@{address}/0"), 0),
+        (format!("redis://:word@{address}"), 0),
+        (format!("redis://default:word@{address}"), 0),
+        // The documented user.
+        (format!("redis://customers:secret@{address}"), 0),
+        (format!("redis://customers:secret@{address}/3?protocol=resp3"), 3),
+        (format!("unix://{path}?db=3&user=customers&pass=secret"), 3),
+    ] {
+        let script = format!(
+            "redis.call('select',{database})\nfor\ti=1,2500\tdo\n{set}\nend\n{other}",
+            set = "redis.call('set','customers:{a'..i..'}:x','')",
+            other = "redis.call('set','customers2:{a}:x','')",
+        );
+        redis.ask(&format!("EVAL {script} 0")).await;
+        let output = empty_redis(&url).await;
+        assert_eq!(output.status.code(), Some(0), "{url}: {output:?}");
+        let told = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(told, "deleted 2500 keys customers:*\n", "{url}");
+    }
+    for database in [0, 3] {
+        let keys = format!("redis.call('select',{database})\nreturn\tredis.call('keys','*')");
+        let left = format!("{:?}", redis.ask(&format!("EVAL {keys} 0")).await);
+        assert!(left.contains("customers2:{a}:x") && !left.contains("customers:"), "{left}");
+    }
+    redis.ask("ACL SETUSER customers -scan").await;
+    for (url, problem) in [
+        (format!("redis://:other@{address}"), "check user and password in REDIS_URL"),
+        (format!("redis://customers:secret@{address}"), "'scan' command"),
+        ("redis://127.0.0.1:1".to_owned(), "Connection refused"),
+    ] {
+        let output = empty_redis(&url).await;
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{url}: {told}");
+        assert!(
+            told.contains("customers: cannot empty Redis: ") && told.contains(problem),
+            "{told}"
+        );
+    }
+    let _ = std::fs::remove_file(socket);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_documented_step_empties_each_node_of_a_cluster() {
+    let cluster = Cluster::start().await;
+    let rules = acl_rules("customers", 0);
+    for node in &cluster.0 {
+        node.ask(&format!("ACL SETUSER customers on >secret {rules}")).await;
+    }
+    let user = |node: &Redis| format!("redis://customers:secret@{}", node.address());
+    let urls = cluster.0.iter().map(user).collect::<Vec<_>>().join(",");
+    let client = redis::cluster::ClusterClient::new(vec![cluster.0[0].url()]).unwrap();
+    let mut connection = client.get_async_connection().await.unwrap();
+    for number in 0..300 {
+        for part in ["session", "list"] {
+            let key = format!("customers:{{{number}}}:{part}");
+            redis::cmd("SET").arg(key).arg("").query_async::<()>(&mut connection).await.unwrap();
+        }
+    }
+    let output = empty_redis(&urls).await;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "deleted 600 keys customers:*\n");
+    for node in &cluster.0 {
+        assert_eq!(node.ask("DBSIZE").await, redis::Value::Int(0));
+    }
 }
 
 /// Runs a program of PostgreSQL on a database; returns whether it succeeded, and what it printed.

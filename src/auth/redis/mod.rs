@@ -26,3 +26,6 @@ pub mod permissions;
 
 /// What `customers doctor` checks in Redis.
 pub mod doctor;
+
+/// Deletes every key of the installation, for `customers redis empty`.
+pub mod empty;

@@ -12,6 +12,9 @@ const SENT: [&str; 2] = ["evalsha", "script|load"];
 /// What a Redis Cluster is sent besides: `asking` while a slot moves from one node to another.
 const IN_A_CLUSTER: [&str; 3] = ["asking", "cluster|slots", "ping"];
 
+/// What `customers redis empty` sends, and the service does not.
+const FOR_THE_OPERATOR: &str = "scan";
+
 /// What is sent on each new connection if the URL names another database than 0.
 const IN_ANOTHER_DATABASE: &str = "select";
 
@@ -38,11 +41,12 @@ const IN_SCRIPTS: [&str; 19] = [
     "zremrangebyscore",
 ];
 
-/// The rules of `ACL SETUSER` for a user that may do what the service needs and nothing else.
+/// The rules of `ACL SETUSER` for a user that may do what the program needs and nothing else.
 #[must_use]
 pub fn acl_rules(prefix: &str, database: i64) -> String {
     let select = (database != 0).then_some(&IN_ANOTHER_DATABASE);
-    let commands = SENT.iter().chain(&IN_A_CLUSTER).chain(&IN_SCRIPTS).chain(select);
+    let commands = SENT.iter().chain(&IN_A_CLUSTER).chain([&FOR_THE_OPERATOR]);
+    let commands = commands.chain(&IN_SCRIPTS).chain(select);
     let commands: Vec<_> = commands.map(|command| format!("+{command}")).collect();
     format!("resetkeys ~{prefix}:* resetchannels -@all {}", commands.join(" "))
 }
@@ -90,11 +94,16 @@ impl RedisPermissions {
         forbid(&missing)
     }
 
-    /// Fails with [`RedisClientError::Forbidden`] unless the user may load scripts, and follow a slot of a
-    /// cluster to another node. [`Self::check`] sees neither while its script is loaded and no slot moves.
+    /// Fails with [`RedisClientError::Forbidden`] unless the user may load scripts, follow a slot of a cluster
+    /// to another node, and look for keys. [`Self::check`] sees none of these: its script may be loaded, no
+    /// slot may move, and the service itself looks for no keys.
     pub(in crate::auth) async fn check_outside_scripts(&self) -> Result<(), RedisClientError> {
         let mut missing = vec![];
-        for answer in [self.client.load(&self.missing).await, self.client.try_asking().await] {
+        for answer in [
+            self.client.load(&self.missing).await,
+            self.client.try_asking().await,
+            self.client.try_scan().await,
+        ] {
             match answer {
                 Err(RedisClientError::Redis(error)) => missing.push(self.missing_outside(error)?),
                 answer => answer?,
