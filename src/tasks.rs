@@ -55,18 +55,24 @@ impl Tasks {
         F: FnMut() -> T + Send + 'static,
         T: Future<Output = ()> + Send + 'static,
     {
+        self.supervise_until_done(name, move || {
+            let run = task();
+            async move {
+                run.await;
+                Ended::Unexpectedly
+            }
+        });
+    }
+
+    /// Starts a task that may run out of work, because what it works for has ended before shutdown.
+    pub fn supervise_until_done<F, T>(&self, name: impl Into<Cow<'static, str>>, task: F)
+    where
+        F: FnMut() -> T + Send + 'static,
+        T: Future<Output = Ended> + Send + 'static,
+    {
         let supervised = Supervised::new(name);
         self.watch(supervised.clone());
-        self.spawn_until_shutdown(async move {
-            let run = move || {
-                let run = task();
-                async move {
-                    run.await;
-                    Ended::Unexpectedly
-                }
-            };
-            supervised.run(run).await;
-        });
+        self.spawn_until_shutdown(async move { supervised.run(task).await });
     }
 
     /// Counts a supervised task that was started elsewhere among those of the process.
@@ -79,7 +85,8 @@ impl Tasks {
     #[must_use]
     pub fn running_and_down(&self) -> (Vec<String>, Vec<String>) {
         let all = self.list();
-        let (down, running): (Vec<_>, Vec<_>) = all.iter().partition(|task| task.is_down());
+        let (down, running): (Vec<_>, Vec<_>) =
+            all.iter().filter(|task| !task.is_done()).partition(|task| task.is_down());
         let names = |tasks: Vec<&Supervised>| tasks.iter().map(|task| task.name()).collect();
         (names(running), names(down))
     }
@@ -127,6 +134,7 @@ struct State {
     failures: u32,
     /// `None` before the first start, and while it waits to be started again.
     running_since: Option<Instant>,
+    is_done: bool,
 }
 
 impl State {
@@ -153,6 +161,11 @@ impl Supervised {
         state.failures >= FAILURES_DOWN && !state.is_stable()
     }
 
+    /// Whether the task has nothing left to do.
+    fn is_done(&self) -> bool {
+        self.state().is_done
+    }
+
     /// Runs the task until it is done. Each restart is logged and counted, as
     /// `customers_task_restarts_total`.
     pub async fn run<F, T>(&self, mut task: F)
@@ -164,7 +177,10 @@ impl Supervised {
             self.state().running_since = Some(Instant::now());
             let running = AssertUnwindSafe(async { task().await });
             let cause = match running.catch_unwind().await {
-                Ok(Ended::Done) => return,
+                Ok(Ended::Done) => {
+                    self.state().is_done = true;
+                    return;
+                }
                 Ok(Ended::Unexpectedly) => "it has ended".to_owned(),
                 Err(panic) => format!("it panicked: {}", panic_message(&*panic)),
             };
@@ -187,7 +203,7 @@ impl Supervised {
     fn failed(&self) -> u32 {
         let mut state = self.state();
         let earlier = if state.is_stable() { 0 } else { state.failures };
-        *state = State { failures: earlier.saturating_add(1), running_since: None };
+        *state = State { failures: earlier.saturating_add(1), ..State::default() };
         state.failures
     }
 

@@ -165,6 +165,22 @@ async fn a_task_that_is_done_is_not_started_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_appends_is_done_when_the_appender_is_gone() {
+    let pools = Pools::new(&SecretString::from(database().await)).unwrap();
+    let tasks = Tasks::default();
+    let _appends = Subscription::start(&pools.appender, pools.notify.clone(), &tasks);
+    // As at the end of a command, which drops all that it has in any order.
+    drop(pools);
+    until("nothing is left to do for them", async || {
+        let (running, down) = tasks.running_and_down();
+        assert_eq!(down, Vec::<String>::new());
+        running == ["notify listen"]
+    })
+    .await;
+    assert!(tasks.shut_down(PATIENCE).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_that_does_not_come_back_makes_the_process_unready_by_name() {
     let service = Service::start().await;
     assert_eq!(send(service.get("/readyz")).await.status, 200);

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use super::Appender;
 use crate::postgres::Pool;
 use crate::postgres::answer_limit::AnswerLimit;
-use crate::tasks::Tasks;
+use crate::tasks::{Ended, Tasks};
 
 /// The channel of `NOTIFY`.
 pub const CHANNEL: &str = "customers_events";
@@ -40,18 +40,18 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 pub struct Subscription(watch::Receiver<()>);
 
 impl Subscription {
-    /// Starts to publish the appends of `appender` and to listen for those of other processes, until
-    /// shutdown.
+    /// Starts to publish the appends of `appender` until its last handle is dropped, and to listen for those of
+    /// other processes, until shutdown.
     #[must_use]
     pub fn start(appender: &Appender, pool: Pool, tasks: &Tasks) -> Self {
         let (appended, subscription) = watch::channel(());
         let appended = Arc::new(appended);
         let batches = appender.subscribe();
-        tasks.supervise("notify forward", {
+        tasks.supervise_until_done("notify forward", {
             let (batches, appended) = (batches.clone(), Arc::clone(&appended));
             move || forward(batches.clone(), Arc::clone(&appended))
         });
-        tasks.supervise("notify publish", {
+        tasks.supervise_until_done("notify publish", {
             let pool = pool.clone();
             move || publish(batches.clone(), pool.clone())
         });
@@ -74,14 +74,15 @@ impl Subscription {
 }
 
 /// Notifies this process of its own appends.
-async fn forward(mut batches: watch::Receiver<()>, appended: Arc<watch::Sender<()>>) {
+async fn forward(mut batches: watch::Receiver<()>, appended: Arc<watch::Sender<()>>) -> Ended {
     while batches.changed().await.is_ok() {
         appended.send_replace(());
     }
+    Ended::Done
 }
 
 /// Notifies other processes, at most once per interval.
-async fn publish(mut batches: watch::Receiver<()>, pool: Pool) {
+async fn publish(mut batches: watch::Receiver<()>, pool: Pool) -> Ended {
     while batches.changed().await.is_ok() {
         let published = sqlx::query!("select pg_notify($1, '')", CHANNEL).execute(&pool).await;
         if let Err(error) = published {
@@ -89,6 +90,7 @@ async fn publish(mut batches: watch::Receiver<()>, pool: Pool) {
         }
         tokio::time::sleep(PUBLISH_INTERVAL).await;
     }
+    Ended::Done
 }
 
 /// Listens for notifications of other processes; reconnects when the connection is lost.
