@@ -229,6 +229,7 @@ async fn restore_log(config: &Config, file: File) -> anyhow::Result<()> {
     let summary = log_copy::restore(&mut connection, bar.wrap_read(file)).await?;
     connection.close().await?;
     bar.finish_and_clear();
+    schema::check_on(&mut connection).await?;
     say!("{}", json!({"summary": summary}));
     Ok(())
 }

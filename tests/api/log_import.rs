@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{database, folder};
+use crate::harness::{database, empty_database, folder};
 use crate::import_files::encoded;
 use crate::transfer::{failed, log, registry, stdout};
 
@@ -33,10 +33,28 @@ fn changed(lines: &[String], number: usize, change: impl FnOnce(&mut Value)) -> 
     lines.join("\n")
 }
 
+/// Each of these changed copies of an export is refused, with this problem and the line that was changed.
+async fn refused(lines: &[String], cases: &[(String, &str)]) {
+    let (there, place) = (database().await, folder("log_import"));
+    for (file, expected) in cases {
+        std::fs::write(place.join("log.ndjson"), file).unwrap();
+        let (_, problem) = failed(&there, &place, &["import", "--log", "log.ndjson"]).await;
+        assert!(problem.contains(expected), "{expected}: {problem}");
+        let changed = file
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| !line.is_empty() && !lines.iter().any(|known| known == line));
+        let mut named = changed.map(|(at, _)| format!("customers: line {}: ", at + 1));
+        let is_named =
+            expected.starts_with("the file") || named.any(|line| problem.starts_with(&line));
+        assert!(is_named, "{problem}");
+        assert_eq!(log(&there).await, Vec::<String>::new());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_that_no_door_lets_in_are_not_restored() {
     let lines = export().await;
-    let (there, place) = (database().await, folder("log_import"));
     let ada = line_with(&lines, "Ada King");
     let account = line_with(&lines, "AccountAdded");
     let session = line_with(&lines, "SessionOpened");
@@ -97,15 +115,39 @@ async fn events_that_no_door_lets_in_are_not_restored() {
         (format!("{}{}", " ".repeat(1024 * 1024 + 1), lines.join("\n")), "line 1: is longer than"),
         ("PK\x03\x04".to_owned(), "the file is an archive"),
     ];
-    for (file, expected) in cases {
-        std::fs::write(place.join("log.ndjson"), file).unwrap();
-        let (_, problem) = failed(&there, &place, &["import", "--log", "log.ndjson"]).await;
-        assert!(problem.contains(expected), "{expected}: {problem}");
-        assert_eq!(log(&there).await, Vec::<String>::new());
-    }
+    refused(&lines, &cases).await;
+    let (there, place) = (database().await, folder("log_import"));
     std::fs::write(place.join("log.ndjson"), b"\"K\xf6ln\"\n").unwrap();
     let (_, problem) = failed(&there, &place, &["import", "--log", "log.ndjson"]).await;
     assert!(problem.contains("line 1: is not UTF-8 (byte 0xF6)"), "{problem}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_export_does_not_write_is_refused_with_its_line() {
+    let lines = export().await;
+    let (ada, last) = (line_with(&lines, "Ada King"), lines.len() - 2);
+    let member =
+        |number, member: &str, value: Value| changed(&lines, number, |event| event[member] = value);
+    let cases = [
+        (
+            changed(&lines, last, |event| {
+                let time = event["recorded_at"].as_str().unwrap().replace('Z', "+00:00");
+                event["recorded_at"] = time.into();
+            }),
+            "recorded_at must be written 2",
+        ),
+        (member(ada, "x", json!(1)), "unknown field `x`"),
+        (lines.join("\n").replace("{\"summary\":{", "{\"summary\":{\"x\":1,"), "unknown field `x`"),
+        (member(ada, "sequence", json!(0)), "sequence must be 1 or more"),
+        (member(ada, "sequence", json!(1)), "duplicate key value"),
+        (member(ada, "sequence", json!(3)), "the sequences of customer 6 have a gap"),
+        (
+            // The empty lines count.
+            member(ada, "sequence", json!(3)).replacen('\n', "\n\n\n", 1),
+            "the sequences of customer 6 have a gap",
+        ),
+    ];
+    refused(&lines, &cases).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -149,6 +191,9 @@ async fn an_export_of_an_older_version_is_restored() {
         stdout(&there, &place, &["import", "--log", "log.ndjson"]).await;
         stdout(&there, &place, &["projection", "rebuild", "customers"]).await;
         stdout(&there, &place, &["projection", "verify", "customers"]).await;
+        let csv = stdout(&there, &place, &["export", "--format", "csv"]).await;
+        assert!(!csv.contains(|c: char| c.is_control() && c != '\n'), "{csv:?}");
+        assert_eq!(csv.lines().count(), lines.len(), "{csv:?}");
     }
     // Without the identity of the log, which older exports lack.
     let there = database().await;
@@ -159,4 +204,12 @@ async fn an_export_of_an_older_version_is_restored() {
     *last = summary.to_string();
     std::fs::write(place.join("log.ndjson"), lines.join("\n")).unwrap();
     stdout(&there, &place, &["import", "--log", "log.ndjson"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_not_migrated_is_told_to_be() {
+    let (there, place) = (empty_database().await, folder("log_import"));
+    std::fs::write(place.join("log.ndjson"), "{}\n").unwrap();
+    let (_, problem) = failed(&there, &place, &["import", "--log", "log.ndjson"]).await;
+    assert!(problem.contains("run `customers migrate`"), "{problem}");
 }

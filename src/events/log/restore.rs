@@ -15,11 +15,9 @@ const PIECE: usize = 64 * 1024;
 pub enum RestoreError {
     #[error("the log is not empty: only an empty installation accepts another log")]
     NotEmpty,
-    #[error("the sequences of {0} {1} have a gap")]
-    SequenceGap(String, String),
-    /// No command leads to such events.
-    #[error("the events of customer {0} do not follow each other: {2} is number {1}")]
-    Order(String, i64, String),
+    /// The position of an event that does not belong there, and the problem.
+    #[error("position {0}: {1}")]
+    Event(i64, String),
     #[error("cannot write to PostgreSQL: {0}")]
     Database(#[from] sqlx::Error),
 }
@@ -51,11 +49,11 @@ pub async fn restore<E: From<RestoreError>>(
             return Err(error);
         }
         if rows.len() >= PIECE {
-            sink.send(rows.take()).await.map_err(database)?;
+            sink.send(rows.take()).await.map_err(|error| E::from(refused(error)))?;
         }
     }
     sink.send(rows.finish()).await.map_err(database)?;
-    sink.finish().await.map_err(database)?;
+    sink.finish().await.map_err(|error| E::from(refused(error)))?;
     check_sequences(&mut transaction).await?;
     check_order(&mut transaction).await?;
     // The next block of ids begins after the largest id. PostgreSQL never rolls back a sequence, so this
@@ -69,6 +67,19 @@ pub async fn restore<E: From<RestoreError>>(
     .await
     .map_err(database)?;
     transaction.commit().await.map_err(database)
+}
+
+/// Names the event that PostgreSQL refuses: its context is `COPY events, line 3`, and row 3 has position 3.
+fn refused(error: sqlx::Error) -> RestoreError {
+    let position = error
+        .as_database_error()
+        .and_then(|error| error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>())
+        .and_then(|error| error.r#where()?.strip_prefix("COPY events, line "))
+        .and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok());
+    match position {
+        Some(position) => RestoreError::Event(position, error.to_string()),
+        None => error.into(),
+    }
 }
 
 fn encode(rows: &mut CopyEncoder, event: &StoredEvent) -> Result<(), sqlx::Error> {
@@ -87,23 +98,26 @@ fn encode(rows: &mut CopyEncoder, event: &StoredEvent) -> Result<(), sqlx::Error
 
 async fn check_sequences(connection: &mut PgConnection) -> Result<(), RestoreError> {
     let gap = sqlx::query!(
-        "select aggregate_type, aggregate_id from (
-             select aggregate_type, aggregate_id, sequence,
+        "select position, aggregate_type, aggregate_id from (
+             select position, aggregate_type, aggregate_id, sequence,
                     row_number() over (partition by aggregate_type, aggregate_id order by position) as n
              from events
          ) numbered
-         where sequence <> n limit 1"
+         where sequence <> n order by position limit 1"
     )
     .fetch_optional(connection)
     .await?;
-    gap.map_or(Ok(()), |gap| Err(RestoreError::SequenceGap(gap.aggregate_type, gap.aggregate_id)))
+    gap.map_or(Ok(()), |gap| {
+        let (kind, id) = (gap.aggregate_type, gap.aggregate_id);
+        Err(RestoreError::Event(gap.position, format!("the sequences of {kind} {id} have a gap")))
+    })
 }
 
 /// A customer begins with its creation, is created once, and is neither updated nor deleted after it was
 /// deleted.
 async fn check_order(connection: &mut PgConnection) -> Result<(), RestoreError> {
     let wrong = sqlx::query!(
-        "select aggregate_id, sequence, event_type from (
+        "select position, aggregate_id, sequence, event_type from (
              select position, aggregate_id, sequence, event_type,
                     lag(event_type) over (partition by aggregate_id order by sequence) as previous
              from events where aggregate_type = $1
@@ -116,6 +130,10 @@ async fn check_order(connection: &mut PgConnection) -> Result<(), RestoreError> 
     .fetch_optional(connection)
     .await?;
     wrong.map_or(Ok(()), |wrong| {
-        Err(RestoreError::Order(wrong.aggregate_id, wrong.sequence, wrong.event_type))
+        let (id, event, number) = (wrong.aggregate_id, wrong.event_type, wrong.sequence);
+        let problem = format!(
+            "the events of customer {id} do not follow each other: {event} is number {number}"
+        );
+        Err(RestoreError::Event(wrong.position, problem))
     })
 }

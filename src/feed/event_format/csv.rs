@@ -6,6 +6,7 @@ use crate::clock;
 use crate::events::customer::CUSTOMER;
 use crate::events::log::{DecodeError, StoredEvent};
 use crate::events::metadata::Metadata;
+use crate::printable::printable;
 
 /// The columns of a CSV export. `version` is the event's number within its customer.
 pub const CSV_COLUMNS: [&str; 12] = [
@@ -23,7 +24,8 @@ pub const CSV_COLUMNS: [&str; 12] = [
     "reason",
 ];
 
-/// Encodes an event as one record; members without a column are left out.
+/// Encodes an event as one record; members without a column are left out. A CSV file is for people, in a
+/// terminal or a spreadsheet: what acts on either is escaped.
 pub fn csv_record(event: &StoredEvent) -> Result<[String; 12], DecodeError> {
     #[derive(Default, Deserialize)]
     struct Person {
@@ -37,6 +39,8 @@ pub fn csv_record(event: &StoredEvent) -> Result<[String; 12], DecodeError> {
     };
     let metadata: Metadata = serde_json::from_str(&event.metadata)?;
     let cell = |text: Option<String>| text.map(escape_formula).unwrap_or_default();
+    // A log that was written by earlier versions has any character in a reason.
+    let shown = |text: Option<String>| cell(text.map(|text| printable(&text).into_owned()));
     Ok([
         event.position.to_string(),
         clock::rfc3339(event.recorded_at),
@@ -45,11 +49,11 @@ pub fn csv_record(event: &StoredEvent) -> Result<[String; 12], DecodeError> {
         event.sequence.to_string(),
         cell(person.name),
         cell(person.dob),
-        cell(metadata.actor),
-        cell(metadata.role),
-        cell(metadata.request_id),
-        cell(metadata.ip),
-        cell(metadata.reason),
+        shown(metadata.actor),
+        shown(metadata.role),
+        shown(metadata.request_id),
+        shown(metadata.ip),
+        shown(metadata.reason),
     ])
 }
 

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::exported::Exported;
+use crate::clock::rfc3339;
 use crate::events::account::{ACCOUNT, AccountEvent};
 use crate::events::customer::{CUSTOMER, CustomerEvent};
 use crate::events::log::payload::decode;
@@ -20,9 +21,16 @@ use crate::events::values::{CustomerId, Username};
 pub(super) fn check(event: &Exported<'_>) -> Result<(), String> {
     check_metadata(event.metadata.get())?;
     // PostgreSQL has microseconds and no leap seconds: two events must not get the same time by rounding.
-    let nanos = event.recorded_at.timestamp_subsec_nanos();
+    let time = event.recorded_at.at;
+    let nanos = time.timestamp_subsec_nanos();
     if !nanos.is_multiple_of(1000) || nanos >= 1_000_000_000 {
         return Err("recorded_at must be a time in microseconds".to_owned());
+    }
+    if event.recorded_at.text != rfc3339(time) {
+        return Err(format!("recorded_at must be written {}", rfc3339(time)));
+    }
+    if event.sequence < 1 {
+        return Err("sequence must be 1 or more".to_owned());
     }
     let id = &event.aggregate_id;
     match event.aggregate_type.as_str() {
@@ -31,7 +39,7 @@ pub(super) fn check(event: &Exported<'_>) -> Result<(), String> {
             match written(event)? {
                 CustomerEvent::CustomerCreated { dob, .. }
                 | CustomerEvent::CustomerUpdated { dob, .. }
-                    if dob.date() > event.recorded_at.date_naive() =>
+                    if dob.date() > time.date_naive() =>
                 {
                     Err("dob must not be after the day of recorded_at".to_owned())
                 }

@@ -8,6 +8,7 @@ use crate::events::log::StoredEvent;
 
 /// A line of an export that has an event.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Exported<'a> {
     pub(super) position: i64,
     pub(super) aggregate_type: String,
@@ -19,7 +20,23 @@ pub(super) struct Exported<'a> {
     pub(super) data: &'a RawValue,
     #[serde(borrow)]
     pub(super) metadata: &'a RawValue,
-    pub(super) recorded_at: DateTime<Utc>,
+    pub(super) recorded_at: Recorded,
+}
+
+/// A time with its text.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct Recorded {
+    pub(super) at: DateTime<Utc>,
+    pub(super) text: String,
+}
+
+impl TryFrom<String> for Recorded {
+    type Error = chrono::ParseError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Ok(Self { at: text.parse()?, text })
+    }
 }
 
 impl Exported<'_> {
@@ -38,7 +55,7 @@ impl Exported<'_> {
             event_type: self.r#type,
             event_version: self.version,
             metadata: self.metadata.get().to_owned(),
-            recorded_at: self.recorded_at,
+            recorded_at: self.recorded_at.at,
             aggregate_type: self.aggregate_type,
             aggregate_id: self.aggregate_id,
         }

@@ -25,10 +25,12 @@ const LINE_MAX: usize = 1024 * 1024;
 
 /// The last line of an export: the number of events before it, and the position of the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Summary {
     pub events: i64,
     pub last_position: i64,
-    /// The identity of the exported log; absent in exports of earlier versions.
+    /// The identity of the exported log; absent in exports of earlier versions. After a restore that of the
+    /// copy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<Uuid>,
 }
@@ -65,8 +67,14 @@ pub async fn restore(
 ) -> Result<Summary, LogCopyError> {
     let latest = end::latest_time(&mut *connection).await.map_err(RestoreError::from)?;
     let mut events = Export::open(file, latest)?;
-    restore::restore(connection, &mut events).await?;
-    events.summary.ok_or(LogCopyError::Truncated)
+    let restored = restore::restore(&mut *connection, &mut events).await;
+    if let Err(LogCopyError::Restore(RestoreError::Event(position, problem))) = restored {
+        return Err(LogCopyError::Line(events.line_of(position), problem));
+    }
+    restored?;
+    let copy = end::log_end(connection).await.map_err(RestoreError::from)?.log;
+    let summary = events.summary.ok_or(LogCopyError::Truncated)?;
+    Ok(Summary { log: Some(copy), ..summary })
 }
 
 /// The events of an export, checked line by line. The first error ends it.
@@ -74,6 +82,8 @@ pub struct Export<R> {
     file: TextFile<R>,
     line: i64,
     position: i64,
+    /// The positions that come after empty lines, each with the number of empty lines so far.
+    empty_lines: Vec<(i64, i64)>,
     recorded_at: Option<DateTime<Utc>>,
     /// The latest time that an event may have.
     latest: DateTime<Utc>,
@@ -84,7 +94,14 @@ impl<R: Read> Export<R> {
     /// No event may have a time after `latest`.
     pub fn open(file: R, latest: DateTime<Utc>) -> Result<Self, LogCopyError> {
         let file = TextFile::open(file)?;
-        Ok(Self { file, line: 0, position: 0, recorded_at: None, latest, summary: None })
+        let (empty_lines, recorded_at) = (vec![], None);
+        Ok(Self { file, line: 0, position: 0, empty_lines, recorded_at, latest, summary: None })
+    }
+
+    /// The line of an event that was read.
+    fn line_of(&self, position: i64) -> i64 {
+        let after = self.empty_lines.partition_point(|(of, _)| *of <= position);
+        position + after.checked_sub(1).map_or(0, |last| self.empty_lines[last].1)
     }
 
     /// The next line that is not empty; `None` at the end of the file.
@@ -123,20 +140,26 @@ impl<R: Read> Export<R> {
         if event.position != self.position + 1 {
             return Err(format!("position {} follows {}", event.position, self.position));
         }
-        if self.recorded_at.is_some_and(|last| event.recorded_at <= last) {
+        let recorded_at = event.recorded_at.at;
+        if self.recorded_at.is_some_and(|last| recorded_at <= last) {
             return Err("recorded_at is not after that of the previous event".to_owned());
         }
         // Every later event would get a time after it.
-        if event.recorded_at > self.latest {
+        if recorded_at > self.latest {
             return Err("recorded_at lies in the future".to_owned());
         }
         check::check(&event)?;
-        (self.position, self.recorded_at) = (event.position, Some(event.recorded_at));
+        (self.position, self.recorded_at) = (event.position, Some(recorded_at));
+        let empty_lines = self.line - self.position;
+        if empty_lines > self.empty_lines.last().map_or(0, |(_, number)| *number) {
+            self.empty_lines.push((self.position, empty_lines));
+        }
         Ok(Some(event.into_stored()))
     }
 
     fn read_summary(&self, text: &str) -> Result<Summary, String> {
         #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
         struct Last {
             summary: Summary,
         }
