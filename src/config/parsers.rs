@@ -25,7 +25,7 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, &'static str> {
 }
 
 pub(super) fn number(text: &str) -> Result<u32, &'static str> {
-    text.parse().map_err(|_| "must be a whole number, 0 or more")
+    text.parse().map_err(|_| "must be a whole number from 0 to 4294967295")
 }
 
 /// A number of bytes, with a unit.
@@ -37,13 +37,10 @@ pub(super) fn bytes(text: &str) -> Result<u64, &'static str> {
     units.into_iter().find_map(number).ok_or("must be a size like 512MiB or 4GiB")
 }
 
-/// A number of sessions; 0 means the most.
+/// A number of sessions. 0 would be no limit by the pattern of the other variables, or no log-in at all.
 pub(super) fn sessions(text: &str) -> Result<u32, &'static str> {
-    match number(text)? {
-        0 => Ok(SESSIONS_MAX),
-        limit @ 1..=SESSIONS_MAX => Ok(limit),
-        _ => Err("must be at most 1000"),
-    }
+    let limit = text.parse().ok().filter(|limit| (1..=SESSIONS_MAX).contains(limit));
+    limit.ok_or("must be a whole number from 1 to 1000")
 }
 
 pub(super) fn per_second(text: &str) -> Result<u32, &'static str> {
