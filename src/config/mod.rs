@@ -232,7 +232,10 @@ pub fn check_environment() -> Result<(), ConfigError> {
         }
     }
     let text = |text: OsString| text.to_string_lossy().into_owned();
-    std::env::vars_os().try_for_each(|(name, value)| check_name(&text(name), &text(value)))
+    let is_set = |name: &str| {
+        [name, &format!("{name}_FILE")].iter().any(|name| std::env::var_os(name).is_some())
+    };
+    std::env::vars_os().try_for_each(|(name, value)| check_name(&text(name), &text(value), is_set))
 }
 
 /// The beginning of the names of the project's own tests.
@@ -258,9 +261,16 @@ fn is_of_kubernetes(name: &str, value: &str) -> bool {
     }
 }
 
-/// Fails if the variable begins like one of ours and is none: a misspelt one must not count as unset,
-/// because it may be meant as a restriction.
-fn check_name(name: &str, value: &str) -> Result<(), ConfigError> {
+/// How many letters a misspelt name may differ by from one of ours, where other programs have names that
+/// begin like it.
+const MISSPELT_MAX: usize = 2;
+
+/// Names that other programs use, each with that of ours beside which it is taken for theirs.
+const OF_OTHERS: [(&str, &str); 2] = [("DATABASE_URI", "DATABASE_URL"), ("REDIS_URI", "REDIS_URL")];
+
+/// Fails if the variable begins with `CUSTOMERS_` and is none of ours, or differs from one of ours by one or
+/// two letters: a misspelt one must not count as unset, because it may be meant as a restriction.
+fn check_name(name: &str, value: &str, is_set: impl Fn(&str) -> bool) -> Result<(), ConfigError> {
     let known: Vec<String> = variables()
         .into_iter()
         .flat_map(|variable| {
@@ -270,17 +280,25 @@ fn check_name(name: &str, value: &str) -> Result<(), ConfigError> {
         .flatten()
         .collect();
     let is_foreign = name.starts_with(OF_TESTS) || is_of_kubernetes(name, value);
-    if !name.starts_with("CUSTOMERS_") || is_foreign || known.iter().any(|known| known == name) {
+    if is_foreign || known.iter().any(|known| known == name) {
         return Ok(());
     }
-    let nearest = known
-        .iter()
-        .max_by(|a, b| strsim::jaro_winkler(name, a).total_cmp(&strsim::jaro_winkler(name, b)));
-    let nearest = nearest.map(String::as_str).unwrap_or_default();
-    Err(ConfigError::new(
-        name,
-        format!("is not a variable of this program; did you mean {nearest}?"),
-    ))
+    let nearest = if name.starts_with("CUSTOMERS_") {
+        known
+            .iter()
+            .max_by(|a, b| strsim::jaro_winkler(name, a).total_cmp(&strsim::jaro_winkler(name, b)))
+    } else {
+        let distance = |known: &String| strsim::damerau_levenshtein(name, known);
+        let is_of_others = OF_OTHERS.iter().any(|(other, ours)| *other == name && is_set(ours));
+        known
+            .iter()
+            .min_by_key(|known| distance(known))
+            .filter(|known| distance(known) <= MISSPELT_MAX && !is_of_others)
+    };
+    nearest.map_or(Ok(()), |nearest| {
+        let problem = format!("is not a variable of this program; did you mean {nearest}?");
+        Err(ConfigError::new(name, problem))
+    })
 }
 
 /// The variable of a refused argument, and the problem that clap reports.

@@ -206,6 +206,13 @@ async fn a_misspelt_variable_is_named_with_the_nearest_right_one() {
         ("CUSTOMERS_COOKIE_BINDNG", "CUSTOMERS_COOKIE_BINDING"),
         ("CUSTOMERS_RATELIMIT", "CUSTOMERS_RATE_LIMIT"),
         ("CUSTOMERS_OWNER_DATABASE_URL_FIL", "CUSTOMERS_OWNER_DATABASE_URL_FILE"),
+        // By one or two letters where other programs have names with the same beginning.
+        ("DATABASE_ULR", "DATABASE_URL"),
+        ("DATABASE_URLS", "DATABASE_URL"),
+        ("DATABASE_POOL_URI", "DATABASE_POOL_URL"),
+        ("DATABASE_RAED_URL", "DATABASE_READ_URL"),
+        ("REDIS_URL_FIEL", "REDIS_URL_FILE"),
+        ("OTEL_EXPORTER_OTLP_ENPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
     ] {
         let ended = Shell { folder: shell.folder.clone(), variables: shell.variables.clone() }
             .with(name, "always")
@@ -215,6 +222,37 @@ async fn a_misspelt_variable_is_named_with_the_nearest_right_one() {
         let text = format!("{name}: is not a variable of this program; did you mean {nearest}?");
         assert_eq!(ended.stderr, format!("customers: {text}\n"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn variables_of_other_programs_are_no_mistake() {
+    let shell = Shell::migrated().await;
+    let mut routes = shell.command("routes");
+    for name in [
+        "DATABASE_URI",
+        "REDIS_URI",
+        "DATABASE_HOST",
+        "DATABASE_USER",
+        "DATABASE_DSN",
+        "DATABASE_POOL_SIZE",
+        "DATABASE_WRITE_URL",
+        "REDIS_HOST",
+        "REDIS_PORT",
+        "REDIS_TLS_URL",
+        "REDIS_PASSWORD",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "OTEL_SERVICE_NAME",
+    ] {
+        routes.env(name, "of another program");
+    }
+    let ended = routes.output().await.unwrap();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    // Without ours beside it, it may be meant for ours.
+    let shell = shell.without("REDIS_URL").with("REDIS_URI", "redis://127.0.0.1:6379");
+    let ended = shell.run("serve").await;
+    assert_eq!(ended.code, 2);
+    let text = "REDIS_URI: is not a variable of this program; did you mean REDIS_URL?";
+    assert_eq!(ended.stderr, format!("customers: {text}\n"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
