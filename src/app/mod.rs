@@ -17,11 +17,12 @@ use crate::api::spool::SpoolSpace;
 use crate::api::stream_places::StreamPlaces;
 use crate::api::{self, Api, ApiState};
 use crate::auth::account::Accounts;
+use crate::auth::keys::KeyError;
 use crate::auth::{Auth, AuthError};
 use crate::clock::Clock;
 use crate::commands::import::Imports;
 use crate::commands::{Bus, idempotency};
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::events::log::import;
 use crate::events::log::notify::Subscription;
 use crate::feed::tail::Tail;
@@ -251,6 +252,9 @@ fn auth(
     redis_url(config)?;
     Auth::new(config, secret, accounts, clock.clone(), tasks).map_err(|error| match error {
         AuthError::Config(error) => StartError::Config(error),
+        AuthError::Keys(error @ KeyError::Folder { .. }) => {
+            StartError::Config(ConfigError::new("CUSTOMERS_KEYS_DIR", error.to_string()))
+        }
         error => error.into(),
     })
 }

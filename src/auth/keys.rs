@@ -53,6 +53,9 @@ impl Key {
 pub enum KeyError {
     #[error("{path}: {problem}")]
     File { path: PathBuf, problem: String },
+    /// The folder itself cannot be used: the configuration is wrong.
+    #[error("{path}: {problem}")]
+    Folder { path: PathBuf, problem: String },
     #[error("no signing key")]
     None,
     #[error("no such key: {0}")]
@@ -69,22 +72,24 @@ impl Keys {
     pub fn check(folder: &Path) -> Result<(), KeyError> {
         let metadata = match fs::metadata(folder) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            metadata => metadata.map_err(|error| file_error(folder, error))?,
+            metadata => metadata.map_err(|error| folder_error(folder, error))?,
         };
-        files::check_private(&metadata, files::READ_OR_WRITE)
-            .map_err(|error| file_error(folder, error))?;
+        check_folder(folder, &metadata)?;
         read_folder(folder).map(drop)
     }
 
     /// Reads the folder. Creates the folder if it is missing, and a key if there is none that signs. An
     /// error names the file.
     pub fn open(folder: &Path) -> Result<Self, KeyError> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .and_then(|()| files::check_private(&fs::metadata(folder)?, files::READ_OR_WRITE))
-            .map_err(|error| file_error(folder, error))?;
+        let metadata = match fs::metadata(folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(folder)
+                .and_then(|()| fs::metadata(folder)),
+            metadata => metadata,
+        };
+        check_folder(folder, &metadata.map_err(|error| folder_error(folder, error))?)?;
         let mut ring = read_folder(folder)?;
         if newest(&ring).is_none() {
             make_key(folder)?;
@@ -189,6 +194,31 @@ fn newest(ring: &Ring) -> Option<Uuid> {
 
 pub(super) fn file_error(path: &Path, problem: impl std::fmt::Display) -> KeyError {
     KeyError::File { path: path.to_owned(), problem: problem.to_string() }
+}
+
+fn folder_error(path: &Path, problem: impl std::fmt::Display) -> KeyError {
+    KeyError::Folder { path: path.to_owned(), problem: problem.to_string() }
+}
+
+/// Fails unless it is a folder, and private. One that has other content is not the keys' own: its rights must
+/// stay as they are.
+fn check_folder(folder: &Path, metadata: &fs::Metadata) -> Result<(), KeyError> {
+    if !metadata.is_dir() {
+        return Err(folder_error(folder, "is not a folder"));
+    }
+    let refused = |error: std::io::Error| folder_error(folder, error);
+    let Err(error) = files::check_private(metadata, files::READ_OR_WRITE) else { return Ok(()) };
+    let is_of_keys = |entry: std::io::Result<fs::DirEntry>| {
+        let path = entry.map(|entry| entry.path()).unwrap_or_default();
+        path.extension().is_some_and(|ending| ending == "pem" || ending == "retired")
+    };
+    if fs::read_dir(folder).map_err(refused)?.all(is_of_keys) {
+        return Err(refused(error));
+    }
+    let text = error.to_string();
+    let problem = text.split(": chmod").next().unwrap_or_default();
+    let problem = format!("{problem} and has other content: choose a folder for the keys alone");
+    Err(folder_error(folder, problem))
 }
 
 fn read_folder(folder: &Path) -> Result<Ring, KeyError> {

@@ -6,10 +6,10 @@ use chrono::TimeDelta;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::auth::keys::{Keys, RELOAD_INTERVAL};
+use crate::auth::keys::{KeyError, Keys, RELOAD_INTERVAL};
 use crate::auth::token::{LEEWAY_SECONDS, LIFETIME_MAX_SECONDS};
 use crate::clock::{Clock, rfc3339};
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 
 #[derive(clap::Subcommand)]
 pub enum Command {
@@ -36,7 +36,12 @@ pub enum Command {
 const SIGNS_AT_MOST: Duration = RELOAD_INTERVAL.saturating_mul(2);
 
 pub fn run(config: &Config, command: &Command) -> anyhow::Result<()> {
-    let keys = Keys::open(&config.keys_dir)?;
+    let keys = Keys::open(&config.keys_dir).map_err(|error| match error {
+        KeyError::Folder { .. } => {
+            anyhow::Error::from(ConfigError::new("CUSTOMERS_KEYS_DIR", error.to_string()))
+        }
+        error => error.into(),
+    })?;
     let now = Clock::system().now();
     match command {
         Command::New => say!("{}", keys.add()?),

@@ -155,15 +155,26 @@ async fn keys_that_others_can_read_or_write_are_refused() {
     let open = |path: &std::path::Path, mode| {
         set_permissions(path, Permissions::from_mode(mode)).unwrap();
     };
-    for (path, private) in [(&folder, 0o700), (&key, 0o600)] {
+    for (path, private, expected) in [(&folder, 0o700, 2), (&key, 0o600, 1)] {
         for extra in [0o040, 0o020, 0o004, 0o002] {
             open(path, private | extra);
             let (code, _, said) = keys(&service, &["list"]).await;
-            assert_eq!((code, said.contains("is open to other users")), (1, true), "{said}");
+            assert_eq!((code, said.contains("is open to other users")), (expected, true), "{said}");
+            let advice = format!("chmod {private:o}");
+            assert!(said.contains(&advice), "{said}");
             assert!(said.contains(&path.display().to_string()), "{said}");
         }
         open(path, private);
     }
+    // The rights of a folder that is not for keys alone are not the keys' business.
+    let other = folder.join("notes.txt");
+    std::fs::write(&other, "").unwrap();
+    open(&folder, 0o755);
+    let (code, _, said) = keys(&service, &["list"]).await;
+    assert_eq!((code, said.contains("chmod")), (2, false), "{said}");
+    assert!(said.contains("customers: CUSTOMERS_KEYS_DIR: "), "{said}");
+    std::fs::remove_file(&other).unwrap();
+    open(&folder, 0o700);
     let elsewhere = folder.with_extension("elsewhere");
     rename(&key, &elsewhere).unwrap();
     symlink(&elsewhere, &key).unwrap();
