@@ -18,7 +18,7 @@ pub async fn run(config: &Config, command: &Command) -> anyhow::Result<()> {
     redis_url(config).map_err(misconfigured)?;
     let prefix = &config.redis_prefix;
     match empty(config).await {
-        Ok(deleted) => say!("deleted {deleted} keys {prefix}:*"),
+        Ok(deleted) => say!("deleted {deleted} keys with the prefix {prefix}"),
         Err(EmptyError::Config(error)) => return Err(error.into()),
         Err(error) => return Err(error).context("cannot empty Redis"),
     }

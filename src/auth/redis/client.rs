@@ -113,6 +113,12 @@ impl RedisClient {
         format!("{}:*", self.prefix)
     }
 
+    /// The pattern of the keys of this installation; those of another with a prefix that begins with this one
+    /// and a colon do not match.
+    pub(super) fn scan_pattern(&self) -> String {
+        format!("{}:{{*", self.prefix)
+    }
+
     pub(in crate::auth) fn is_cluster(&self) -> bool {
         matches!(self.server.url.topology, Topology::Cluster(_))
     }
@@ -203,7 +209,7 @@ impl RedisClient {
 
     /// Tries the command with which `customers redis empty` looks for keys, on each master.
     pub(super) async fn try_scan(&self) -> Result<(), RedisClientError> {
-        let scan = scan(&self.key_pattern(), 0, 1);
+        let scan = scan(&self.scan_pattern(), 0, 1);
         if self.is_cluster() {
             return self.ask_masters::<redis::Value>(scan).await.map(drop);
         }

@@ -53,7 +53,7 @@ async fn delete_all(client: &RedisClient) -> Result<u64, RedisClientError> {
     for node in nodes {
         let mut cursor = 0;
         loop {
-            let scan = scan(&client.key_pattern(), cursor, KEYS_PER_CALL);
+            let scan = scan(&client.scan_pattern(), cursor, KEYS_PER_CALL);
             let keys: Vec<Vec<u8>>;
             (cursor, keys) = ask(client, node.as_deref(), scan).await?;
             if !keys.is_empty() {
