@@ -217,10 +217,8 @@ pub fn router(api: Api, rate_limit: Option<&RateLimit>, origins: &[String]) -> R
         table = table.route(path, handler);
     }
     let table = table.method_not_allowed_fallback(async || ApiError::MethodNotAllowed);
-    let mut router = with_path(table, &api.public_path).fallback(async || ApiError::NoRoute);
-    if let Some(cors) = cors::layer(origins) {
-        router = router.layer(cors);
-    }
+    let router = with_path(table, &api.public_path).fallback(async || ApiError::NoRoute);
+    let router = cors::allow(router, origins);
     router.layer(middleware::from_fn_with_state(api.clone(), request::envelope)).with_state(api)
 }
 

@@ -68,9 +68,24 @@ async fn pages_of_configured_origins_may_ask_and_no_others() {
     assert_eq!(is("access-control-allow-credentials"), Some("true"));
     assert!(is("access-control-allow-methods").unwrap().contains("PUT"));
     assert!(is("access-control-allow-headers").unwrap().contains("if-match"));
+    let of_cors = |answer: &crate::harness::Answer| {
+        answer.headers.keys().any(|name| name.as_str().starts_with("access-control-"))
+    };
     for other in ["https://console.example.evil", "http://console.example", "null"] {
         let answer = preflight(other).await;
-        assert_eq!(answer.header("access-control-allow-origin"), None, "{other}");
+        assert_eq!((answer.status, of_cors(&answer)), (405, false), "{other}");
+        // For caches: another origin has another answer.
+        assert!(answer.header("vary").unwrap().contains("origin"), "{other}");
+        let read = send(service.get("/livez").header("origin", other)).await;
+        assert_eq!((read.status, of_cors(&read)), (200, false), "{other}");
+    }
+    // What is no preflight is an unknown method, or an unknown route.
+    for (path, status) in [("/customers/1", 405), ("/nothing", 404)] {
+        let options = service.request(Method::OPTIONS, path);
+        let answer = send(options.header("origin", "https://console.example")).await;
+        assert_eq!(answer.status, status, "{path}");
+        let answer = send(service.request(Method::OPTIONS, path)).await;
+        assert_eq!((answer.status, of_cors(&answer)), (status, false), "{path}");
     }
     let read = service.get("/customers").login(&admin).header("origin", "https://console.example");
     let answer = send(read).await;
