@@ -12,6 +12,9 @@ pub mod limits;
 /// Cross-origin resource sharing (CORS): the origins whose pages may call.
 mod cors;
 
+/// The header `Host`, once and right.
+mod host;
+
 /// Authorization, as a parameter of a handler.
 pub mod guard;
 
@@ -218,7 +221,7 @@ pub fn router(api: Api, rate_limit: Option<&RateLimit>, origins: &[String]) -> R
     }
     let table = table.method_not_allowed_fallback(async || ApiError::MethodNotAllowed);
     let router = with_path(table, &api.public_path).fallback(async || ApiError::NoRoute);
-    let router = cors::allow(router, origins);
+    let router = cors::allow(router, origins).layer(middleware::from_fn(host::check));
     router.layer(middleware::from_fn_with_state(api.clone(), request::envelope)).with_state(api)
 }
 

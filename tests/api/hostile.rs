@@ -61,6 +61,61 @@ async fn a_log_out_that_is_in_the_log_is_one_even_if_the_client_went_away() {
     service.stop().await;
 }
 
+/// The status line and the body of the answer to a request, sent as it is.
+async fn sent_raw(service: &Service, request: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(service.address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.lines().next().unwrap().to_owned(), body.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_names_one_host() {
+    let service = Service::start().await;
+    for (hosts, problem) in [
+        (&[][..], "is missing"),
+        (&["a", "b"], "must be given only once"),
+        (&["a", "a"], "must be given only once"),
+        (&["a b"], "must be a host, and perhaps a port"),
+        (&["a/b@"], "must be a host, and perhaps a port"),
+        (&["user@a"], "must be a host, and perhaps a port"),
+        (&["a:port"], "must be a host, and perhaps a port"),
+        (&["a:80:80"], "must be a host, and perhaps a port"),
+        (&["a,b "], ""),
+        (&["[::1"], "must be a host, and perhaps a port"),
+        (&["[::1]x"], "must be a host, and perhaps a port"),
+        (&["[::g]:80"], "must be a host, and perhaps a port"),
+        (&["a%zz"], "must be a host, and perhaps a port"),
+        (&["k\u{f6}ln.example"], "must be a host, and perhaps a port"),
+        (&[""], ""),
+        (&["customers_1"], ""),
+        (&["customers.example:"], ""),
+        (&["127.0.0.1:8080"], ""),
+        (&["[2001:db8::1]:8080"], ""),
+        (&["xn--kln-sna.example:8080"], ""),
+        (&["a%20b"], ""),
+    ] {
+        let lines = hosts.iter().fold(String::new(), |all, host| all + "Host: " + host + "\r\n");
+        let rest = format!("HTTP/1.1\r\n{lines}Connection: close\r\n\r\n");
+        for target in ["/livez", "http://customers.example/livez"] {
+            let (status, body) = sent_raw(&service, &format!("GET {target} {rest}")).await;
+            if problem.is_empty() {
+                assert_eq!(status, "HTTP/1.1 200 OK", "{hosts:?}");
+                continue;
+            }
+            assert_eq!(status, "HTTP/1.1 400 Bad Request", "{hosts:?}");
+            let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(body["errors"], json!([{"field": "Host", "detail": problem}]), "{hosts:?}");
+        }
+    }
+    // Older than the header.
+    let (status, _) = sent_raw(&service, "GET /livez HTTP/1.0\r\n\r\n").await;
+    assert_eq!(status, "HTTP/1.0 200 OK");
+    service.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_says_each_thing_once_and_unpacked() {
     let service = Service::start().await;
