@@ -74,6 +74,47 @@ async fn each_encoding_line_end_and_delimiter_is_the_same_file() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_csv_record_that_is_too_long_is_refused_alone() {
+    let service = Service::start().await;
+    let editor = service.log_in_as(Role::Editor).await;
+    let (long, longer) = ("x".repeat(70_000), "x".repeat(700_000));
+    let before = "name,dob\nA,2000-01-01\n";
+    let after = ",2000-01-01\nB,2000-01-01\n\"C\",2000-01-01\n";
+    let too_long = "is longer than 65536 bytes";
+    let on_line = |line| format!("{too_long}; is a quote not closed? it ends on line {line}");
+    for (record, detail, next) in [
+        (long.clone(), too_long.to_owned(), 4),
+        (longer.clone(), too_long.to_owned(), 4),
+        (format!("{long}\"y"), too_long.to_owned(), 4),
+        (format!("\"{longer}\""), too_long.to_owned(), 4),
+        (format!("\"{longer}\nX,2000-01-01\n{longer}\""), on_line(5), 6),
+        (format!("{longer},\"a\nX,2000-01-01\n\""), on_line(5), 6),
+    ] {
+        // A bad line after it shows that the lines are still counted right.
+        let file = format!("{before}{record}{after}D\n");
+        let all = lines(&import(&service, &editor, CSV, file).await);
+        let error = json!([{"field": "line", "detail": detail}]);
+        assert_eq!(all[0], json!({"line": 3, "errors": error}));
+        assert_eq!((&all[1]["line"], &all[2]["summary"]["created"]), (&json!(next + 2), &json!(3)));
+        let all = names(&service).await;
+        assert_eq!(all[all.len() - 3..], ["A", "B", "C"]);
+    }
+    // A quote that is not closed takes everything up to the next quote, or the rest of the file.
+    let rest = "x,2000-01-01\n".repeat(20_000);
+    for (next, detail, created) in [
+        ("", format!("{too_long}; is a quote not closed? nothing after it was read"), 1),
+        ("\"B\",2000-01-01\nC,2000-01-01\n", on_line(20_003), 2),
+    ] {
+        let file = format!("{before}\"{rest}{next}");
+        let all = lines(&import(&service, &editor, CSV, file).await);
+        let error = json!([{"field": "line", "detail": detail}]);
+        assert_eq!(all[0], json!({"line": 3, "errors": error}));
+        assert_eq!(all[1]["summary"]["created"], created);
+    }
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_text_is_refused_by_its_line_and_name() {
     let service = Service::start().await;
     let editor = service.log_in_as(Role::Editor).await;
