@@ -305,6 +305,9 @@ async fn colours_and_bars_are_left_out_where_they_are_not_wanted() {
     ] {
         for (number, (url, arguments)) in commands.iter().enumerate() {
             let mut command = command(url, arguments, &place);
+        (&[("TERM", "xterm-256color"), ("CLICOLOR_FORCE", "0")], true, true),
+        (&[("TERM", "xterm-256color"), ("CLICOLOR_FORCE", "0"), ("NO_COLOR", "1")], false, true),
+        (&[("TERM", "dumb"), ("CLICOLOR_FORCE", "0")], false, false),
             command.envs(settings.iter().copied()).env(https.0, https.1);
             let shown = on_terminal(command).await;
             let expected = if number == 2 { has_bar } else { has_colours };
@@ -323,3 +326,7 @@ async fn colours_and_bars_are_left_out_where_they_are_not_wanted() {
         assert_eq!(log.contains('\u{1b}'), expected, "{log:?}");
     }
 }
+        let mut help = command(&url, &["--help"], &place);
+        help.env("TERM", "xterm").env("CLICOLOR_FORCE", force);
+        let (shown, _) = printed(help).await;
+        assert_eq!(shown.contains('\u{1b}'), expected, "{shown:?}");
