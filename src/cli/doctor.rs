@@ -35,7 +35,16 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitC
     checks.extend(of_replica(config).await);
     checks.extend(of_redis(config).await);
     checks.extend(of_configuration(config));
-    for Check { name, advice } in &checks {
+    let printed = print(&checks, arguments);
+    // Also for a reader that has closed the pipe.
+    if checks.iter().any(|check| check.advice.is_some()) {
+        return Ok(ExitCode::FAILURE);
+    }
+    printed.map(|()| ExitCode::SUCCESS)
+}
+
+fn print(checks: &[Check], arguments: &Arguments) -> anyhow::Result<()> {
+    for Check { name, advice } in checks {
         if arguments.json {
             say!("{}", json!({"check": name, "ok": advice.is_none(), "advice": advice}));
         } else if let Some(advice) = advice {
@@ -44,8 +53,7 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitC
             say!("ok    {name}");
         }
     }
-    let passed = checks.iter().all(|check| check.advice.is_none());
-    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(())
 }
 
 /// The checks that need no server; `serve` makes them at its start and logs what fails. It cannot start with

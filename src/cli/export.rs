@@ -2,12 +2,14 @@
 //! so that PostgreSQL does not hold a long snapshot; events that are appended meanwhile come after that
 //! position.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
+use rustix::fs::OFlags;
 use serde_json::json;
 
 use super::database::pools;
+use super::misused;
 use super::output::Output;
 use super::progress::progress_bar;
 use crate::config::Config;
@@ -42,10 +44,13 @@ enum Format {
 }
 
 pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
+    anyhow::ensure!(!is_closed(), "standard output is closed");
     let pools = pools(config).await?;
     let LogEnd { log, head } = log_end(&pools.short).await?;
     let last = arguments.to.unwrap_or(head);
-    anyhow::ensure!(last <= head, "--to is beyond the end of the log (position {head})");
+    if last > head {
+        return Err(misused(format!("--to is beyond the end of the log (position {head})")));
+    }
     let source = event_format::source(&format!("{}/events", config.public_url()), log);
     // Another program gets the text of the log, a person one that does not act on the terminal.
     let is_shown = std::io::stdout().is_terminal();
@@ -81,9 +86,20 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     out.finish().with_context(|| ended(&out))?;
     if arguments.format != Format::Ndjson {
         // On standard output it would be read as an event.
-        complain!("{line}");
+        writeln!(std::io::stderr(), "{}", printable(&line.to_string()))
+            .context("cannot write the summary to standard error")?;
     }
     Ok(())
+}
+
+/// Whether the process began without a standard output: in its place Rust's runtime opens `/dev/null` for
+/// reading and writing. A shell opens it for writing only, to drop an output.
+fn is_closed() -> bool {
+    let (stdout, null) = (std::io::stdout(), rustix::fs::stat("/dev/null"));
+    let is_null = rustix::fs::fstat(&stdout)
+        .is_ok_and(|stdout| null.is_ok_and(|null| null.st_rdev == stdout.st_rdev));
+    let mode = rustix::fs::fcntl_getfl(&stdout).map(|flags| flags & OFlags::ACCMODE);
+    is_null && mode == Ok(OFlags::RDWR)
 }
 
 /// A record without its line end.

@@ -13,6 +13,7 @@ use sqlx::Connection as _;
 use tokio::sync::{mpsc, watch};
 
 use super::database::{owner_url, pools};
+use super::misused;
 use super::progress::{follow_import, import_bar, progress_bar};
 use super::signals::stop_signal;
 use crate::clock::Clock;
@@ -73,12 +74,13 @@ fn reason(text: &str) -> Result<String, ValueError> {
 
 /// Exit code 1 if nothing was imported or the import did not finish.
 pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    // Before a file without an end is read.
+    let format = if arguments.log { None } else { Some(format(&arguments)?) };
     let file = open(&arguments.file)?;
-    if arguments.log {
+    let Some(format) = format else {
         restore_log(config, file).await?;
         return Ok(ExitCode::SUCCESS);
-    }
-    let format = format(&arguments)?;
+    };
     let today = Clock::system().now().date_naive();
     if arguments.strict && !check_lines(Lines::open(file.try_clone()?, format, today))? {
         return Ok(ExitCode::FAILURE);
@@ -206,7 +208,7 @@ fn format(arguments: &Arguments) -> anyhow::Result<Format> {
     match (arguments.format, ending.as_deref()) {
         (Some(FormatName::Ndjson), _) | (None, Some("ndjson" | "jsonl")) => Ok(Format::Ndjson),
         (Some(FormatName::Csv), _) | (None, Some("csv" | "tsv")) => Ok(Format::Csv),
-        (None, _) => anyhow::bail!("--format is missing, and the file name has no known ending"),
+        (None, _) => Err(misused("--format is missing, and the file name has no known ending")),
     }
 }
 
@@ -225,11 +227,11 @@ fn fingerprint(mut file: &File, format: Format) -> anyhow::Result<Vec<u8>> {
 
 async fn restore_log(config: &Config, file: File) -> anyhow::Result<()> {
     let mut connection = schema::connect_unlimited(owner_url(config)?).await?;
+    schema::check_on(&mut connection).await?;
     let bar = progress_bar(file.metadata()?.len());
     let summary = log_copy::restore(&mut connection, bar.wrap_read(file)).await?;
     connection.close().await?;
     bar.finish_and_clear();
-    schema::check_on(&mut connection).await?;
     say!("{}", json!({"summary": summary}));
     Ok(())
 }

@@ -79,15 +79,25 @@ mod terminal;
 /// Ctrl-C and SIGTERM.
 mod signals;
 
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::builder::Styles;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, check_environment, variables};
 use crate::printable::{error_text, printable};
 use crate::telemetry;
+
+/// An argument that turns out to be wrong only beside the data (exit code 2).
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Misused(String);
+
+fn misused(problem: impl Into<String>) -> anyhow::Error {
+    Misused(problem.into()).into()
+}
 
 /// An event-sourced registry of customers on PostgreSQL and Redis.
 #[derive(Parser)]
@@ -142,18 +152,23 @@ enum Command {
 pub fn main() -> ExitCode {
     terminal::settle_colors();
     // Without wrapping, the help of each variable stays on one line.
-    let command = Arguments::command().after_help(environment_help()).term_width(0);
+    let mut command = Arguments::command().after_help(environment_help()).term_width(0);
+    let acts = std::env::args_os().any(|argument| acts(&argument));
+    if acts {
+        // Colours in an error are the argument's then, and are escaped.
+        command = command.styles(Styles::plain());
+    }
     let arguments =
         command.try_get_matches().and_then(|matches| Arguments::from_arg_matches(&matches));
     let arguments = match arguments {
         Ok(arguments) => arguments,
-        Err(error) => return misused(&error),
+        Err(error) => return print_usage(&error, acts),
     };
     let ended = run(arguments.command);
     telemetry::flush_logs();
     match ended {
         Ok(code) => code,
-        Err(error) if error.is::<ConfigError>() => {
+        Err(error) if error.is::<ConfigError>() || error.is::<Misused>() => {
             complain!("customers: {error}");
             ExitCode::from(2)
         }
@@ -166,17 +181,25 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Prints what clap says: help, or an error of usage, which repeats arguments as they are.
-fn misused(error: &clap::Error) -> ExitCode {
-    let acts = |argument: OsString| {
-        let text = argument.to_string_lossy();
-        printable(&text) != text
-    };
-    if !std::env::args_os().any(acts) {
-        error.exit();
+/// Whether a terminal acts on the argument.
+fn acts(argument: &OsStr) -> bool {
+    let text = argument.to_string_lossy();
+    printable(&text) != text
+}
+
+/// Prints what clap says: help, or an error of usage, which repeats arguments as they are. `acts` if a terminal
+/// acts on one of them.
+fn print_usage(error: &clap::Error, acts: bool) -> ExitCode {
+    if !acts {
+        let printed = error.print();
+        // Help that was asked for, and is not there.
+        let is_lost = printed.is_err_and(|lost| lost.kind() != std::io::ErrorKind::BrokenPipe);
+        return match u8::try_from(error.exit_code()) {
+            Ok(0) if is_lost => ExitCode::FAILURE,
+            code => ExitCode::from(code.unwrap_or(2)),
+        };
     }
-    // Without its colours, which could be the argument's.
-    for line in error.render().to_string().lines() {
+    for line in error.render().ansi().to_string().lines() {
         complain!("{line}");
     }
     ExitCode::from(2)

@@ -3,8 +3,6 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
-
 use super::database::pools;
 use super::progress::progress_bar;
 use crate::config::Config;
@@ -17,6 +15,10 @@ use crate::projections::{self, Projection, parked, verify};
 /// How often the progress of a rebuild is read.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
+/// The projection that an argument names.
+#[derive(Clone, Copy)]
+pub struct Named(&'static dyn Projection);
+
 #[derive(clap::Subcommand)]
 pub enum Command {
     /// Show the checkpoint, the lag and the state of each projection
@@ -27,28 +29,39 @@ pub enum Command {
     },
     /// Replay the log into a projection while its live table is served
     Rebuild {
-        name: String,
+        #[arg(value_parser = find)]
+        name: Named,
         /// Discard a rebuild that was interrupted, instead of resuming it
         #[arg(long)]
         restart: bool,
     },
     /// Compare a projection with the log and print the first difference
-    Verify { name: String },
+    Verify {
+        #[arg(value_parser = find)]
+        name: Named,
+    },
     /// Retry the parked customers, whose events could not be applied
-    Retry { name: String },
+    Retry {
+        #[arg(value_parser = find)]
+        name: Named,
+    },
     /// Swap the table back in that the last rebuild replaced
-    Rollback { name: String },
+    Rollback {
+        #[arg(value_parser = find)]
+        name: Named,
+    },
 }
 
 pub async fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> {
     let pools = pools(config).await?;
     let success = match command {
         Command::Status { json } => show(&status::status(&pools.short).await?, json)?,
-        Command::Rebuild { name, restart } => rebuild(find(&name)?, &pools, restart).await?,
-        Command::Verify { name } => verify(find(&name)?, &pools.long).await?,
-        Command::Retry { name } => retry(find(&name)?, &pools.long).await?,
+        Command::Rebuild { name, restart } => rebuild(name.0, &pools, restart).await?,
+        Command::Verify { name } => verify(name.0, &pools.long).await?,
+        Command::Retry { name } => retry(name.0, &pools.long).await?,
         Command::Rollback { name } => {
-            let position = rebuild::rollback(find(&name)?, &pools.rebuild).await?;
+            let position = rebuild::rollback(name.0, &pools.rebuild).await?;
+            let name = name.0.name();
             say!("rolled back {name} to its previous table, up to position {position}");
             true
         }
@@ -56,11 +69,9 @@ pub async fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> 
     Ok(if success { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn find(name: &str) -> anyhow::Result<&'static dyn Projection> {
-    projections::find(name).with_context(|| {
-        let known: Vec<_> = projections::ALL.iter().map(|known| known.name()).collect();
-        format!("unknown projection {name}; there are: {}", known.join(", "))
-    })
+fn find(name: &str) -> Result<Named, String> {
+    let known = || projections::ALL.iter().map(|known| known.name()).collect::<Vec<_>>().join(", ");
+    projections::find(name).map(Named).ok_or_else(|| format!("there are: {}", known()))
 }
 
 fn show(all: &[Status], json: bool) -> anyhow::Result<bool> {
@@ -131,35 +142,49 @@ async fn verify(projection: &dyn Projection, pool: &Pool) -> anyhow::Result<bool
     let head = verify::wait_until_applied(projection, pool).await?;
     let verify::Verified { position, difference, parked } =
         verify::verify(projection, pool).await?;
-    for parked in &parked {
-        say!(
-            "customer {}: parked from position {} on: {}",
-            parked.customer_id,
-            parked.position,
-            parked.problem
-        );
-    }
-    let except = if parked.is_empty() { "" } else { ", except the parked customers" };
-    if let Some(difference) = &difference {
-        say!("{name} differs from the log at position {position}: {difference}");
-    } else {
-        say!("{name} equals the log up to position {position}{except}");
-    }
-    if position < head {
-        let missing = head - position;
-        say!(
-            "{name} does not have the {missing} events after position {position}, up to {head}: \
-             start the service, which applies them, or run customers projection rebuild {name}"
-        );
-    }
-    Ok(difference.is_none() && parked.is_empty() && position >= head)
+    let is_equal = difference.is_none() && parked.is_empty() && position >= head;
+    let print = || -> anyhow::Result<()> {
+        for parked in &parked {
+            say!(
+                "customer {}: parked from position {} on: {}",
+                parked.customer_id,
+                parked.position,
+                parked.problem
+            );
+        }
+        let except = if parked.is_empty() { "" } else { ", except the parked customers" };
+        if let Some(difference) = &difference {
+            say!("{name} differs from the log at position {position}: {difference}");
+        } else {
+            say!("{name} equals the log up to position {position}{except}");
+        }
+        if position < head {
+            let missing = head - position;
+            say!(
+                "{name} does not have the {missing} events after position {position}, up to {head}: \
+                 start the service, which applies them, or run customers projection rebuild {name}"
+            );
+        }
+        Ok(())
+    };
+    told(is_equal, print())
 }
 
 async fn retry(projection: &dyn Projection, pool: &Pool) -> anyhow::Result<bool> {
     let retried = parked::retry(projection, pool).await?;
-    say!("{} repaired, {} still parked", retried.repaired, retried.still_parked);
-    for parked in parked::list(projection, pool).await? {
-        say!("customer {}: {}", parked.customer_id, parked.problem);
-    }
-    Ok(retried.still_parked == 0)
+    let list = parked::list(projection, pool).await?;
+    let print = || -> anyhow::Result<()> {
+        say!("{} repaired, {} still parked", retried.repaired, retried.still_parked);
+        for parked in list {
+            say!("customer {}: {}", parked.customer_id, parked.problem);
+        }
+        Ok(())
+    };
+    told(retried.still_parked == 0, print())
+}
+
+/// The verdict of a check and what came of printing it: a reader that has closed the pipe makes no failure a
+/// success.
+fn told(is_good: bool, printed: anyhow::Result<()>) -> anyhow::Result<bool> {
+    if is_good { printed.map(|()| true) } else { Ok(false) }
 }

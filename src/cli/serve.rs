@@ -111,7 +111,13 @@ pub async fn health(config: &Config) -> anyhow::Result<ExitCode> {
         .await
         .with_context(|| format!("http://{address}/readyz: no answer within {HEALTH_LIMIT:?}"))?
         .with_context(|| format!("cannot read http://{address}/readyz"))?;
-    say!("{}", answer.rsplit("\r\n\r\n").next().unwrap_or_default());
-    let ready = answer.starts_with("HTTP/1.1 200 ");
-    Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let is_ready = answer.starts_with("HTTP/1.1 200 ");
+    let body = answer.rsplit("\r\n\r\n").next().unwrap_or_default();
+    if is_ready {
+        say!("{body}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    // Also for a reader that has closed the pipe.
+    announce!("{body}");
+    Ok(ExitCode::FAILURE)
 }

@@ -10,7 +10,7 @@ use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::process::Command;
 
 use crate::harness::{PATIENCE, database, folder, until, variables};
-use crate::process::command;
+use crate::process::{BINARY, command};
 use crate::transfer::{log, stdout};
 
 const FORMATS: [&str; 3] = ["ndjson", "csv", "cloudevents"];
@@ -137,5 +137,71 @@ async fn an_export_into_a_file_is_whole() {
         let mut text = String::new();
         File::open(&path).unwrap().read_to_string(&mut text).unwrap();
         assert_eq!(events(format, &text), 3000, "{format}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_without_a_standard_output_or_its_summary_is_an_error() {
+    let url = large_log().await;
+    for format in FORMATS {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "exec \"$0\" export --format \"$1\" >&-", BINARY, format]);
+        shell.env_clear().envs(variables(&url)).current_dir(folder("export"));
+        let output = shell.output().await.unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{format}: {told}");
+        assert_eq!(told, "customers: standard output is closed\n", "{format}");
+        // What is thrown away on purpose is no error.
+        let output = ended(to(&url, &["export", "--format", format], Stdio::null())).await;
+        assert_eq!(output.status.code(), Some(0), "{format}: {output:?}");
+        // The summary of NDJSON stands on standard output.
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let mut export = to(&url, &["export", "--format", format], Stdio::null());
+        let code = export.stderr(full).status().await.unwrap().code();
+        assert_eq!(code, Some(i32::from(format != "ndjson")), "{format}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_pipe_makes_no_failed_check_a_success() {
+    // No projection has the events.
+    let url = large_log().await;
+    let closed = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        writer
+    };
+    for arguments in
+        [&["projection", "verify", "customers"][..], &["doctor"], &["doctor", "--json"]]
+    {
+        let mut checked = to(&url, arguments, closed());
+        // The role of the tests owns the tables, which doctor reports.
+        checked.env("CUSTOMERS_PUBLIC_URL", "http://customers.test");
+        let output = ended(checked).await;
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
+    }
+    let output = ended(to(&url, &["routes"], closed())).await;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_argument_has_its_exit_code_and_lost_help_is_an_error() {
+    let url = database().await;
+    for (arguments, problem) in [
+        (&["projection", "verify", "nope"][..], "there are: customers, customer_history"),
+        (&["projection", "rebuild", "nope"], "there are: customers, customer_history"),
+        (&["export", "--format", "csv", "--to", "99999999"], "--to is beyond the end of the log"),
+        // It has no end.
+        (&["import", "/dev/zero"], "--format is missing"),
+    ] {
+        let output = ended(to(&url, arguments, Stdio::null())).await;
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {told}");
+        assert!(told.contains(problem), "{arguments:?}: {told}");
+    }
+    for arguments in [&["--help"][..], &["export", "--help"], &["--version"]] {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let output = ended(to(&url, arguments, full)).await;
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
     }
 }

@@ -250,12 +250,15 @@ async fn the_command_knows_a_file_by_its_name_and_fails_if_nothing_was_imported(
         ("empty.ndjson", "\n", "the file has no customers"),
         ("people.xlsx.csv", "PK\x03\x04", "save it as CSV"),
         ("refused.csv", "name,dob\nAda,x\n", "nothing was imported: all lines were refused"),
-        ("people.json", ndjson, "--format"),
     ] {
         std::fs::write(place.join(name), file).unwrap();
         let (_, told) = failed(url, &place, &["import", name]).await;
         assert!(told.contains(problem), "{name}: {told}");
     }
+    std::fs::write(place.join("people.json"), ndjson).unwrap();
+    let output = run(url, &place, &["import", "people.json"]).await;
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), told.contains("--format")), (Some(2), true), "{told}");
     assert_eq!(log(url).await.len(), before);
     service.stop().await;
 }

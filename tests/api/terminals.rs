@@ -165,6 +165,12 @@ async fn what_a_user_mistypes_is_repeated_harmlessly() {
             assert_harmless(&on_terminal(command).await);
         }
     }
+    // What was typed is shown, not swallowed.
+    for arguments in [["keys", "retire", "x\u{1b}[31my"], ["projection", "verify", "x\u{1b}[31my"]]
+    {
+        let (_, stderr) = printed(command(&url, &arguments, &place)).await;
+        assert!(stderr.contains("'x\\u001b[31my'"), "{stderr}");
+    }
     for variable in ["CUSTOMERS_TRUSTED_PROXIES", "CUSTOMERS_CORS_ORIGINS", "DATABASE_URL_FILE"] {
         let mut routes = crate::process::command(&["routes"], &place);
         let (_, stderr) = printed({
@@ -299,15 +305,15 @@ async fn colours_and_bars_are_left_out_where_they_are_not_wanted() {
         (&[("TERM", "xterm-256color"), ("NO_COLOR", "1")], false, true),
         (&[("TERM", "xterm-256color"), ("NO_COLOR", "")], true, true),
         (&[("TERM", "xterm-256color"), ("CLICOLOR", "0")], false, true),
+        (&[("TERM", "xterm-256color"), ("CLICOLOR_FORCE", "0")], true, true),
+        (&[("TERM", "xterm-256color"), ("CLICOLOR_FORCE", "0"), ("NO_COLOR", "1")], false, true),
+        (&[("TERM", "dumb"), ("CLICOLOR_FORCE", "0")], false, false),
         (&[("TERM", "dumb")], false, false),
         (&[("TERM", "dumb"), ("CI", "true"), ("CLICOLOR", "1")], false, false),
         (&[], false, false),
     ] {
         for (number, (url, arguments)) in commands.iter().enumerate() {
             let mut command = command(url, arguments, &place);
-        (&[("TERM", "xterm-256color"), ("CLICOLOR_FORCE", "0")], true, true),
-        (&[("TERM", "xterm-256color"), ("CLICOLOR_FORCE", "0"), ("NO_COLOR", "1")], false, true),
-        (&[("TERM", "dumb"), ("CLICOLOR_FORCE", "0")], false, false),
             command.envs(settings.iter().copied()).env(https.0, https.1);
             let shown = on_terminal(command).await;
             let expected = if number == 2 { has_bar } else { has_colours };
@@ -318,15 +324,15 @@ async fn colours_and_bars_are_left_out_where_they_are_not_wanted() {
         }
     }
     // Elsewhere than on a terminal there are none unless they are asked for.
-    for (force, expected) in [("", false), ("1", true)] {
+    for (force, expected) in [("", false), ("0", false), ("1", true)] {
         let mut serve = command(&unmigrated, &["serve"], &place);
         serve.env(https.0, https.1).env("TERM", "xterm").env("CLICOLOR_FORCE", force);
         let (_, log) = printed(serve).await;
         assert!(log.contains("WARN"), "{log:?}");
         assert_eq!(log.contains('\u{1b}'), expected, "{log:?}");
-    }
-}
         let mut help = command(&url, &["--help"], &place);
         help.env("TERM", "xterm").env("CLICOLOR_FORCE", force);
         let (shown, _) = printed(help).await;
         assert_eq!(shown.contains('\u{1b}'), expected, "{shown:?}");
+    }
+}

@@ -240,8 +240,10 @@ async fn an_export_has_what_each_format_has_room_for() {
     let end = format!(r#"{{"summary":{{"events":4,"last_position":4,"log":"{identity}"}}}}"#);
     assert!(some.trim_end().ends_with(&end), "{some}");
     let beyond = (count + 1).to_string();
-    let (_, problem) = failed(url, &place, &["export", "--format", "csv", "--to", &beyond]).await;
+    let output = run(url, &place, &["export", "--format", "csv", "--to", &beyond]).await;
+    let problem = String::from_utf8(output.stderr).unwrap();
     assert!(problem.contains("beyond the end of the log"), "{problem}");
+    assert_eq!(output.status.code(), Some(2));
     service.stop().await;
 }
 
@@ -267,8 +269,9 @@ async fn a_file_of_customers_is_imported_as_by_the_route() {
 
     std::fs::write(place.join("people.txt"), "{\"name\":\"Alan\",\"dob\":\"1912-06-23\"}\n")
         .unwrap();
-    let (_, problem) = failed(url, &place, &["import", "people.txt"]).await;
-    assert!(problem.contains("--format"), "{problem}");
+    let output = run(url, &place, &["import", "people.txt"]).await;
+    let problem = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), problem.contains("--format")), (Some(2), true), "{problem}");
     stdout(url, &place, &["import", "people.txt", "--format", "ndjson", "--strict"]).await;
     assert_eq!(number().await, 3);
     let (_, problem) =

@@ -153,7 +153,7 @@ async fn an_unknown_projection_fails_and_names_those_there_are() {
     let shell = Shell::migrated().await;
     for what in ["rebuild", "verify"] {
         let ended = shell.run(&format!("projection {what} nothing")).await;
-        assert_eq!((ended.code, ended.stdout.as_str()), (1, ""), "{ended:?}");
+        assert_eq!((ended.code, ended.stdout.as_str()), (2, ""), "{ended:?}");
         assert!(ended.stderr.contains("there are: customers"), "{ended:?}");
     }
 }
