@@ -154,6 +154,7 @@ async fn serve_seeded(
     let urls = urls(&config);
     write_env(env, &urls)?;
     let app = App::build(config, Clock::system()).await?;
+    write_env(env, &format!("{urls}CUSTOMERS_LISTEN={}\n", app.address()))?;
     if seeding != Seeding::Never {
         seed(&app).await?;
     }

@@ -218,7 +218,11 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         return dev::run(arguments).await;
     }
     check_environment()?;
-    let config = Config::from_lookup(configured)?;
+    // Another process of the service has a port of its own.
+    let is_own = |name: &str| name == "CUSTOMERS_LISTEN" && matches!(command, Command::Serve);
+    let lookup =
+        |name: &str| if is_own(name) { std::env::var(name).ok() } else { configured(name) };
+    let config = Config::from_lookup(lookup)?;
     telemetry::start_logging(&config);
     match command {
         // Has returned above.

@@ -74,6 +74,9 @@ async fn dev_keeps_its_data_and_leaves_no_server_behind_whatever_ends_it() {
     // Other subcommands find the servers through `.customers/env`.
     let mut status = command(&["projection", "verify", "customers"], folder.path());
     assert!(status.output().await.unwrap().status.success());
+    // And the service itself, on whatever port.
+    let health = command(&["health"], folder.path()).output().await.unwrap();
+    assert!(health.status.success(), "{health:?}");
 
     let servers = dev.servers.clone();
     dev.process.kill().await;
