@@ -9,7 +9,7 @@ use rustix::fs::OFlags;
 use serde_json::json;
 
 use super::database::pools;
-use super::misused;
+use super::misuse::misused;
 use super::output::Output;
 use super::progress::progress_bar;
 use crate::config::Config;

@@ -13,7 +13,7 @@ use sqlx::Connection as _;
 use tokio::sync::{mpsc, watch};
 
 use super::database::{owner_url, pools};
-use super::misused;
+use super::misuse::misused;
 use super::progress::{follow_import, import_bar, progress_bar};
 use super::signals::stop_signal;
 use crate::clock::Clock;

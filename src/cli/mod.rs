@@ -59,13 +59,16 @@ mod log;
 mod projection;
 
 /// `customers redis empty`: the last step of a restore.
-mod redis;
+mod redis_keys;
 
 /// `customers serve`, `migrate`, `routes`, `health`.
 mod serve;
 
 /// Connects a command to the database.
 mod database;
+
+/// Arguments that turn out to be wrong only beside the data.
+mod misuse;
 
 /// Standard output for a whole log.
 mod output;
@@ -86,18 +89,10 @@ use std::process::ExitCode;
 use clap::builder::Styles;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use self::misuse::Misuse;
 use crate::config::{Config, ConfigError, check_environment, variables};
 use crate::printable::{error_text, printable};
 use crate::telemetry;
-
-/// An argument that turns out to be wrong only beside the data (exit code 2).
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Misused(String);
-
-fn misused(problem: impl Into<String>) -> anyhow::Error {
-    Misused(problem.into()).into()
-}
 
 /// An event-sourced registry of customers on PostgreSQL and Redis.
 #[derive(Parser)]
@@ -134,7 +129,7 @@ enum Command {
     Projection(projection::Command),
     /// Delete the keys of this installation in Redis, after a backup was restored
     #[command(subcommand)]
-    Redis(redis::Command),
+    Redis(redis_keys::Command),
     /// List the routes and the roles that they need
     Routes(serve::RoutesArguments),
     /// Create customers from a file, or restore a whole log into an empty installation
@@ -168,7 +163,7 @@ pub fn main() -> ExitCode {
     telemetry::flush_logs();
     match ended {
         Ok(code) => code,
-        Err(error) if error.is::<ConfigError>() || error.is::<Misused>() => {
+        Err(error) if error.is::<ConfigError>() || error.is::<Misuse>() => {
             complain!("customers: {error}");
             ExitCode::from(2)
         }
@@ -236,7 +231,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::History(arguments) => history::run(&config, &arguments).await?,
         Command::Log(command) => log::run(&config, &command).await?,
         Command::Projection(command) => return projection::run(&config, command).await,
-        Command::Redis(command) => redis::run(&config, &command).await?,
+        Command::Redis(command) => redis_keys::run(&config, &command).await?,
         Command::Routes(arguments) => serve::routes(&arguments)?,
         Command::Import(arguments) => return import::run(&config, arguments).await,
         Command::Export(arguments) => export::run(&config, &arguments).await?,
