@@ -49,6 +49,30 @@ pub(super) fn visible_ascii(
     }
 }
 
+/// The longest `traceparent` of a version that is not known yet, in bytes.
+const TRACEPARENT_MAX: usize = 256;
+
+/// The caller's trace (W3C Trace Context, section 3.2). A header that is repeated or invalid is ignored, as the
+/// standard demands; of later versions only the part is checked that all of them have.
+pub(super) fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let name = HeaderName::from_static("traceparent");
+    let text = std::str::from_utf8(one_value(headers, &name).ok()??).ok()?;
+    let mut parts = text.splitn(5, '-');
+    let mut hex = |length: usize| {
+        let is_hex = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        parts.next().filter(|part| part.len() == length && part.bytes().all(is_hex))
+    };
+    let is_id = |id: &str| id.bytes().any(|byte| byte != b'0');
+    let (version, trace, parent) = (hex(2)?, hex(32)?, hex(16)?);
+    let _flags = hex(2)?;
+    let rest_is_right = match parts.next() {
+        None => true,
+        Some(rest) => version != "00" && rest.bytes().all(|byte| byte.is_ascii_graphic()),
+    };
+    let is_valid = version != "ff" && is_id(trace) && is_id(parent) && rest_is_right;
+    (is_valid && text.len() <= TRACEPARENT_MAX).then(|| text.to_owned())
+}
+
 /// Whether the request has `Prefer: respond-async` (RFC 7240). Other preferences are ignored.
 pub(super) fn prefers_async(headers: &HeaderMap) -> bool {
     headers

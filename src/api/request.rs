@@ -15,6 +15,7 @@ use ipnet::IpNet;
 
 use super::error::{ApiError, Problem};
 use super::forwarded;
+use super::headers::traceparent;
 use super::state::Api;
 use crate::clock;
 use crate::events::metadata::Metadata;
@@ -26,7 +27,7 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest id that a client may give its request, in bytes.
 const REQUEST_ID_MAX: usize = 64;
 
-/// The number of bytes that are kept of a user agent and a traceparent.
+/// The number of bytes that are kept of a user agent.
 const KEPT_HEADER_MAX: usize = 256;
 
 /// The caller of a request, before authentication.
@@ -61,7 +62,7 @@ impl Caller {
             request_id: request_id(headers),
             ip: forwarded::client(peer, headers, trusted),
             user_agent: kept_header(headers, &header::USER_AGENT),
-            traceparent: kept_header(headers, &HeaderName::from_static("traceparent")),
+            traceparent: traceparent(headers),
         }
     }
 }

@@ -96,3 +96,39 @@ async fn pages_of_configured_origins_may_ask_and_no_others() {
     let read = service.get("/customers").login(&admin).header("origin", "https://evil.example");
     assert_eq!(send(read).await.header("access-control-allow-origin"), None);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_a_valid_traceparent_is_recorded() {
+    const VALID: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let service = Service::start().await;
+    let admin = service.log_in_as(Role::Admin).await;
+    let later = format!("cc{}-what-comes.later", &VALID[2..]);
+    let mut number = 0;
+    for (headers, expected) in [
+        (vec![VALID.to_owned()], Some(VALID)),
+        (vec![later.clone()], Some(later.as_str())),
+        (vec![], None),
+        (vec!["junk".to_owned()], None),
+        (vec!["\u{2028}".to_owned()], None),
+        (vec![VALID.to_owned(), VALID.to_owned()], None),
+        (vec![VALID.to_uppercase()], None),
+        (vec![format!("{VALID}-more")], None),
+        (vec![VALID.replace("00-", "ff-")], None),
+        (vec![VALID.replace("b7ad6b7169203331", "0000000000000000")], None),
+        (vec![VALID.replace("0af7651916cd43dd8448eb211c80319c", &"0".repeat(32))], None),
+        (vec![format!("cc{}-{}", &VALID[2..], "x".repeat(300))], None),
+    ] {
+        let body = serde_json::json!({"name": "Ada", "dob": "1990-12-10"});
+        let mut create = service.post("/customers").login(&admin).json(&body);
+        for header in &headers {
+            create = create.header("traceparent", header.as_bytes());
+        }
+        assert_eq!(send(create).await.status, 201, "{headers:?}");
+        number += 1;
+        let feed = format!("/events?customer={number}");
+        let feed = send(service.get(&feed).login(&admin)).await;
+        let recorded = feed.body["events"][0]["metadata"]["traceparent"].as_str();
+        assert_eq!(recorded, expected, "{headers:?}");
+    }
+    service.stop().await;
+}
