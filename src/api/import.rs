@@ -211,11 +211,18 @@ impl Import {
                 })?;
             let outcome = api.imports.run(lines, &request, &stop.token, sender, progress).await;
             let summary: Summary = outcome.map_err(|error| {
-                tracing::error!(request_id, %error, "import: stopped");
-                match error {
+                let cause = error.to_string();
+                let error = match error {
                     ImportError::Stopped => stop.error(),
                     error => error.into(),
+                };
+                // What the client has caused is told to the client.
+                if error.problem().status.is_server_error() {
+                    tracing::error!(request_id, error = cause, "import: stopped");
+                } else {
+                    tracing::info!(request_id, error = cause, "import: stopped");
                 }
+                error
             })?;
             // Like every write, it is answered when the read table shows it.
             read_your_writes::wait_for_customers(api, summary.last_position).await;

@@ -518,3 +518,28 @@ async fn a_body_that_arrives_after_its_session_has_ended_imports_nothing() {
     }
     service.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_that_stops_because_of_its_lines_is_no_error_in_the_log() {
+    let service = Service::start().await;
+    service.add_account("editor", Role::Editor).await;
+    let place = folder("import");
+    let log = place.join("log");
+    let mut serve = command(&["serve"], &place);
+    serve.envs(variables(service.database_url())).env("CUSTOMERS_LOG", "info");
+    let process = Process::start({
+        serve.stderr(std::fs::File::create(&log).unwrap());
+        serve
+    })
+    .await;
+    let editor = process.log_in("editor").await;
+    let import = process.request(Method::POST, "/customers/import").login(&editor);
+    let bad = import.header("content-type", NDJSON).body("[]\n".repeat(12_000));
+    let answer = send(bad).await;
+    let last: Value = serde_json::from_str(answer.text.lines().last().unwrap()).unwrap();
+    assert_eq!(last["error"]["status"], 422, "{last}");
+    assert_eq!(process.end(rustix::process::Signal::TERM).await, Some(0));
+    let told = std::fs::read_to_string(&log).unwrap();
+    assert!(told.contains("import: stopped") && !told.contains("ERROR"), "{told}");
+    service.stop().await;
+}
