@@ -35,8 +35,14 @@ impl<S: Sync> FromRequest<S> for Body {
             return Err(ApiError::UnsupportedMediaType("application/json"));
         }
         let bytes = read_body(request).await?;
-        let value: Value = serde_json::from_slice(&bytes)
-            .map_err(|error| ApiError::malformed("body", format!("is not JSON: {error}")))?;
+        let value: Value = serde_json::from_slice(&bytes).map_err(|error| {
+            let text = error.to_string();
+            let problem = match text.strip_prefix("recursion limit exceeded") {
+                Some(at) => format!("has arrays and objects in more than 127 levels{at}"),
+                None => format!("is not JSON: {text}"),
+            };
+            ApiError::malformed("body", problem)
+        })?;
         match value {
             Value::Object(members) => {
                 // A proxy may have used the other of two members with the same name, so both are

@@ -130,6 +130,15 @@ async fn a_body_says_each_thing_once_and_unpacked() {
         r#"400 {"detail":"the request cannot be parsed","errors":[{"detail":"the member \"name\" must be given only once at line 1 column 46","field":"body"}],"request_id":"[id]","status":400,"title":"Malformed request","type":"/problems/malformed"}"#
     );
     let good = r#"{"name":"Ada","dob":"1990-12-10"}"#;
+    // What is not read may be anything, but not of any depth.
+    for (depth, status) in [(126, 201), (127, 400)] {
+        let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+        let body = format!(r#"{{"name":"Ada","dob":"1990-12-10","x":{open}{close}}}"#);
+        let post = service.post("/customers").login(&login);
+        let answer = send(post.header(header::CONTENT_TYPE, "application/json").body(body)).await;
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert_eq!(answer.text.contains("in more than 127 levels at line 1"), status == 400);
+    }
     let other = post(good).header(header::CONTENT_TYPE, "text/xml");
     assert_eq!(send(other).await.status, 415, "two content types");
     let packed = post(good).header(header::CONTENT_ENCODING, "gzip");
