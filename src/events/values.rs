@@ -65,7 +65,9 @@ impl Name {
     /// control characters (Unicode category Cc, NUL included), and what [`check_visible`] rejects.
     pub fn parse(text: &str) -> Result<Self, ValueError> {
         let name = Self::stored(text)?;
-        check_visible(&name.0).map_err(ValueError)?;
+        // The error names the character that was given, where folding makes another one of it.
+        let of_given = |of_folded| check_visible(text.trim()).err().unwrap_or(of_folded);
+        check_visible(&name.0).map_err(|problem| ValueError(of_given(problem)))?;
         Ok(name)
     }
 
@@ -194,7 +196,9 @@ impl Username {
     /// The name of a new account: as [`Username::stored`], and rejects what [`check_visible`] rejects.
     pub fn parse(text: &str) -> Result<Self, ValueError> {
         let name = Self::stored(text)?;
-        check_visible(&name.0).map_err(ValueError)?;
+        // The error names the character that was given, where folding makes another one of it.
+        let of_given = |of_folded| check_visible(text.trim()).err().unwrap_or(of_folded);
+        check_visible(&name.0).map_err(|problem| ValueError(of_given(problem)))?;
         Ok(name)
     }
 

@@ -177,7 +177,8 @@ async fn a_new_account_has_a_name_that_can_be_seen() {
         ("\u{202e}ada", "must not contain U+202E RIGHT-TO-LEFT OVERRIDE"),
         ("ad\u{ad}a", "must not contain U+00AD SOFT HYPHEN"),
         // As folded: the filler of half width becomes another one.
-        ("\u{ffa0}", "must not contain U+1160 HANGUL JUNGSEONG FILLER"),
+        ("\u{ffa0}", "must not contain U+FFA0 HALFWIDTH HANGUL FILLER"),
+        ("ada\u{3164}", "must not contain U+3164 HANGUL FILLER"),
         ("ada\u{200d}", "must not contain U+200D ZERO WIDTH JOINER where no script needs it"),
         ("\u{301}", "must have at least one visible character"),
     ] {
