@@ -285,7 +285,7 @@ impl From<FileError> for ApiError {
     fn from(error: FileError) -> Self {
         let body = |problem| Self::Invalid(vec![FieldError::new("body", problem)]);
         match error {
-            FileError::Header(errors) => Self::Invalid(fields(errors)),
+            FileError::Header(refused) => Self::Invalid(fields(refused.errors)),
             FileError::NotText(what) => body(what),
             FileError::Empty => body("has no customers"),
             FileError::Read(error) => unavailable(&error),

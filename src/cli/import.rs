@@ -87,8 +87,8 @@ pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<ExitCo
     let length = file.metadata()?.len();
     (&file).rewind()?;
     let lines = match Lines::open(file, format, today) {
-        Err(FileError::Header(errors)) => {
-            say!("{}", json!({"line": 1, "errors": errors}));
+        Err(FileError::Header(refused)) => {
+            say!("{}", serde_json::to_string(&refused)?);
             return Ok(ExitCode::FAILURE);
         }
         lines => lines?,
@@ -156,8 +156,8 @@ fn print_rejected(bar: &ProgressBar, line: &RejectedLine) -> anyhow::Result<()> 
 /// Returns whether every line can be imported; prints the lines that cannot.
 fn check_lines(lines: Result<Lines, FileError>) -> anyhow::Result<bool> {
     let mut lines = match lines {
-        Err(FileError::Header(errors)) => {
-            say!("{}", json!({"line": 1, "errors": errors}));
+        Err(FileError::Header(refused)) => {
+            say!("{}", serde_json::to_string(&refused)?);
             return Ok(false);
         }
         lines => lines?,

@@ -220,6 +220,32 @@ async fn the_command_knows_a_file_by_its_name_and_fails_if_nothing_was_imported(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_names_the_line_of_a_header_that_it_refuses() {
+    let service = Service::start().await;
+    let (url, place) = (service.database_url(), folder("import_files"));
+    for (file, line) in [
+        ("foo;bar\nx;y\n".to_owned(), 1),
+        ("\n\nsep=;\nfoo;bar\nx;y\n".to_owned(), 4),
+        ("\r\rfoo;bar\r".to_owned(), 3),
+        ("\n\"two\nlines\";name\n".to_owned(), 2),
+        (format!("\n\n{}\n", "x".repeat(70_000)), 3),
+    ] {
+        std::fs::write(place.join("people.csv"), &file).unwrap();
+        for options in [&[][..], &["--strict"]] {
+            let import = [&["import", "people.csv"], options].concat();
+            let (told, _) = failed(url, &place, &import).await;
+            let told: Value = serde_json::from_str(&told).unwrap();
+            assert_eq!(told["line"], line, "{told}");
+            assert!(told["errors"][0]["detail"].is_string(), "{told}");
+        }
+    }
+    std::fs::write(place.join("people.csv"), b"\nname,dob,stra\xdfe\nAda,1990-12-10,x\n").unwrap();
+    let (told, _) = failed(url, &place, &["import", "people.csv"]).await;
+    assert!(told.starts_with(r#"{"line":2,"errors":[{"field":"line""#), "{told}");
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reason_of_the_command_line_is_one_that_the_header_can_carry() {
     let service = Service::start().await;
     let (url, place) = (service.database_url(), folder("import_files"));
