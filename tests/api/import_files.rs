@@ -246,6 +246,23 @@ async fn the_command_names_the_line_of_a_header_that_it_refuses() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_without_a_cell_that_is_filled_are_empty_lines() {
+    let service = Service::start().await;
+    let editor = service.log_in_as(Role::Editor).await;
+    // As a spreadsheet writes rows that were cleared.
+    let file = "name;dob;city\n;;\nAda;1990-12-10;x\n ; ;\u{9}\n;;;;\nx;;\n;;\n";
+    let all = lines(&import(&service, &editor, CSV, file).await);
+    assert_eq!((all.len(), &all[0]["line"]), (2, &json!(6)), "{all:?}");
+    assert_eq!(
+        (&all[1]["summary"]["lines"], &all[1]["summary"]["created"]),
+        (&json!(2), &json!(1))
+    );
+    let answer = import(&service, &editor, CSV, "name;dob\n;\n;\n").await;
+    assert_eq!(answer.body["errors"][0]["detail"], "has no customers", "{answer:?}");
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reason_of_the_command_line_is_one_that_the_header_can_carry() {
     let service = Service::start().await;
     let (url, place) = (service.database_url(), folder("import_files"));

@@ -133,9 +133,9 @@ impl<R: Read> Csv<R> {
         self.reader.get_ref().is_at_end
     }
 
-    /// A line of white space.
+    /// A line of white space, or of delimiters: spreadsheets write those for rows that were cleared.
     fn is_blank(&self) -> bool {
-        self.record.len() == 1 && self.record.as_slice().trim_ascii().is_empty()
+        self.record.as_slice().trim_ascii().is_empty()
     }
 
     /// The line on which the record begins: the reader is after its end, and has skipped empty lines
