@@ -267,7 +267,7 @@ async fn a_reason_of_the_command_line_is_one_that_the_header_can_carry() {
     let service = Service::start().await;
     let (url, place) = (service.database_url(), folder("import_files"));
     std::fs::write(place.join("people.csv"), "name,dob\nAda,1990-12-10\n").unwrap();
-    for bad in ["\u{1b}[2J", "a\nb", "a\u{7f}", &"x".repeat(501)] {
+    for bad in ["\u{1b}[2J", "a\nb", "a\u{7f}", "\u{200b}", &"x".repeat(501)] {
         let output = run(url, &place, &["import", "people.csv", "--reason", bad]).await;
         assert_eq!(output.status.code(), Some(2), "{bad:?}: {output:?}");
         let told = String::from_utf8(output.stderr).unwrap();
