@@ -257,13 +257,13 @@ fn format(headers: &HeaderMap) -> Result<Format, ApiError> {
     let format = match media_type(headers)?.as_deref() {
         Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => Format::Ndjson,
         Some("text/csv" | "text/tab-separated-values") => Format::Csv,
-        _ => return Err(ApiError::UnsupportedMediaType("application/x-ndjson or text/csv")),
+        _ => return Err(ApiError::UnsupportedMediaType(&["application/x-ndjson", "text/csv"])),
     };
     match charset(headers).as_deref() {
         None | Some("" | "utf-8" | "utf8" | "us-ascii" | "utf-16" | "utf-16le" | "utf-16be") => {
             Ok(format)
         }
-        Some(_) => Err(ApiError::UnsupportedMediaType("in UTF-8 or UTF-16")),
+        Some(_) => Err(ApiError::UnsupportedCharset),
     }
 }
 
