@@ -133,8 +133,8 @@ impl SessionCookies {
                 }
                 // What a client without a jar keeps of a log-out.
                 Ok("") => {}
-                // Clients send the cookie of the longest path first (RFC 6265, section 5.4); a neighbour's is one
-                // of a longer path than ours.
+                // Clients send the cookie of the longest path first (RFC 6265, section 5.4); earlier versions set
+                // theirs for `/`, below a path too.
                 Ok(value) if name == self.shared_name.as_bytes() => earlier = Some(value),
                 // What is not UTF-8 is of no version.
                 Ok(_) | Err(_) => {}
