@@ -9,6 +9,7 @@ use secrecy::SecretString;
 use serde_json::json;
 
 use super::database::misconfigured;
+use super::output::unless_closed;
 use crate::app::{database_url, redis_url};
 use crate::auth::keys::Keys;
 use crate::auth::redis::doctor as redis_doctor;
@@ -35,8 +36,14 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitC
     checks.extend(of_replica(config).await);
     checks.extend(of_redis(config).await);
     checks.extend(of_configuration(config));
-    for Check { name, advice } in &checks {
-        if arguments.json {
+    unless_closed(print(&checks, arguments.json))?;
+    let passed = checks.iter().all(|check| check.advice.is_none());
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print(checks: &[Check], as_json: bool) -> anyhow::Result<()> {
+    for Check { name, advice } in checks {
+        if as_json {
             say!("{}", json!({"check": name, "ok": advice.is_none(), "advice": advice}));
         } else if let Some(advice) = advice {
             say!("FAIL  {name}: {advice}");
@@ -44,8 +51,7 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitC
             say!("ok    {name}");
         }
     }
-    let passed = checks.iter().all(|check| check.advice.is_none());
-    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(())
 }
 
 /// The checks that need no server; `serve` makes them at its start and logs what fails.

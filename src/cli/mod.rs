@@ -1,12 +1,11 @@
 //! The command line. Exit codes: 0 success, 1 failure, 2 wrong arguments or bad configuration.
 
-/// Writes a line to standard output, [`printable`](crate::printable::printable) as all lines here. A failed
-/// write is an error, where `println!` would panic.
+/// Writes a line to standard output, [`printable`](crate::printable::printable) as all lines here. Waits while a
+/// pipe that does not block is full. A failed write is an error, where `println!` would panic.
 macro_rules! say {
-    ($($line:tt)*) => {{
-        use std::io::Write as _;
-        writeln!(std::io::stdout(), "{}", crate::printable::printable(&format!($($line)*)))?
-    }};
+    ($($line:tt)*) => {
+        crate::cli::output::write_line(std::io::stdout().lock(), &format!($($line)*))?
+    };
 }
 
 /// Writes a line to standard output if that is possible: for a service, which goes on without its reader.
@@ -18,12 +17,10 @@ macro_rules! announce {
     }};
 }
 
-/// Writes a line to standard error if that is possible, where `eprintln!` would panic.
+/// Writes a line to standard error if that is possible, where `eprintln!` would panic. Waits as `say!` does.
 macro_rules! complain {
     ($($line:tt)*) => {{
-        use std::io::Write as _;
-        let _ =
-            writeln!(std::io::stderr(), "{}", crate::printable::printable(&format!($($line)*)));
+        let _ = crate::cli::output::write_line(std::io::stderr().lock(), &format!($($line)*));
     }};
 }
 
@@ -64,7 +61,7 @@ mod serve;
 /// Connects a command to the database.
 mod database;
 
-/// Standard output for a whole log.
+/// Standard output: lines, and a whole log.
 mod output;
 
 /// Progress bars.
@@ -82,6 +79,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use self::output::is_broken_pipe;
 use crate::config::{Config, ConfigError, check_environment, variables};
 use crate::printable::{error_text, printable};
 use crate::telemetry;
@@ -151,7 +149,8 @@ pub fn main() -> ExitCode {
             complain!("customers: {error}");
             ExitCode::from(2)
         }
-        // The reader has closed the pipe, for example `head`.
+        // The reader has closed the pipe, for example `head`. Commands whose exit code is a verdict return it
+        // nevertheless.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             complain!("customers: {}", error_text(error.as_ref()));
@@ -174,12 +173,6 @@ fn misused(error: &clap::Error) -> ExitCode {
         complain!("{line}");
     }
     ExitCode::from(2)
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<std::io::Error>()
-        .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 #[tokio::main]

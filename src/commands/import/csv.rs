@@ -56,7 +56,8 @@ impl<R: Read> Read for LimitedReader<R> {
 impl<R: Read> Csv<R> {
     pub(super) fn open(mut file: TextFile<R>) -> Result<Self, HeaderError> {
         let encoding = file.encoding();
-        let Header { bytes, delimiter, columns, name, dob } = Header::read(&mut file, encoding)?;
+        let Header { bytes, line, delimiter, columns, name, dob } =
+            Header::read(&mut file, encoding)?;
         let left = Arc::new(AtomicUsize::new(0));
         let file = Cursor::new(bytes).chain(file);
         let reader = csv::ReaderBuilder::new()
@@ -73,7 +74,7 @@ impl<R: Read> Csv<R> {
         let record = csv::ByteRecord::new();
         let mut csv = Self { reader, left, encoding, record, columns, name, dob, over: false };
         if csv.advance()? == Record::TooLong {
-            return Err(HeaderError::Refused(vec![LineError::too_long()]));
+            return Err(HeaderError::refused(line, vec![LineError::too_long()]));
         }
         Ok(csv)
     }
@@ -132,9 +133,9 @@ impl<R: Read> Csv<R> {
         self.reader.get_ref().is_at_end
     }
 
-    /// A line of white space.
+    /// A line of white space, or of delimiters: spreadsheets write those for rows that were cleared.
     fn is_blank(&self) -> bool {
-        self.record.len() == 1 && self.record.as_slice().trim_ascii().is_empty()
+        self.record.as_slice().trim_ascii().is_empty()
     }
 
     /// The line on which the record begins: the reader is after its end, and has skipped empty lines
