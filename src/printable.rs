@@ -41,10 +41,16 @@ fn acts(c: char) -> bool {
         return c.is_ascii_control();
     }
     let is_needed = matches!(c, '\u{200c}' | '\u{200d}') || VariationSelector::for_char(c);
-    c.is_control()
-        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{fff9}'..='\u{fffb}')
+    c.is_control() || (is_hidden(c) && !is_needed)
+}
+
+/// Whether people cannot see the character, or it reorders those that they see. `events::characters` says
+/// which these are, and where scripts need them.
+#[must_use]
+pub fn is_hidden(c: char) -> bool {
+    DefaultIgnorableCodePoint::for_char(c)
         || NoncharacterCodePoint::for_char(c)
-        || (DefaultIgnorableCodePoint::for_char(c) && !is_needed)
+        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{fff9}'..='\u{fffb}')
 }
 
 /// The error and its causes, `what: why: why`. Many errors repeat their cause in their own text; a text that

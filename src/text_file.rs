@@ -52,6 +52,10 @@ pub enum OpenError {
     Read(#[from] io::Error),
 }
 
+/// A line that has more bytes than it may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLong;
+
 impl<R: Read> TextFile<R> {
     /// Reads the byte order mark, if there is one.
     pub fn open(file: R) -> Result<Self, OpenError> {
@@ -85,6 +89,24 @@ impl<R: Read> TextFile<R> {
 
     pub fn encoding(&self) -> Encoding {
         self.encoding
+    }
+
+    /// The next line, of at most `max` bytes without its end; `None` at the end of the file. A longer line is
+    /// skipped, and takes no more memory.
+    pub fn next_line(&mut self, max: usize) -> io::Result<Option<Result<Vec<u8>, TooLong>>> {
+        let mut line = vec![];
+        // One byte more than allowed, and the line feed.
+        if self.by_ref().take(max as u64 + 2).read_until(b'\n', &mut line)? == 0 {
+            return Ok(None);
+        }
+        let is_ended = line.pop_if(|byte| *byte == b'\n').is_some();
+        if line.len() <= max {
+            return Ok(Some(Ok(line)));
+        }
+        if !is_ended {
+            self.skip_until(b'\n')?;
+        }
+        Ok(Some(Err(TooLong)))
     }
 
     /// How many bytes of the file were read, those that wait here included.
@@ -246,6 +268,20 @@ mod tests {
             assert_eq!(read(long.as_bytes()), expected.as_bytes());
             assert_eq!(read(&utf16(&long, u16::to_le_bytes)), expected.as_bytes());
         }
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_skipped() {
+        let file = "abc\nabcd\nabcde\nabcdefghij\n\nab";
+        let mut file = TextFile::open(file.as_bytes()).expect("it is text");
+        let mut lines = vec![];
+        while let Some(line) = file.next_line(3).expect("memory can be read") {
+            lines.push(line.map(|line| String::from_utf8(line).expect("it is text")));
+        }
+        let text = |text: &str| Ok(text.to_owned());
+        let expected =
+            [text("abc"), Err(TooLong), Err(TooLong), Err(TooLong), text(""), text("ab")];
+        assert_eq!(lines, expected);
     }
 
     #[test]

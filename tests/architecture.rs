@@ -19,7 +19,7 @@ const ALLOWED: [(&str, &[&str]); 24] = [
     ("check", &[]),
     ("text_file", &[]),
     ("postgres", &["server_url"]),
-    ("events", &["clock", "postgres", "tasks", "telemetry"]),
+    ("events", &["clock", "postgres", "printable", "tasks", "telemetry"]),
     ("feed", &["clock", "events", "postgres", "printable", "tasks", "text_file"]),
     ("commands", &["clock", "events", "postgres", "text_file"]),
     ("projections", &["clock", "events", "postgres", "tasks", "telemetry"]),

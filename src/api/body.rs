@@ -32,7 +32,7 @@ impl<S: Sync> FromRequest<S> for Body {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         if !is_json(request.headers())? {
-            return Err(ApiError::UnsupportedMediaType("application/json"));
+            return Err(ApiError::UnsupportedMediaType(&["application/json"]));
         }
         let bytes = read_body(request).await?;
         let value: Value = serde_json::from_slice(&bytes).map_err(|error| {

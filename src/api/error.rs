@@ -42,8 +42,10 @@ pub enum ApiError {
     #[error("the request has invalid values")]
     Invalid(Vec<FieldError>),
     /// Names the media types that the route accepts.
-    #[error("the body must be {0}")]
-    UnsupportedMediaType(&'static str),
+    #[error("the body must be {}", .0.join(" or "))]
+    UnsupportedMediaType(&'static [&'static str]),
+    #[error("the body must be in UTF-8 or UTF-16")]
+    UnsupportedCharset,
     #[error("the body must have no content coding: send it as it is")]
     ContentCoding,
     #[error("the body must have no transfer coding but chunked")]
@@ -143,7 +145,10 @@ impl ApiError {
             }
             Self::Malformed(_) => (StatusCode::BAD_REQUEST, "malformed", "Malformed request"),
             Self::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "Invalid values"),
-            Self::UnsupportedMediaType(_) | Self::ContentCoding | Self::TransferCoding => (
+            Self::UnsupportedMediaType(_)
+            | Self::UnsupportedCharset
+            | Self::ContentCoding
+            | Self::TransferCoding => (
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported-media-type",
                 "Unsupported media type",
@@ -217,8 +222,7 @@ impl ApiError {
             }
             // What would have been accepted (RFC 9110, section 15.5.16).
             Self::UnsupportedMediaType(types) => {
-                let types = HeaderValue::from_str(&types.replace(" or ", ", ")).ok()?;
-                Some((header::ACCEPT, types))
+                Some((header::ACCEPT, HeaderValue::from_str(&types.join(", ")).ok()?))
             }
             Self::ContentCoding => {
                 Some((header::ACCEPT_ENCODING, HeaderValue::from_static("identity")))
@@ -239,6 +243,8 @@ impl ApiError {
             | Self::MethodNotAllowed
             | Self::Malformed(_)
             | Self::Invalid(_)
+            // `Accept` cannot name charsets.
+            | Self::UnsupportedCharset
             | Self::TransferCoding
             | Self::TooLarge(_)
             | Self::VersionMismatch { .. }

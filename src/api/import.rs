@@ -79,6 +79,7 @@ pub(super) async fn import(
     let watch =
         SessionWatch::start(&api, authorized.principal.clone(), Editor::ROLE, CHECK_INTERVAL);
     let progress = Progress::watched(Phase::Receiving, request.body().size_hint().exact());
+    let mut received = progress.subscribe();
     let request_id = authorized.caller.request_id.clone();
     let stop = Stop::new(&api, watch);
     let import = Arc::new(Import {
@@ -98,10 +99,19 @@ pub(super) async fn import(
         Box::pin(async move { import.prepare(body).await })
     };
     // A client that sends slowly, or waits for its turn, is told so; its errors are in the answer then.
-    let silence = if is_forwarded { LIMITS.answer } else { PROGRESS_INTERVAL };
-    let prepared = match tokio::time::timeout_at(began + silence, &mut preparing).await {
-        Ok(prepared) => Some(prepared?),
-        Err(_) => None,
+    let silence = async {
+        let mut silent_from = began;
+        if is_forwarded {
+            // The import holds the sender.
+            let _ = received.wait_for(|at| at.phase != Phase::Receiving).await;
+            silent_from = Instant::now();
+        }
+        tokio::time::sleep_until(silent_from + PROGRESS_INTERVAL).await;
+    };
+    let prepared = tokio::select! {
+        biased;
+        prepared = &mut preparing => Some(prepared?),
+        () = silence => None,
     };
     let (answer, response) = ImportAnswer::new(import.stop.token.clone());
     // Runs to its end, even if the client disconnects, while the session is open.
@@ -264,13 +274,13 @@ fn format(headers: &HeaderMap) -> Result<Format, ApiError> {
     let format = match media_type(headers)?.as_deref() {
         Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => Format::Ndjson,
         Some("text/csv" | "text/tab-separated-values") => Format::Csv,
-        _ => return Err(ApiError::UnsupportedMediaType("application/x-ndjson or text/csv")),
+        _ => return Err(ApiError::UnsupportedMediaType(&["application/x-ndjson", "text/csv"])),
     };
     match charset(headers).as_deref() {
         None | Some("" | "utf-8" | "utf8" | "us-ascii" | "utf-16" | "utf-16le" | "utf-16be") => {
             Ok(format)
         }
-        Some(_) => Err(ApiError::UnsupportedMediaType("in UTF-8 or UTF-16")),
+        Some(_) => Err(ApiError::UnsupportedCharset),
     }
 }
 
@@ -292,7 +302,7 @@ impl From<FileError> for ApiError {
     fn from(error: FileError) -> Self {
         let body = |problem| Self::Invalid(vec![FieldError::new("body", problem)]);
         match error {
-            FileError::Header(errors) => Self::Invalid(fields(errors)),
+            FileError::Header(refused) => Self::Invalid(fields(refused.errors)),
             FileError::NotText(what) => body(what),
             FileError::Empty => body("has no customers"),
             FileError::Read(error) => unavailable(&error),

@@ -29,7 +29,7 @@ pub(super) struct ImportAnswer {
     sender: Option<mpsc::Sender<Bytes>>,
     /// Cancelled when the import has to end.
     stop: CancellationToken,
-    /// How long it was waited for the client, and how many bytes were sent.
+    /// How long the import has waited for the client, and how many bytes it has sent.
     waited: Duration,
     sent: u64,
     pending: Vec<u8>,

@@ -23,7 +23,6 @@ use super::pool_choice::{PoolKind, Source};
 use super::query::{Params, page_limit, plain_number};
 use super::read_your_writes;
 use super::session_watch::SessionWatch;
-
 use super::state::Api;
 use crate::projections::Projection;
 use crate::projections::customer_history::{self, CustomerHistory};

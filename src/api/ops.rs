@@ -33,9 +33,9 @@ pub(super) async fn livez(params: Params) -> Result<Response, ApiError> {
     Ok(Json(Health { status: "ok", checks: json!({}) }).into_response())
 }
 
-/// `GET /readyz`: checks PostgreSQL with its schema, Redis, and that no background task is down. Reports the lag of the projections, but
-/// a lag does not make the process unready, because all processes would lag together. A process with a
-/// new version of a projection becomes ready after its first build; until then the processes of the old
+/// `GET /readyz`: checks PostgreSQL with its schema, Redis, and that no background task is down. Reports the lag of
+/// the projections, but a lag does not make the process unready, because all processes would lag together. A process
+/// with a new version of a projection becomes ready after its first build; until then the processes of the old
 /// version serve. A process that is told to stop is not ready, although it still serves.
 pub(super) async fn readyz(State(api): State<Api>, params: Params) -> Result<Response, ApiError> {
     params.none()?;

@@ -70,8 +70,9 @@ pub struct ApiState {
     pub stream_places: StreamPlaces,
     /// Permits for imports.
     pub import_slots: Arc<Semaphore>,
-    /// The imports and long lists of each account.
+    /// The imports of each account.
     pub account_imports: AccountSlots,
+    /// The long lists of each account.
     pub account_lists: AccountSlots,
     /// The queries of the long lists of each account.
     pub account_queries: AccountSlots,

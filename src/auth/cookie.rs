@@ -1,8 +1,8 @@
 //! The session cookie: its names, the form of its value, and its place among the cookies of a request.
 //!
 //! Cookies do not know ports (RFC 6265, section 8.5): a browser sends the cookies of all installations on a
-//! host to each of them. So the name has a tag of the installation, and the value a MAC of it: what lacks
-//! either is a neighbour's. The cookie is also set under the name that all installations share, which
+//! host to each of them. So the name has a tag of the installation, and the value a MAC of it: the service takes a
+//! cookie that lacks either for a neighbour's. The cookie is also set under the name that all installations share, which
 //! programs and earlier versions know, unless a neighbour's cookie has it.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -12,6 +12,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
 use super::principal::Cookie;
 use crate::clock;
+use crate::config::path_of;
 
 /// The name that all installations share, on plain http.
 const NAME: &str = "customers_session";
@@ -20,7 +21,8 @@ const NAME: &str = "customers_session";
 /// 6265bis, section 4.1.3.2).
 const HOST_NAME: &str = "__Host-session";
 
-/// The same on https below a path: browsers accept it only with `Secure` (section 4.1.3.1).
+/// The same on https below a path: browsers accept it only with `Secure` (section 4.1.3.1). Earlier versions set
+/// [`HOST_NAME`] there, too; their tokens live for 24 h at most.
 const SECURE_NAME: &str = "__Secure-session";
 
 /// The parts of a value, in bytes: random ones, and the start of their MAC (RFC 2104, section 5).
@@ -42,6 +44,9 @@ pub struct SessionCookies {
 pub struct Sent<'a> {
     pub cookie: Cookie<'a>,
     pub shared: Shared,
+    /// Whether the cookie is one that an earlier version set for the whole host, although the installation is
+    /// below a path.
+    pub has_former: bool,
 }
 
 /// Whose cookie has the shared name.
@@ -102,6 +107,7 @@ impl SessionCookies {
     /// one by our name that we have not made. Two of ours by one name are [`Cookie::Several`].
     pub fn read<'a>(&self, headers: impl IntoIterator<Item = &'a [u8]>) -> Sent<'a> {
         let (mut own, mut shared, mut earlier) = (Cookie::Absent, Cookie::Absent, None);
+        let mut former = None;
         // As bytes: a neighbour's cookie need not be ASCII.
         for pair in headers.into_iter().flat_map(|line| line.split(|byte| *byte == b';')) {
             let at = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
@@ -113,6 +119,9 @@ impl SessionCookies {
             } else if name == self.shared_name.as_bytes() {
                 &mut shared
             } else {
+                if self.shared_name == SECURE_NAME && name == HOST_NAME.as_bytes() {
+                    former = former.or(std::str::from_utf8(value).ok().filter(is_earlier));
+                }
                 continue;
             };
             match std::str::from_utf8(value) {
@@ -124,7 +133,8 @@ impl SessionCookies {
                 }
                 // What a client without a jar keeps of a log-out.
                 Ok("") => {}
-                // Clients send the cookie of the longest path first (RFC 6265, section 5.4); ours has `/`.
+                // Clients send the cookie of the longest path first (RFC 6265, section 5.4); earlier versions set
+                // theirs for `/`, below a path too.
                 Ok(value) if name == self.shared_name.as_bytes() => earlier = Some(value),
                 // What is not UTF-8 is of no version.
                 Ok(_) | Err(_) => {}
@@ -135,42 +145,49 @@ impl SessionCookies {
             (Cookie::Absent, None) => Shared::Free,
             (_, None) => Shared::Ours,
         };
-        let cookie = match (own, shared, earlier) {
+        let cookie = match (own, shared, former.or(earlier)) {
             (Cookie::Absent, Cookie::Absent, Some(value)) => Cookie::Earlier(value),
             (Cookie::Absent, shared, _) => shared,
             (own, _, _) => own,
         };
-        Sent { cookie, shared: holder }
+        let has_former = former.is_some_and(|former| cookie == Cookie::Earlier(former));
+        Sent { cookie, shared: holder, has_former }
     }
 
     /// The `Set-Cookie` headers of a log-in, for a value and its lifetime in seconds. A neighbour's cookie is not
     /// replaced.
     #[must_use]
     pub fn set(&self, value: &str, seconds: u64, sent: Sent<'_>) -> Vec<String> {
-        let is_shared_too = sent.shared != Shared::Foreign;
-        self.lines(is_shared_too, value, seconds)
+        self.lines(value, seconds, sent)
     }
 
     /// The `Set-Cookie` headers of a log-out, which remove the session cookie and no other. A client that did
     /// not send the shared name has nothing of a neighbour by it.
     #[must_use]
     pub fn expire(&self, sent: Sent<'_>) -> Vec<String> {
-        self.lines(sent.shared != Shared::Foreign, "", 0)
+        let mut lines = self.lines("", 0, sent);
+        if sent.has_former {
+            lines.push(self.line(HOST_NAME, "", "/", 0));
+        }
+        lines
     }
 
-    /// RFC 6265, section 4.1. The shared name comes first, because programs that know it read the first header.
-    fn lines(&self, is_shared_too: bool, value: &str, seconds: u64) -> Vec<String> {
-        let secure = if self.is_secure { "; Secure" } else { "" };
-        let path = &self.path;
-        let attributes =
-            format!("{secure}; HttpOnly; SameSite=Strict; Path={path}; Max-Age={seconds}");
+    /// The shared name comes first, because programs that know it read the first header.
+    fn lines(&self, value: &str, seconds: u64, sent: Sent<'_>) -> Vec<String> {
+        let is_shared_too = sent.shared != Shared::Foreign;
         let names = [is_shared_too.then_some(self.shared_name), Some(self.name.as_str())];
-        names.into_iter().flatten().map(|name| format!("{name}={value}{attributes}")).collect()
+        let names = names.into_iter().flatten();
+        names.map(|name| self.line(name, value, &self.path, seconds)).collect()
+    }
+
+    /// RFC 6265, section 4.1.
+    fn line(&self, name: &str, value: &str, path: &str, seconds: u64) -> String {
+        let secure = if self.is_secure { "; Secure" } else { "" };
+        format!("{name}={value}{secure}; HttpOnly; SameSite=Strict; Path={path}; Max-Age={seconds}")
     }
 }
 
-/// The path of a URL that has neither a slash at its end nor a query; `""` without one.
-fn path_of(url: &str) -> &str {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    rest.find('/').map_or("", |at| &rest[at..])
+/// Whether a value has the form of earlier versions: random bytes without a MAC.
+fn is_earlier(value: &&str) -> bool {
+    BASE64_URL_SAFE_NO_PAD.decode(value).is_ok_and(|bytes| bytes.len() == RANDOM)
 }

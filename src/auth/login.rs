@@ -29,8 +29,9 @@ pub struct LoggedIn {
 
 impl Auth {
     /// Checks a user name and its password and opens a session; `bind_now` binds it to its cookie at
-    /// once. Failures are counted for the address, and the networks take turns in the queue for a check. [`AuthError::Unauthenticated`] for an unknown name, a wrong password and a disabled account
-    /// alike, after the same work.
+    /// once. Failures are counted for the address, and the networks take turns in the queue for a check.
+    /// [`AuthError::Unauthenticated`] for an unknown name, a wrong password and a disabled account alike, after the
+    /// same work.
     pub async fn login(
         &self,
         username: &str,

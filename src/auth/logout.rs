@@ -84,7 +84,7 @@ impl Auth {
             };
             let slot = auth.passwords.slot(network).await?;
             let hash = auth.passwords.hash(slot, new).await?;
-            // A change counts like a failure: each costs two hashes and stays in the log.
+            // A change counts like a failure: each costs two or three hashes and stays in the log.
             auth.throttle.count(subject, true).await?;
             // Another session may have changed the password meanwhile, to revoke this one.
             let changed =

@@ -14,8 +14,8 @@ use crate::clock;
 const SLOTS: usize = 2;
 
 /// How many log-ins may wait for a slot, and how long: networks in turn. At about 40 ms per hash the last of
-/// them waits about 5 s; a slower or busier machine refuses after the time limit, because clients have given
-/// up by then.
+/// them waits about 5 s, or 10 s if each brings a wrong password that is not ASCII, which costs two hashes. The
+/// service refuses a log-in after the time limit, because its client has given up by then.
 const QUEUE: usize = 256;
 const QUEUE_TIME: Duration = Duration::from_secs(10);
 

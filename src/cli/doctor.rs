@@ -9,6 +9,7 @@ use secrecy::SecretString;
 use serde_json::json;
 
 use super::database::misconfigured;
+use super::output::unless_closed;
 use crate::app::{database_url, redis_url};
 use crate::auth::keys::Keys;
 use crate::auth::redis::doctor as redis_doctor;
@@ -35,17 +36,14 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<ExitC
     checks.extend(of_replica(config).await);
     checks.extend(of_redis(config).await);
     checks.extend(of_configuration(config));
-    let printed = print(&checks, arguments);
-    // Also for a reader that has closed the pipe.
-    if checks.iter().any(|check| check.advice.is_some()) {
-        return Ok(ExitCode::FAILURE);
-    }
-    printed.map(|()| ExitCode::SUCCESS)
+    unless_closed(print(&checks, arguments.json))?;
+    let passed = checks.iter().all(|check| check.advice.is_none());
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn print(checks: &[Check], arguments: &Arguments) -> anyhow::Result<()> {
+fn print(checks: &[Check], as_json: bool) -> anyhow::Result<()> {
     for Check { name, advice } in checks {
-        if arguments.json {
+        if as_json {
             say!("{}", json!({"check": name, "ok": advice.is_none(), "advice": advice}));
         } else if let Some(advice) = advice {
             say!("FAIL  {name}: {advice}");

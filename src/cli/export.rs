@@ -2,7 +2,7 @@
 //! so that PostgreSQL does not hold a long snapshot; events that are appended meanwhile come after that
 //! position.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 
 use anyhow::Context as _;
 use rustix::fs::OFlags;
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::database::pools;
 use super::misuse::misused;
-use super::output::Output;
+use super::output::{Output, write_line};
 use super::progress::progress_bar;
 use crate::config::Config;
 use crate::events::log::end::{LogEnd, log_end};
@@ -86,7 +86,7 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     out.finish().with_context(|| ended(&out))?;
     if arguments.format != Format::Ndjson {
         // On standard output it would be read as an event.
-        writeln!(std::io::stderr(), "{}", printable(&line.to_string()))
+        write_line(std::io::stderr().lock(), &line.to_string())
             .context("cannot write the summary to standard error")?;
     }
     Ok(())

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use indicatif::ProgressBar;
-use serde_json::json;
+use chrono::NaiveDate;
+use serde::Serialize;
 use sqlx::Connection as _;
 use tokio::sync::{mpsc, watch};
 
 use super::database::{owner_url, pools};
 use super::misuse::misused;
+use super::output::unless_closed;
 use super::progress::{follow_import, import_bar, progress_bar};
 use super::signals::stop_signal;
 use crate::clock::Clock;
@@ -72,7 +73,7 @@ fn reason(text: &str) -> Result<String, ValueError> {
     parse_reason(text).map(Option::unwrap_or_default)
 }
 
-/// Exit code 1 if nothing was imported or the import did not finish.
+/// Exit code 1 if nothing was imported or the import did not finish, whatever the reader of its report does.
 pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<ExitCode> {
     // Before a file without an end is read.
     let format = if arguments.log { None } else { Some(format(&arguments)?) };
@@ -82,19 +83,13 @@ pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<ExitCo
         return Ok(ExitCode::SUCCESS);
     };
     let today = Clock::system().now().date_naive();
-    if arguments.strict && !check_lines(Lines::open(file.try_clone()?, format, today))? {
+    if arguments.strict && !check_lines(file.try_clone()?, format, today)? {
         return Ok(ExitCode::FAILURE);
     }
     let fingerprint = fingerprint(&file, format)?;
     let length = file.metadata()?.len();
     (&file).rewind()?;
-    let lines = match Lines::open(file, format, today) {
-        Err(FileError::Header(errors)) => {
-            say!("{}", json!({"line": 1, "errors": errors}));
-            return Ok(ExitCode::FAILURE);
-        }
-        lines => lines?,
-    };
+    let Some(lines) = lines(file, format, today)? else { return Ok(ExitCode::FAILURE) };
     let reason = arguments.reason.filter(|reason| !reason.is_empty());
     let metadata = Metadata { reason, ..Metadata::of_program(ACTOR) };
     let request =
@@ -125,7 +120,7 @@ async fn import(
         let mut printed = Ok(());
         while let Some(line) = rejected.recv().await {
             if printed.is_ok() {
-                printed = print_rejected(&bar, &line);
+                printed = bar.suspend(|| print(&line));
             }
         }
         printed
@@ -142,29 +137,47 @@ async fn import(
         Some(_) => "import failed (created customers stay, the same command continues)",
         None => "import failed (created customers stay, a repeat without --import-id starts over)",
     })?;
-    printed?;
-    say!("{{\"summary\":{}}}", serde_json::to_string(&summary)?);
+    print_summary(printed, &summary).with_context(|| {
+        format!("{} customers were created, but their report is not whole", summary.created)
+    })?;
     Ok(summary)
 }
 
-fn print_rejected(bar: &ProgressBar, line: &RejectedLine) -> anyhow::Result<()> {
-    let line = serde_json::to_string(line)?;
-    bar.suspend(|| -> anyhow::Result<()> {
-        say!("{line}");
-        Ok(())
-    })
+fn print(line: &impl Serialize) -> anyhow::Result<()> {
+    say!("{}", serde_json::to_string(line)?);
+    Ok(())
+}
+
+/// Prints what was done, also after another line could not be printed: on standard error, if standard output
+/// fails or its reader has closed it.
+fn print_summary<S: Serialize>(printed: anyhow::Result<()>, summary: &S) -> anyhow::Result<()> {
+    #[derive(Serialize)]
+    struct Last<'a, S> {
+        summary: &'a S,
+    }
+    let line = Last { summary };
+    let printed = printed.and_then(|()| print(&line));
+    if printed.is_err() {
+        complain!("{}", serde_json::to_string(&line)?);
+    }
+    unless_closed(printed)
+}
+
+/// The lines of the file; `None` if its header is refused, which is printed.
+fn lines(file: File, format: Format, today: NaiveDate) -> anyhow::Result<Option<Lines>> {
+    match Lines::open(file, format, today) {
+        Err(FileError::Header(refused)) => {
+            unless_closed(print(&refused))?;
+            Ok(None)
+        }
+        lines => Ok(Some(lines?)),
+    }
 }
 
 /// Returns whether every line can be imported; prints the lines that cannot.
-fn check_lines(lines: Result<Lines, FileError>) -> anyhow::Result<bool> {
-    let mut lines = match lines {
-        Err(FileError::Header(errors)) => {
-            say!("{}", json!({"line": 1, "errors": errors}));
-            return Ok(false);
-        }
-        lines => lines?,
-    };
-    let mut bad = 0;
+fn check_lines(file: File, format: Format, today: NaiveDate) -> anyhow::Result<bool> {
+    let Some(mut lines) = lines(file, format, today)? else { return Ok(false) };
+    let (mut bad, mut printed) = (0, Ok(()));
     loop {
         let page = lines.take(PAGE)?;
         if page.is_empty() {
@@ -173,13 +186,14 @@ fn check_lines(lines: Result<Lines, FileError>) -> anyhow::Result<bool> {
         for Line { number, customer } in page {
             if let Err(errors) = customer {
                 bad += 1;
-                say!("{}", serde_json::to_string(&RejectedLine { line: number, errors })?);
+                printed = printed.and_then(|()| print(&RejectedLine { line: number, errors }));
             }
         }
     }
     if bad > 0 {
         complain!("customers: nothing was imported: {bad} bad lines");
     }
+    unless_closed(printed)?;
     Ok(bad == 0)
 }
 
@@ -232,6 +246,5 @@ async fn restore_log(config: &Config, file: File) -> anyhow::Result<()> {
     let summary = log_copy::restore(&mut connection, bar.wrap_read(file)).await?;
     connection.close().await?;
     bar.finish_and_clear();
-    say!("{}", json!({"summary": summary}));
-    Ok(())
+    print_summary(Ok(()), &summary)
 }

@@ -1,12 +1,11 @@
 //! The command line. Exit codes: 0 success, 1 failure, 2 wrong arguments or bad configuration.
 
-/// Writes a line to standard output, [`printable`](crate::printable::printable) as all lines here. A failed
-/// write is an error, where `println!` would panic.
+/// Writes a line to standard output, [`printable`](crate::printable::printable) as all lines here. Waits while a
+/// pipe that does not block is full. A failed write is an error, where `println!` would panic.
 macro_rules! say {
-    ($($line:tt)*) => {{
-        use std::io::Write as _;
-        writeln!(std::io::stdout(), "{}", crate::printable::printable(&format!($($line)*)))?
-    }};
+    ($($line:tt)*) => {
+        crate::cli::output::write_line(std::io::stdout().lock(), &format!($($line)*))?
+    };
 }
 
 /// Writes a line to standard output if that is possible: for a service, which goes on without its reader.
@@ -18,12 +17,10 @@ macro_rules! announce {
     }};
 }
 
-/// Writes a line to standard error if that is possible, where `eprintln!` would panic.
+/// Writes a line to standard error if that is possible, where `eprintln!` would panic. Waits as `say!` does.
 macro_rules! complain {
     ($($line:tt)*) => {{
-        use std::io::Write as _;
-        let _ =
-            writeln!(std::io::stderr(), "{}", crate::printable::printable(&format!($($line)*)));
+        let _ = crate::cli::output::write_line(std::io::stderr().lock(), &format!($($line)*));
     }};
 }
 
@@ -70,7 +67,7 @@ mod database;
 /// Arguments that turn out to be wrong only beside the data.
 mod misuse;
 
-/// Standard output for a whole log.
+/// Standard output: lines, and a whole log.
 mod output;
 
 /// Progress bars.
@@ -90,6 +87,7 @@ use clap::builder::Styles;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use self::misuse::Misuse;
+use self::output::is_broken_pipe;
 use crate::config::{Config, ConfigError, check_environment, variables};
 use crate::printable::{error_text, printable};
 use crate::telemetry;
@@ -167,7 +165,8 @@ pub fn main() -> ExitCode {
             complain!("customers: {error}");
             ExitCode::from(2)
         }
-        // The reader has closed the pipe, for example `head`.
+        // The reader has closed the pipe, for example `head`. Commands whose exit code is a verdict return it
+        // nevertheless.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             complain!("customers: {}", error_text(error.as_ref()));
@@ -198,12 +197,6 @@ fn print_usage(error: &clap::Error, acts: bool) -> ExitCode {
         complain!("{line}");
     }
     ExitCode::from(2)
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<std::io::Error>()
-        .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 #[tokio::main]

@@ -1,11 +1,13 @@
-//! Standard output for a whole log: large writes, each of them checked.
+//! Standard output: lines, and a whole log in large writes, each of them checked.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Write as _};
-use std::os::fd::AsFd as _;
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+
+use crate::printable::printable;
 
 /// How many bytes are written at a time: what a pipe holds on Linux.
 const PIECE: usize = 64 * 1024;
@@ -48,37 +50,66 @@ impl Output {
         let pending = std::mem::take(&mut self.pending);
         let ends = std::mem::take(&mut self.ends);
         let mut written = 0;
-        let result = self.write(&pending, &mut written);
+        let result = write(&self.file, &pending, &mut written);
         let whole = ends.partition_point(|end| *end <= written);
         self.events += i64::try_from(whole).unwrap_or(i64::MAX);
         result
     }
 
-    fn write(&mut self, bytes: &[u8], written: &mut usize) -> io::Result<()> {
-        while *written < bytes.len() {
-            match self.file.write(&bytes[*written..]) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(length) => *written += length,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // A pipe or terminal that another program has set to non-blocking is full.
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait()?,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits until there is room, or the reader has closed its end.
-    fn wait(&self) -> io::Result<()> {
-        match poll(&mut [PollFd::new(&self.file, PollFlags::OUT)], None) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// Writes what is left. A disk may report only now that it is full.
     pub fn finish(&mut self) -> io::Result<()> {
         self.flush()?;
-        if self.file.metadata()?.is_file() { self.file.sync_all() } else { Ok(()) }
+        if !self.file.metadata()?.is_file() {
+            return Ok(());
+        }
+        match rustix::fs::fsync(&self.file) {
+            // Not every file system can do it, and the writes have succeeded.
+            Ok(()) | Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Writes one printable line to a standard stream, past its buffer, which would keep an error to itself.
+pub fn write_line(stream: impl AsFd, line: &str) -> io::Result<()> {
+    let mut line = printable(line).into_owned();
+    line.push('\n');
+    write(&stream, line.as_bytes(), &mut 0)
+}
+
+/// Writes all bytes; `written` counts them, also if a write fails.
+fn write(file: &impl AsFd, bytes: &[u8], written: &mut usize) -> io::Result<()> {
+    while *written < bytes.len() {
+        match rustix::io::write(file, &bytes[*written..]) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(length) => *written += length,
+            Err(Errno::INTR) => {}
+            // A pipe or terminal that another program has set to non-blocking is full.
+            Err(Errno::AGAIN) => wait(file)?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Waits until there is room, or the reader has closed its end.
+fn wait(file: &impl AsFd) -> io::Result<()> {
+    match poll(&mut [PollFd::new(file, PollFlags::OUT)], None) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether the reader has closed the pipe, for example `head`.
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+}
+
+/// The result of printing for a command whose exit code is a verdict: a reader that closes the pipe does not
+/// change it.
+pub fn unless_closed(printed: anyhow::Result<()>) -> anyhow::Result<()> {
+    match printed {
+        Err(error) if is_broken_pipe(&error) => Ok(()),
+        printed => printed,
     }
 }

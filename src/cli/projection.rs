@@ -4,13 +4,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::database::pools;
+use super::output::unless_closed;
 use super::progress::progress_bar;
 use crate::config::Config;
 use crate::pools::Pools;
 use crate::postgres::Pool;
 use crate::projections::rebuild::{self, Rebuild};
 use crate::projections::status::{self, State, Status};
-use crate::projections::{self, Projection, parked, verify};
+use crate::projections::verify::{self, Verified};
+use crate::projections::{self, Projection, parked};
 
 /// How often the progress of a rebuild is read.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
@@ -138,53 +140,49 @@ async fn rebuild(
 }
 
 async fn verify(projection: &dyn Projection, pool: &Pool) -> anyhow::Result<bool> {
-    let name = projection.name();
     let head = verify::wait_until_applied(projection, pool).await?;
-    let verify::Verified { position, difference, parked } =
-        verify::verify(projection, pool).await?;
-    let is_equal = difference.is_none() && parked.is_empty() && position >= head;
-    let print = || -> anyhow::Result<()> {
-        for parked in &parked {
-            say!(
-                "customer {}: parked from position {} on: {}",
-                parked.customer_id,
-                parked.position,
-                parked.problem
-            );
-        }
-        let except = if parked.is_empty() { "" } else { ", except the parked customers" };
-        if let Some(difference) = &difference {
-            say!("{name} differs from the log at position {position}: {difference}");
-        } else {
-            say!("{name} equals the log up to position {position}{except}");
-        }
-        if position < head {
-            let missing = head - position;
-            say!(
-                "{name} does not have the {missing} events after position {position}, up to {head}: \
-                 start the service, which applies them, or run customers projection rebuild {name}"
-            );
-        }
-        Ok(())
-    };
-    told(is_equal, print())
+    let verified = verify::verify(projection, pool).await?;
+    unless_closed(print_verified(projection.name(), &verified, head))?;
+    let Verified { position, difference, parked } = verified;
+    Ok(difference.is_none() && parked.is_empty() && position >= head)
+}
+
+fn print_verified(name: &str, verified: &Verified, head: i64) -> anyhow::Result<()> {
+    let Verified { position, difference, parked } = verified;
+    for parked in parked {
+        say!(
+            "customer {}: parked from position {} on: {}",
+            parked.customer_id,
+            parked.position,
+            parked.problem
+        );
+    }
+    let except = if parked.is_empty() { "" } else { ", except the parked customers" };
+    if let Some(difference) = difference {
+        say!("{name} differs from the log at position {position}: {difference}");
+    } else {
+        say!("{name} equals the log up to position {position}{except}");
+    }
+    if *position < head {
+        let missing = head - position;
+        say!(
+            "{name} does not have the {missing} events after position {position}, up to {head}: \
+             start the service, which applies them, or run customers projection rebuild {name}"
+        );
+    }
+    Ok(())
 }
 
 async fn retry(projection: &dyn Projection, pool: &Pool) -> anyhow::Result<bool> {
     let retried = parked::retry(projection, pool).await?;
-    let list = parked::list(projection, pool).await?;
+    let parked = parked::list(projection, pool).await?;
     let print = || -> anyhow::Result<()> {
         say!("{} repaired, {} still parked", retried.repaired, retried.still_parked);
-        for parked in list {
+        for parked in parked {
             say!("customer {}: {}", parked.customer_id, parked.problem);
         }
         Ok(())
     };
-    told(retried.still_parked == 0, print())
-}
-
-/// The verdict of a check and what came of printing it: a reader that has closed the pipe makes no failure a
-/// success.
-fn told(is_good: bool, printed: anyhow::Result<()>) -> anyhow::Result<bool> {
-    if is_good { printed.map(|()| true) } else { Ok(false) }
+    unless_closed(print())?;
+    Ok(retried.still_parked == 0)
 }

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 
 use super::database::{misconfigured, owner_url};
 use super::doctor;
+use super::output::unless_closed;
 use super::signals::stop_signal;
 use crate::api;
 use crate::app::App;
@@ -111,13 +112,11 @@ pub async fn health(config: &Config) -> anyhow::Result<ExitCode> {
         .await
         .with_context(|| format!("http://{address}/readyz: no answer within {HEALTH_LIMIT:?}"))?
         .with_context(|| format!("cannot read http://{address}/readyz"))?;
-    let is_ready = answer.starts_with("HTTP/1.1 200 ");
-    let body = answer.rsplit("\r\n\r\n").next().unwrap_or_default();
-    if is_ready {
-        say!("{body}");
-        return Ok(ExitCode::SUCCESS);
-    }
-    // Also for a reader that has closed the pipe.
-    announce!("{body}");
-    Ok(ExitCode::FAILURE)
+    let print = || -> anyhow::Result<()> {
+        say!("{}", answer.rsplit("\r\n\r\n").next().unwrap_or_default());
+        Ok(())
+    };
+    unless_closed(print())?;
+    let ready = answer.starts_with("HTTP/1.1 200 ");
+    Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -210,9 +210,7 @@ impl Config {
     /// The path of the public URL, without a slash at its end; empty at the root of a host.
     #[must_use]
     pub fn public_path(&self) -> &str {
-        let (_, host) =
-            self.public_url.as_deref().and_then(|url| url.split_once("://")).unwrap_or_default();
-        host.find('/').map_or("", |at| &host[at..])
+        self.public_url.as_deref().map_or("", path_of)
     }
 
     /// The folder of spool files.
@@ -220,6 +218,13 @@ impl Config {
     pub fn spool_dir(&self) -> PathBuf {
         self.spool_dir.clone().unwrap_or_else(std::env::temp_dir)
     }
+}
+
+/// The path of a public URL, which has neither a slash at its end nor a query; empty at the root of a host.
+#[must_use]
+pub fn path_of(public_url: &str) -> &str {
+    let (_, host) = public_url.split_once("://").unwrap_or_default();
+    host.find('/').map_or("", |at| &host[at..])
 }
 
 /// Fails if a variable is not UTF-8: it must not count as unset, because it may be meant as a restriction.

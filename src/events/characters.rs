@@ -11,10 +11,12 @@
 //! its vowel separator at a Mongolian letter.
 
 use icu_properties::props::{
-    BinaryProperty as _, CanonicalCombiningClass, DefaultIgnorableCodePoint,
-    EnumeratedProperty as _, GeneralCategory, GeneralCategoryGroup, Ideographic, JoiningType,
-    NoncharacterCodePoint, Script, VariationSelector,
+    BinaryProperty as _, CanonicalCombiningClass, EnumeratedProperty as _, GeneralCategory,
+    GeneralCategoryGroup, Ideographic, JoiningType, NoncharacterCodePoint, Script,
+    VariationSelector,
 };
+
+pub use crate::printable::is_hidden;
 
 pub const ZERO_WIDTH_NON_JOINER: char = '\u{200c}';
 pub const ZERO_WIDTH_JOINER: char = '\u{200d}';
@@ -26,24 +28,32 @@ const BLANKS: [char; 4] = ['\u{2800}', '\u{13441}', '\u{13442}', '\u{1d159}'];
 /// Checks that the text has a visible character, and hidden ones only where a script needs them. The error is
 /// a predicate with the character's name. The text has no control characters, and no spaces at its ends.
 pub fn check_visible(text: &str) -> Result<(), &'static str> {
+    check(text, |_| false)
+}
+
+/// The same for a text that nothing is compared with, such as a reason: emoji need joiners and variation
+/// selectors, and texts in two directions need marks of direction, wherever they are.
+pub fn check_readable(text: &str) -> Result<(), &'static str> {
+    check(text, |c| {
+        let is_mark = matches!(c, '\u{200e}' | '\u{200f}' | '\u{61c}');
+        let is_joiner = matches!(c, ZERO_WIDTH_NON_JOINER | ZERO_WIDTH_JOINER);
+        is_mark || is_joiner || VariationSelector::for_char(c)
+    })
+}
+
+fn check(text: &str, may_be: impl Fn(char) -> bool) -> Result<(), &'static str> {
     if text.is_ascii() {
         return Ok(());
     }
     let mut has_visible = false;
     for (at, c) in text.char_indices() {
-        if is_hidden(c) && !is_needed(&text[..at], c, &text[at + c.len_utf8()..]) {
+        let may_be = may_be(c) || !is_hidden(c);
+        if !may_be && !is_needed(&text[..at], c, &text[at + c.len_utf8()..]) {
             return Err(must_not_contain(c));
         }
         has_visible |= is_visible(c);
     }
     if has_visible { Ok(()) } else { Err("must have at least one visible character") }
-}
-
-#[must_use]
-pub fn is_hidden(c: char) -> bool {
-    DefaultIgnorableCodePoint::for_char(c)
-        || NoncharacterCodePoint::for_char(c)
-        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{fff9}'..='\u{fffb}')
 }
 
 /// Whether the character has a glyph of its own; one that only changes others has none.

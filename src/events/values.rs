@@ -7,7 +7,7 @@ use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization as _;
 
-use super::characters::check_visible;
+use super::characters::{check_readable, check_visible};
 
 /// A customer's id: 1 to 2^53 - 1, so that every JSON parser reads it exactly (RFC 8259, section 6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -302,8 +302,9 @@ impl fmt::Display for Role {
 pub const REASON_MAX_CHARS: usize = 500;
 
 /// Parses the caller's reason for a change, from a header, a body or the command line: trimmed, `None` if nothing
-/// is left. Rejects more than 500 characters, control characters but the tab, and what would end its line or
-/// reorder others: an auditor reads it as one line, as it was written.
+/// is left. Rejects more than 500 characters, control characters but the tab, what would end its line or
+/// reorder others, and what [`check_readable`] rejects: an auditor reads it as one line, as it was written. The log
+/// has older ones, which are shown by [`printable`](crate::printable::printable).
 pub fn parse_reason(text: &str) -> Result<Option<String>, ValueError> {
     let text = text.trim();
     if text.chars().count() > REASON_MAX_CHARS {
@@ -325,6 +326,7 @@ pub fn parse_reason(text: &str) -> Result<Option<String>, ValueError> {
             _ => {}
         }
     }
+    check_readable(text).map_err(ValueError)?;
     Ok(Some(text.to_owned()).filter(|text| !text.is_empty()))
 }
 

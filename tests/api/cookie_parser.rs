@@ -96,7 +96,7 @@ proptest! {
             (false, true) => Shared::Free,
             (false, false) => Shared::Ours,
         };
-        prop_assert_eq!(read(&ours, &lines), Sent { cookie: expected, shared: holder });
+        prop_assert_eq!(read(&ours, &lines), Sent { cookie: expected, shared: holder, has_former: false });
     }
 
     #[test]
@@ -140,7 +140,7 @@ proptest! {
         let lines = [pairs.join("; ").into_bytes(), before[0].clone()];
         let sent = read(&ours, &lines);
         let holder = if with_neighbour { Shared::Foreign } else { Shared::Ours };
-        prop_assert_eq!(sent, Sent { cookie: Cookie::Own(&value), shared: holder });
+        prop_assert_eq!(sent, Sent { cookie: Cookie::Own(&value), shared: holder, has_former: false });
         prop_assert_eq!(ours.expire(sent).len(), set.len());
     }
 }

@@ -1,7 +1,8 @@
 //! `customers export` and other commands into pipes that close, fill up or do not block, and on a full disk.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::path::PathBuf;
 use std::process::{Output, Stdio};
 
 use rustix::fs::{OFlags, fcntl_setfl};
@@ -96,6 +97,125 @@ async fn a_closed_pipe_ends_an_export_at_once_and_without_a_word() {
         assert_eq!((output.status.code(), told.as_str()), (Some(0), ""), "{format}");
         locked.rollback().await.unwrap();
     }
+}
+
+/// A folder with a file of lines that an import refuses, whose report is far larger than a pipe; then good lines.
+fn refused_file(good: usize) -> PathBuf {
+    let place = folder("export");
+    let file = "name,dob\n".to_owned() + &"x,x\n".repeat(5000) + &"Ada,1990-12-10\n".repeat(good);
+    std::fs::write(place.join("people.csv"), file).unwrap();
+    place
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_into_a_pipe_that_is_full_for_a_moment_tells_everything() {
+    let (url, place) = (database().await, refused_file(1));
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
+    let mut command = to(&url, &["import", "people.csv"], writer);
+    command.current_dir(&place);
+    let importing = tokio::spawn(ended(command));
+    let full = async || rustix::io::ioctl_fionread(&reader).unwrap() >= 60 * 1024;
+    until("the pipe is full", full).await;
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        text
+    });
+    let output = importing.await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = reading.await.unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 5001);
+    assert_eq!(lines[5000]["summary"]["created"], 1, "{}", lines[5000]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_summary_on_standard_error_waits_for_room_too() {
+    let url = large_log().await;
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
+    while writer.write(b"\n").is_ok() {}
+    let path = folder("export").join("log");
+    let file = File::create(&path).unwrap();
+    let mut command = to(&url, &["export", "--format", "csv"], file);
+    command.stderr(writer);
+    let exporting = tokio::spawn(ended(command));
+    until("the log is written", async || {
+        events("csv", &std::fs::read_to_string(&path).unwrap()) == 3000
+    })
+    .await;
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        text
+    });
+    assert_eq!(exporting.await.unwrap().status.code(), Some(0));
+    let text = reading.await.unwrap();
+    let summary: Value = serde_json::from_str(text.trim()).unwrap();
+    assert_eq!(summary["summary"]["events"], 3000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_closes_the_pipe_changes_no_verdict() {
+    let url = database().await;
+    for (good, options, code, told) in [
+        (1, &["--strict"][..], 1, "nothing was imported: 5000 bad lines"),
+        (0, &[], 1, "nothing was imported: all lines were refused"),
+        (1, &[], 0, r#"{"summary":{"lines":5001,"created":1,"refused":5000,"#),
+    ] {
+        let place = refused_file(good);
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut command = to(&url, &[&["import", "people.csv"], options].concat(), writer);
+        command.current_dir(&place);
+        let importing = tokio::spawn(ended(command));
+        let full = async || rustix::io::ioctl_fionread(&reader).unwrap() >= 60 * 1024;
+        until("the pipe is full", full).await;
+        drop(reader);
+        let output = importing.await.unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{options:?}: {stderr}");
+        assert!(stderr.contains(told), "{options:?}: {stderr}");
+    }
+    assert_eq!(log(&url).await.len(), 1);
+    // The role of the tests owns the tables, which the doctor reports, and no service runs.
+    for arguments in [&["doctor"][..], &["doctor", "--json"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = ended(to(&url, arguments, writer)).await;
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
+    }
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = ended(to(&url, &["projection", "verify", "customers"], writer)).await;
+    assert_eq!(output.status.code(), Some(1), "it lacks an event: {output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_on_a_full_disk_tells_what_it_created() {
+    let (url, place) = (database().await, refused_file(2));
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let mut command = to(&url, &["import", "people.csv"], full);
+    command.current_dir(&place);
+    let output = ended(command).await;
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains(r#""created":2,"#) && told.contains("No space left"), "{told}");
+    assert_eq!(log(&url).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_needs_no_file_that_can_be_synced() {
+    let url = large_log().await;
+    // A file of /proc: it takes every write, and has no fsync. The shell opens that of its own process.
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$0\" export --format csv --to 9 >/proc/self/comm", BINARY]);
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command.envs(variables(&url)).current_dir(folder("export"));
+    let output = command.output().await.unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    assert!(told.contains(r#"{"summary":{"events":9,"#), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -264,11 +264,54 @@ async fn the_command_knows_a_file_by_its_name_and_fails_if_nothing_was_imported(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_names_the_line_of_a_header_that_it_refuses() {
+    let service = Service::start().await;
+    let (url, place) = (service.database_url(), folder("import_files"));
+    for (file, line) in [
+        ("foo;bar\nx;y\n".to_owned(), 1),
+        ("\n\nsep=;\nfoo;bar\nx;y\n".to_owned(), 4),
+        ("\r\rfoo;bar\r".to_owned(), 3),
+        ("\n\"two\nlines\";name\n".to_owned(), 2),
+        (format!("\n\n{}\n", "x".repeat(70_000)), 3),
+    ] {
+        std::fs::write(place.join("people.csv"), &file).unwrap();
+        for options in [&[][..], &["--strict"]] {
+            let import = [&["import", "people.csv"], options].concat();
+            let (told, _) = failed(url, &place, &import).await;
+            let told: Value = serde_json::from_str(&told).unwrap();
+            assert_eq!(told["line"], line, "{told}");
+            assert!(told["errors"][0]["detail"].is_string(), "{told}");
+        }
+    }
+    std::fs::write(place.join("people.csv"), b"\nname,dob,stra\xdfe\nAda,1990-12-10,x\n").unwrap();
+    let (told, _) = failed(url, &place, &["import", "people.csv"]).await;
+    assert!(told.starts_with(r#"{"line":2,"errors":[{"field":"line""#), "{told}");
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_without_a_cell_that_is_filled_are_empty_lines() {
+    let service = Service::start().await;
+    let editor = service.log_in_as(Role::Editor).await;
+    // As a spreadsheet writes rows that were cleared.
+    let file = "name;dob;city\n;;\nAda;1990-12-10;x\n ; ;\u{9}\n;;;;\nx;;\n;;\n";
+    let all = lines(&import(&service, &editor, CSV, file).await);
+    assert_eq!((all.len(), &all[0]["line"]), (2, &json!(6)), "{all:?}");
+    assert_eq!(
+        (&all[1]["summary"]["lines"], &all[1]["summary"]["created"]),
+        (&json!(2), &json!(1))
+    );
+    let answer = import(&service, &editor, CSV, "name;dob\n;\n;\n").await;
+    assert_eq!(answer.body["errors"][0]["detail"], "has no customers", "{answer:?}");
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reason_of_the_command_line_is_one_that_the_header_can_carry() {
     let service = Service::start().await;
     let (url, place) = (service.database_url(), folder("import_files"));
     std::fs::write(place.join("people.csv"), "name,dob\nAda,1990-12-10\n").unwrap();
-    for bad in ["\u{1b}[2J", "a\nb", "a\u{7f}", &"x".repeat(501)] {
+    for bad in ["\u{1b}[2J", "a\nb", "a\u{7f}", "\u{200b}", &"x".repeat(501)] {
         let output = run(url, &place, &["import", "people.csv", "--reason", bad]).await;
         assert_eq!(output.status.code(), Some(2), "{bad:?}: {output:?}");
         let told = String::from_utf8(output.stderr).unwrap();

@@ -1,5 +1,6 @@
 //! The answer of a long import tells its progress: while the body arrives, and while the import waits.
 
+use customers::api::import;
 use customers::events::values::Role;
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _, PgConnection};
@@ -7,6 +8,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::harness::{Login, PATIENCE, Service, With as _, send};
+
+/// A body in two parts.
+const GOOD: [&str; 2] = ["name,dob\nAda,", "1990-12-10\n"];
 
 /// An import whose body has not arrived whole.
 struct Slow {
@@ -57,13 +61,12 @@ async fn a_body_that_arrives_slowly_is_answered_meanwhile() {
     let editor = service.log_in_as(Role::Editor).await;
     service.add_account("second", Role::Editor).await;
     let second = service.log_in("second").await;
-    let good = ["name,dob\nAda,", "1990-12-10\n"];
     // Behind a proxy the answer begins after the body: some proxies would cut the body off.
     let mut behind = vec![];
     for header in ["X-Forwarded-For: 192.0.2.1\r\n", "Via: 1.1 proxy\r\n"] {
-        behind.push(Slow::start(&service, &second, good, header).await);
+        behind.push(Slow::start(&service, &second, GOOD, header).await);
     }
-    let mut slow = Slow::start(&service, &editor, good, "").await;
+    let mut slow = Slow::start(&service, &editor, GOOD, "").await;
     let mut refused = Slow::start(&service, &editor, ["name,", "x\nAda,1990-12-10\n"], "").await;
 
     slow.read_to("seconds_left").await;
@@ -78,7 +81,7 @@ async fn a_body_that_arrives_slowly_is_answered_meanwhile() {
         assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
     }
     for import in behind.iter_mut().chain([&mut slow]) {
-        import.send(good[1]).await;
+        import.send(GOOD[1]).await;
         import.read_to("\"summary\"").await;
         assert_eq!(import.last()["summary"]["created"], 1, "{}", import.answer);
     }
@@ -121,5 +124,42 @@ async fn an_import_that_waits_for_the_log_tells_its_progress_again_and_again() {
     let progress = &lines[1]["progress"];
     assert_eq!((&progress["phase"], &progress["lines"]), (&json!("importing"), &json!(0)));
     assert_eq!(lines.last().unwrap()["summary"]["created"], 300, "{text}");
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_behind_a_proxy_tells_that_it_waits_for_its_turn() {
+    let service = Service::start().await;
+    let editor = service.log_in_as(Role::Editor).await;
+    let mut at_work = vec![];
+    let mut owner = PgConnection::connect(service.database_url()).await.unwrap();
+    let mut logins = vec![];
+    for name in ["one", "two"] {
+        service.add_account(name, Role::Editor).await;
+        logins.push(service.log_in(name).await);
+    }
+    let mut holding = owner.begin().await.unwrap();
+    holding.execute("lock table locks.append in exclusive mode").await.unwrap();
+    for login in &logins {
+        for _ in 0..import::PER_ACCOUNT {
+            at_work.push(Slow::start(&service, login, GOOD, "").await);
+        }
+    }
+    assert_eq!(at_work.len(), import::IMPORTS_MAX);
+    for import in &mut at_work {
+        import.send(GOOD[1]).await;
+        import.read_to("\"importing\"").await;
+    }
+    let proxied = "X-Forwarded-For: 192.0.2.1\r\n";
+    let mut waiting = Slow::start(&service, &editor, GOOD, proxied).await;
+    waiting.send(GOOD[1]).await;
+    waiting.read_to("\"progress\"").await;
+    let told = &waiting.last()["progress"];
+    assert_eq!(told["phase"], "waiting", "it is told before its time is over: {told}");
+    holding.rollback().await.unwrap();
+    for import in at_work.iter_mut().chain([&mut waiting]) {
+        import.read_to("\"summary\"").await;
+        assert_eq!(import.last()["summary"]["created"], 1, "{}", import.answer);
+    }
     service.stop().await;
 }

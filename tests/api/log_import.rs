@@ -1,6 +1,7 @@
 //! `customers import --log`: what this service has written is restored, in whatever way the file came here,
 //! and nothing else is.
 
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 
 use crate::harness::{database, empty_database, folder};
@@ -174,7 +175,7 @@ async fn an_export_of_an_older_version_is_restored() {
     let lines = export().await;
     let place = folder("log_import");
     let created = line_with(&lines, "CustomerCreated");
-    let older: [&dyn Fn(&mut Value); 3] = [
+    let older: [&dyn Fn(&mut Value); 4] = [
         // An older version of an event.
         &|event| {
             event["version"] = "0".into();
@@ -182,6 +183,8 @@ async fn an_export_of_an_older_version_is_restored() {
         },
         // `import --reason` took any text.
         &|event| event["metadata"]["reason"] = ("\u{1b}[2J\n".repeat(20) + &"x".repeat(600)).into(),
+        // A reason was anything that is no control character.
+        &|event| event["metadata"]["reason"] = "\u{200b}\u{3164}".into(),
         // A member of metadata that this version does not know.
         &|event| event["metadata"]["department"] = "sales".into(),
     ];
@@ -212,4 +215,28 @@ async fn a_database_that_is_not_migrated_is_told_to_be() {
     std::fs::write(place.join("log.ndjson"), "{}\n").unwrap();
     let (_, problem) = failed(&there, &place, &["import", "--log", "log.ndjson"]).await;
     assert!(problem.contains("run `customers migrate`"), "{problem}");
+}
+
+/// The clock of the service checks a dob, and that of PostgreSQL tells when the event was recorded: at midnight
+/// they need not agree on the day.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dob_may_be_a_day_after_its_event_and_no_more() {
+    let lines = export().await;
+    let (there, place) = (database().await, folder("log_import"));
+    let ada = line_with(&lines, "Ada King");
+    let born = |days| {
+        changed(&lines, ada, |event| {
+            let recorded: DateTime<Utc> = event["recorded_at"].as_str().unwrap().parse().unwrap();
+            let born = (recorded + TimeDelta::days(days)).date_naive();
+            event["data"]["dob"] = born.to_string().into();
+        })
+    };
+    std::fs::write(place.join("log.ndjson"), born(2)).unwrap();
+    let (_, problem) = failed(&there, &place, &["import", "--log", "log.ndjson"]).await;
+    let expected = format!("line {}: dob must not be more than a day after recorded_at", ada + 1);
+    assert!(problem.contains(&expected), "{problem}");
+    std::fs::write(place.join("log.ndjson"), born(1)).unwrap();
+    stdout(&there, &place, &["import", "--log", "log.ndjson"]).await;
+    stdout(&there, &place, &["projection", "rebuild", "customers"]).await;
+    stdout(&there, &place, &["projection", "verify", "customers"]).await;
 }

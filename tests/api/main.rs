@@ -42,6 +42,7 @@ mod if_match;
 mod import;
 mod import_files;
 mod import_progress;
+mod interop_script;
 mod invisible_names;
 mod keys;
 mod limits;

@@ -9,7 +9,7 @@ use customers::config::{Config, CookieBinding};
 use customers::events::values::Role;
 use serde_json::json;
 
-use crate::harness::{Answer, PASSWORD, Service, With as _, config, send, urls};
+use crate::harness::{Answer, Login, PASSWORD, Service, With as _, config, send, urls};
 use crate::sessions::{
     events_of_type, login_of, logins_of, sid, token_alone, try_to_log_in, verdict,
 };
@@ -231,28 +231,68 @@ async fn every_end_of_a_session_removes_only_its_own_cookie() {
     }
 }
 
-/// A session as an earlier version opened it: its cookie has the name that all installations share, and no
-/// form of its own.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_that_an_earlier_version_opened_keeps_its_cookie() {
-    const COOKIE: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
-    let service = Service::start().await;
-    let login = service.log_in_as(Role::Viewer).await;
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, COOKIE.as_bytes());
+/// The value of a cookie of an earlier version: 32 random bytes, without a form of ours.
+const EARLIER: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+
+/// Gives a session of a viewer the cookie that an earlier version gave it.
+async fn open_as_earlier(service: &Service, login: &Login) {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, EARLIER.as_bytes());
     let prefix = &service.config.redis_prefix;
     let mut hset = redis::cmd("HSET");
-    hset.arg(format!("{prefix}:{{viewer}}:session:{}", sid(&login)));
+    hset.arg(format!("{prefix}:{{viewer}}:session:{}", sid(login)));
     hset.arg("cookie").arg(BASE64_URL_SAFE_NO_PAD.encode(digest));
     let client = redis::Client::open(urls().redis.as_str()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let added: i64 = hset.query_async(&mut connection).await.unwrap();
     assert_eq!(added, 0, "the field was there");
-    let old = format!("customers_session={COOKIE}");
+}
+
+/// A session as an earlier version opened it: its cookie has the name that all installations share, and no
+/// form of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_an_earlier_version_opened_keeps_its_cookie() {
+    let service = Service::start().await;
+    let login = service.log_in_as(Role::Viewer).await;
+    open_as_earlier(&service, &login).await;
+    let old = format!("customers_session={EARLIER}");
     for _ in 0..2 {
         let request = service.get("/session_cookie_experiment").token(&login);
         assert_eq!(verdict(request.header("cookie", &old)).await, "200");
     }
     assert_eq!(token_alone(&service, &login).await, "401 token-replay", "it is bound");
+}
+
+/// On https below a path, earlier versions set a cookie for the whole host, by a name that is not used there
+/// any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_of_an_earlier_version_below_a_path_keeps_its_cookie_until_it_ends() {
+    let service = installation("https://h.test/registry").await;
+    let request = || try_to_log_in(&service, "viewer", PASSWORD);
+    let login = login_of(&send(request()).await);
+    open_as_earlier(&service, &login).await;
+    let old = format!("__Host-session={EARLIER}");
+    let with = |path: &str, cookie: &str| service.get(path).token(&login).header("cookie", cookie);
+    for path in ["/customers?numbers=0", "/session_cookie_experiment"] {
+        assert_eq!(verdict(with(path, &old)).await, "200", "{path}");
+    }
+    let log_out = service.delete("/logout").token(&login).header("cookie", &old);
+    let answer = send(log_out).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let removed: Vec<_> = answer.headers.get_all("set-cookie").iter().collect();
+    let host = "__Host-session=; Secure; HttpOnly; SameSite=Strict; Path=/; Max-Age=0";
+    assert!(removed.iter().any(|line| *line == host), "{removed:?}");
+
+    // The cookie of the installation at the root of the host, in its present form, is a neighbour's.
+    let root = installation("https://h.test").await;
+    let theirs = login_of(&send(try_to_log_in(&root, "viewer", PASSWORD)).await).cookie;
+    assert!(theirs.starts_with("__Host-session="), "{theirs}");
+    let login = login_of(&send(request().header("cookie", &theirs)).await);
+    let both = format!("{theirs}; {}", login.cookie);
+    let log_out = service.delete("/logout").token(&login).header("cookie", both);
+    let answer = send(log_out).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(!cookie_names(&answer).contains(&"__Host-session".to_owned()), "{answer:?}");
+    assert_eq!(events_of_type(&service, "viewer", "TokenReplayDetected").await.len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -197,6 +197,7 @@ async fn two_different_reasons_are_refused() {
 async fn a_reason_is_one_line_that_reads_as_it_is_written() {
     const CONTROL: &str = "must not contain control characters";
     const LINES: &str = "must not contain line or paragraph separators";
+    const VISIBLE: &str = "must have at least one visible character";
     const ORDER: &str = "must not contain characters that reorder others";
     let registry = Registry::start().await;
     for (text, problem) in [
@@ -212,6 +213,18 @@ async fn a_reason_is_one_line_that_reads_as_it_is_written() {
         ("a\u{202a}b", ORDER),
         ("a\u{2066}b", ORDER),
         ("a\u{2069}b", ORDER),
+        // What an auditor cannot see.
+        ("\u{200b}", "must not contain U+200B ZERO WIDTH SPACE"),
+        ("a\u{200b}b", "must not contain U+200B ZERO WIDTH SPACE"),
+        ("\u{feff}", "must not contain U+FEFF ZERO WIDTH NO-BREAK SPACE"),
+        ("a\u{ad}b", "must not contain U+00AD SOFT HYPHEN"),
+        ("\u{3164}", "must not contain U+3164 HANGUL FILLER"),
+        ("a\u{e0041}", "must not contain a tag character (U+E0000 to U+E007F)"),
+        ("a\u{fff9}b", "must not contain U+FFF9 INTERLINEAR ANNOTATION ANCHOR"),
+        ("\u{200d}", VISIBLE),
+        ("\u{200f}\u{fe0f}", VISIBLE),
+        ("\u{2800}", VISIBLE),
+        ("\u{301}", VISIBLE),
     ] {
         let encoded = text
             .bytes()
@@ -226,7 +239,8 @@ async fn a_reason_is_one_line_that_reads_as_it_is_written() {
         }
     }
     // Marks of scripts that are written from the right, joiners, emoji, and a tab.
-    for text in ["שלום\u{200f}!", "می\u{200c}خواهم", "👩\u{200d}🔬", "a\tb"] {
+    for text in ["שלום\u{200f}!", "می\u{200c}خواهم", "👩\u{200d}🔬", "❤\u{fe0f}", "a\tb"]
+    {
         let told = registry.with_headers(&[("x-reason", text.as_bytes())]).await;
         assert_eq!(told, Ok(json!(text)), "{text}");
     }

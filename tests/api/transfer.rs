@@ -176,7 +176,10 @@ async fn a_log_that_is_not_whole_is_not_taken_over() {
         (export.replace("\"Ada King\"", &long), "name must have at most 128 characters"),
         (export.replace("Ada King", "Ada\\u0000"), "name must not contain control characters"),
         (export.replace("1990-12-11", "1066-12-11"), "dob must not be before 1900-01-01"),
-        (export.replace("1990-12-11", "2990-12-11"), "dob must not be after the day of"),
+        (
+            export.replace("1990-12-11", "2990-12-11"),
+            "dob must not be more than a day after recorded_at",
+        ),
         (
             export.replace("\"aggregate_id\":\"6\"", "\"aggregate_id\":\"06\""),
             "aggregate_id must be",

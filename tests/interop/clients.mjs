@@ -116,4 +116,6 @@ await check("jose: a token is verified with the published keys, and a changed on
   await assert.rejects(jwtVerify([head, `${body.slice(0, -2)}AA`, signature].join("."), keys));
 });
 
+// Without this line `script/interop` counts the suite as broken off.
+console.log("ended");
 process.exit(failed ? 1 : 0);

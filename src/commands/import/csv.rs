@@ -126,7 +126,8 @@ fn reader<R: Read>(limited: LimitedReader<R>) -> csv::Reader<LimitedReader<R>> {
 impl<R: Read> Csv<R> {
     pub(super) fn open(mut file: TextFile<R>) -> Result<Self, HeaderError> {
         let encoding = file.encoding();
-        let Header { bytes, delimiter, columns, name, dob } = Header::read(&mut file, encoding)?;
+        let Header { bytes, line, delimiter, columns, name, dob } =
+            Header::read(&mut file, encoding)?;
         let left = Arc::new(AtomicUsize::new(0));
         let reader = reader(LimitedReader {
             file: Some(Cursor::new(bytes).chain(file)),
@@ -140,7 +141,7 @@ impl<R: Read> Csv<R> {
         let mut csv =
             Self { reader, left, encoding, record, delimiter, columns, name, dob, lines_before };
         if csv.advance()? == Record::TooLong {
-            return Err(HeaderError::Refused(vec![LineError::too_long()]));
+            return Err(HeaderError::refused(line, vec![LineError::too_long()]));
         }
         Ok(csv)
     }
@@ -225,9 +226,9 @@ impl<R: Read> Csv<R> {
         self.reader.get_ref().is_at_end
     }
 
-    /// A line of white space.
+    /// A line of white space, or of delimiters: spreadsheets write those for rows that were cleared.
     fn is_blank(&self) -> bool {
-        self.record.len() == 1 && self.record.as_slice().trim_ascii().is_empty()
+        self.record.as_slice().trim_ascii().is_empty()
     }
 
     /// The line on which the record begins: the reader is after its end, and has skipped empty lines

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, Read as _};
 
-use super::line::{LINE_MAX, LineError};
+use super::line::{LINE_MAX, LineError, RejectedLine};
 use crate::text_file::Encoding;
 
 /// What may divide the columns. Spreadsheets write semicolons where the comma is the decimal sign.
@@ -13,6 +13,8 @@ pub(super) struct Header {
     /// The lines up to the end of the header, to be read again: an empty line stands for each line before
     /// the header.
     pub(super) bytes: Vec<u8>,
+    /// The line on which it begins, from 1.
+    pub(super) line: i64,
     pub(super) delimiter: u8,
     pub(super) columns: usize,
     pub(super) name: usize,
@@ -23,8 +25,14 @@ pub(super) struct Header {
 #[derive(Debug)]
 pub(super) enum HeaderError {
     Empty,
-    Refused(Vec<LineError>),
+    Refused(RejectedLine),
     Read(io::Error),
+}
+
+impl HeaderError {
+    pub(super) fn refused(line: i64, errors: Vec<LineError>) -> Self {
+        Self::Refused(RejectedLine { line, errors })
+    }
 }
 
 impl From<io::Error> for HeaderError {
@@ -39,14 +47,16 @@ impl Header {
     pub(super) fn read(file: &mut impl BufRead, encoding: Encoding) -> Result<Self, HeaderError> {
         let mut bytes = vec![];
         let mut told = None;
+        let mut line = 0;
         let start = loop {
             let start = bytes.len();
+            line += 1;
             if !read_line(file, &mut bytes)? {
                 return Err(HeaderError::Empty);
             }
-            let line = &bytes[start..];
-            let delimiter = if told.is_none() { told_delimiter(line) } else { None };
-            if delimiter.is_none() && !line.trim_ascii().is_empty() {
+            let text = &bytes[start..];
+            let delimiter = if told.is_none() { told_delimiter(text) } else { None };
+            if delimiter.is_none() && !text.trim_ascii().is_empty() {
                 break start;
             }
             told = told.or(delimiter);
@@ -62,15 +72,18 @@ impl Header {
         let columns = candidates.iter().map(read).rev().max_by_key(|columns| columns.found);
         let columns = columns.ok_or(HeaderError::Empty)?;
         for name in &columns.names {
-            let refused = |problem| HeaderError::Refused(vec![LineError::new("line", problem)]);
+            let refused =
+                |problem| HeaderError::refused(line, vec![LineError::new("line", problem)]);
             encoding.check(name).map_err(refused)?;
         }
         let Columns { delimiter, names, places, .. } = columns;
         match places {
-            [Ok(name), Ok(dob)] => Ok(Self { bytes, delimiter, columns: names.len(), name, dob }),
+            [Ok(name), Ok(dob)] => {
+                Ok(Self { bytes, line, delimiter, columns: names.len(), name, dob })
+            }
             places => {
                 let errors = places.into_iter().filter_map(Result::err).collect();
-                Err(HeaderError::Refused(errors))
+                Err(HeaderError::refused(line, errors))
             }
         }
     }
@@ -80,7 +93,9 @@ impl Header {
 fn read_line(file: &mut impl BufRead, bytes: &mut Vec<u8>) -> Result<bool, HeaderError> {
     let left = LINE_MAX.saturating_sub(bytes.len());
     if left == 0 {
-        return Err(HeaderError::Refused(vec![LineError::too_long()]));
+        let line = bytes.split(|byte| *byte == b'\n').count();
+        let line = i64::try_from(line).unwrap_or(i64::MAX);
+        return Err(HeaderError::refused(line, vec![LineError::too_long()]));
     }
     Ok(file.take(left as u64).read_until(b'\n', bytes)? > 0)
 }

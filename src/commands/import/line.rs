@@ -25,6 +25,13 @@ pub struct LineError {
     pub detail: String,
 }
 
+/// A line that was rejected, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RejectedLine {
+    pub line: i64,
+    pub errors: Vec<LineError>,
+}
+
 impl LineError {
     pub(super) fn new(field: &'static str, detail: impl Into<String>) -> Self {
         Self { field, detail: detail.into() }

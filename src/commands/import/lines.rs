@@ -6,7 +6,7 @@ use chrono::NaiveDate;
 
 use super::csv::Csv;
 use super::csv_header::HeaderError;
-use super::line::{Line, LineError};
+use super::line::{Line, RejectedLine};
 use super::ndjson::Ndjson;
 use crate::text_file::{OpenError, TextFile};
 
@@ -29,7 +29,7 @@ pub enum FileError {
     #[error("the file has no customers")]
     Empty,
     #[error("the header cannot be used")]
-    Header(Vec<LineError>),
+    Header(RejectedLine),
     #[error(transparent)]
     Read(#[from] io::Error),
 }
@@ -47,7 +47,7 @@ impl From<HeaderError> for FileError {
     fn from(error: HeaderError) -> Self {
         match error {
             HeaderError::Empty => Self::Empty,
-            HeaderError::Refused(errors) => Self::Header(errors),
+            HeaderError::Refused(line) => Self::Header(line),
             HeaderError::Read(error) => Self::Read(error),
         }
     }

@@ -28,7 +28,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::line::{Line, LineError};
+use self::line::Line;
+pub use self::line::RejectedLine;
 use self::lines::{Format, Lines};
 use self::progress::{Phase, Progress};
 use crate::clock;
@@ -83,13 +84,6 @@ pub struct Summary {
     pub refused: i64,
     /// The position of the last create; 0 without one.
     pub last_position: i64,
-}
-
-/// A line that was rejected, and why.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct RejectedLine {
-    pub line: i64,
-    pub errors: Vec<LineError>,
 }
 
 /// Why an import stopped. The customers created so far remain; a repeat with the same import id continues.

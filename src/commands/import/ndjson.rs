@@ -1,6 +1,6 @@
 //! NDJSON: one JSON object per line.
 
-use std::io::{self, BufRead as _, Read};
+use std::io::{self, Read};
 
 use chrono::NaiveDate;
 use serde::{Deserialize, Deserializer};
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::line::{Customer, LINE_MAX, Line, LineError, customer};
 use crate::events::values::{DateOfBirth, Name, ValueError};
-use crate::text_file::TextFile;
+use crate::text_file::{TextFile, TooLong};
 
 /// The lines of a file of JSON objects.
 pub(super) struct Ndjson<R> {
@@ -28,30 +28,20 @@ impl<R: Read> Ndjson<R> {
     /// The next line that is not empty.
     pub(super) fn next(&mut self, today: NaiveDate) -> io::Result<Option<Line>> {
         loop {
-            let mut bytes = vec![];
-            // One byte more than allowed, and the line feed.
-            let most = LINE_MAX as u64 + 2;
-            let taken = self.file.by_ref().take(most).read_until(b'\n', &mut bytes)?;
-            if taken == 0 {
-                return Ok(None);
-            }
+            let Some(line) = self.file.next_line(LINE_MAX)? else { return Ok(None) };
             self.number += 1;
-            let number = self.number;
-            let ended = bytes.ends_with(b"\n");
-            let text = bytes.trim_ascii();
-            if text.len() > LINE_MAX || (!ended && taken > LINE_MAX) {
-                if !ended {
-                    self.file.skip_until(b'\n')?;
-                }
-                return Ok(Some(Line { number, customer: Err(vec![LineError::too_long()]) }));
-            }
-            if !text.is_empty() {
-                let text = self.file.encoding().check(text);
-                let customer = text
+            let line = line.as_deref().map(<[u8]>::trim_ascii);
+            let customer = match line {
+                Ok([]) => continue,
+                Ok(text) => self
+                    .file
+                    .encoding()
+                    .check(text)
                     .map_err(|problem| vec![LineError::new("line", problem)])
-                    .and_then(|text| object(text, today));
-                return Ok(Some(Line { number, customer }));
-            }
+                    .and_then(|text| object(text, today)),
+                Err(TooLong) => Err(vec![LineError::too_long()]),
+            };
+            return Ok(Some(Line { number: self.number, customer }));
         }
     }
 }

@@ -51,7 +51,7 @@ impl Progress {
         Self { phase, bytes: 0, total_bytes, lines: 0, refused: 0, since }
     }
 
-    /// The same, to be changed by the import and watched by those who report it.
+    /// The same, for the import, which changes it, and for the tasks that report it.
     #[must_use]
     pub fn watched(phase: Phase, total_bytes: Option<u64>) -> watch::Sender<Self> {
         watch::Sender::new(Self::new(phase, total_bytes))

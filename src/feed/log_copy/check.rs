@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use chrono::Days;
 use cqrs_es::DomainEvent;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -39,9 +40,11 @@ pub(super) fn check(event: &Exported<'_>) -> Result<(), String> {
             match written(event)? {
                 CustomerEvent::CustomerCreated { dob, .. }
                 | CustomerEvent::CustomerUpdated { dob, .. }
-                    if dob.date() > time.date_naive() =>
+                    if dob.date() > time.date_naive() + Days::new(1) =>
                 {
-                    Err("dob must not be after the day of recorded_at".to_owned())
+                    // A day later is possible: the clock of the service, which checks a dob, and that of
+                    // PostgreSQL, which tells recorded_at, need not agree at midnight.
+                    Err("dob must not be more than a day after recorded_at".to_owned())
                 }
                 CustomerEvent::CustomerCreated { .. }
                 | CustomerEvent::CustomerUpdated { .. }

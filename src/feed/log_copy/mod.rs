@@ -7,7 +7,7 @@ mod check;
 /// One event of an export.
 mod exported;
 
-use std::io::{BufRead as _, Read};
+use std::io::Read;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ use self::exported::Exported;
 use crate::events::log::StoredEvent;
 use crate::events::log::end;
 use crate::events::log::restore::{self, RestoreError};
-use crate::text_file::{OpenError, TextFile};
+use crate::text_file::{OpenError, TextFile, TooLong};
 
 /// The longest line in bytes: an event is far shorter, whatever reason `customers import` was given.
 const LINE_MAX: usize = 1024 * 1024;
@@ -107,18 +107,11 @@ impl<R: Read> Export<R> {
     /// The next line that is not empty; `None` at the end of the file.
     fn next_line(&mut self) -> Result<Option<String>, LogCopyError> {
         loop {
-            let mut bytes = vec![];
-            // One byte more than allowed, and the line feed.
-            let most = LINE_MAX as u64 + 2;
-            if self.file.by_ref().take(most).read_until(b'\n', &mut bytes)? == 0 {
-                return Ok(None);
-            }
+            let Some(line) = self.file.next_line(LINE_MAX)? else { return Ok(None) };
             self.line += 1;
-            let bytes = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
             let problem = |problem| LogCopyError::Line(self.line, problem);
-            if bytes.len() > LINE_MAX {
-                return Err(problem(format!("is longer than {LINE_MAX} bytes")));
-            }
+            let too_long = |TooLong| problem(format!("is longer than {LINE_MAX} bytes"));
+            let bytes = line.map_err(too_long)?;
             let bytes = bytes.trim_ascii();
             if !bytes.is_empty() {
                 let text = self.file.encoding().check(bytes);
