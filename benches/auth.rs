@@ -9,6 +9,7 @@
 mod service;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -19,7 +20,6 @@ use customers::auth::account::Accounts;
 use customers::auth::{Auth, Cookie, Purpose};
 use customers::clock::Clock;
 use customers::config::Config;
-use customers::events::metadata::Metadata;
 use customers::pools::Pools;
 use customers::tasks::Tasks;
 use futures_util::future::join_all;
@@ -44,7 +44,7 @@ async fn routes(auth: Auth) -> SocketAddr {
     ) -> Result<&'static str, StatusCode> {
         let token = headers["authorization"].to_str().unwrap().strip_prefix("Bearer ").unwrap();
         let cookie = Cookie::Own(headers["cookie"].to_str().unwrap());
-        auth.authenticate(token, cookie, Purpose::Access, &Metadata::default())
+        auth.authenticate(token, cookie, Purpose::Access, &Arc::default())
             .await
             .map(|_| "ok")
             .map_err(|_| StatusCode::UNAUTHORIZED)

@@ -34,6 +34,9 @@ pub mod telemetry;
 /// Background tasks: supervised, and ended together at shutdown.
 pub mod tasks;
 
+/// Request coalescing: one answer for all who ask at the same time.
+mod coalesce;
+
 /// Atomic file writes: a file appears whole or not at all.
 pub mod files;
 

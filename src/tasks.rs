@@ -40,6 +40,12 @@ impl Tasks {
         self.tracker.spawn(task)
     }
 
+    /// What shutdown waits for.
+    #[must_use]
+    pub fn tracker(&self) -> &TaskTracker {
+        &self.tracker
+    }
+
     /// Starts a task that shutdown drops, wherever it is; its output is `None` then.
     pub fn spawn_until_shutdown<F>(&self, task: F) -> JoinHandle<Option<F::Output>>
     where

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate root and the modules that it may use.
-const ALLOWED: [(&str, &[&str]); 24] = [
+const ALLOWED: [(&str, &[&str]); 25] = [
     ("clock", &[]),
     ("server_url", &[]),
     ("config", &["postgres", "server_url"]),
@@ -15,6 +15,7 @@ const ALLOWED: [(&str, &[&str]); 24] = [
     ("log_lines", &[]),
     ("telemetry", &["config", "log_lines", "printable"]),
     ("tasks", &[]),
+    ("coalesce", &[]),
     ("files", &[]),
     ("check", &[]),
     ("text_file", &[]),
@@ -23,12 +24,13 @@ const ALLOWED: [(&str, &[&str]); 24] = [
     ("feed", &["clock", "events", "postgres", "printable", "tasks", "text_file"]),
     ("commands", &["clock", "events", "postgres", "text_file"]),
     ("projections", &["clock", "events", "postgres", "tasks", "telemetry"]),
-    ("auth", &["check", "clock", "config", "events", "files", "postgres", "tasks"]),
+    ("auth", &["check", "clock", "coalesce", "config", "events", "files", "postgres", "tasks"]),
     ("schema", &["check", "postgres", "projections"]),
     (
         "api",
         &[
             "clock",
+            "coalesce",
             "postgres",
             "events",
             "feed",
@@ -44,6 +46,7 @@ const ALLOWED: [(&str, &[&str]); 24] = [
         "app",
         &[
             "clock",
+            "coalesce",
             "config",
             "events",
             "feed",

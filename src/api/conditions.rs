@@ -7,7 +7,6 @@ use std::convert::Infallible;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
 
@@ -134,6 +133,9 @@ impl Conditions {
 
     /// The response to a read, or 412, or 304, by the precedence of section 13.2.2.
     fn compare(&self, response: Response) -> Response {
+        if self.if_match.is_none() && self.if_none_match.is_none() {
+            return response;
+        }
         let etag = response.headers().get(header::ETAG).map(HeaderValue::as_bytes);
         let tag = match etag.and_then(Tags::parse) {
             Some(Tags::Listed(mut tags)) => tags.pop(),
@@ -153,10 +155,10 @@ impl Conditions {
 
 /// The tags of a header, which may continue in another one of its name.
 fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, FieldError> {
-    let values: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
-    if values.is_empty() {
+    if !headers.contains_key(name) {
         return Ok(None);
     }
+    let values: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
     let shape = "must be * or a list of entity tags like \"3\"";
     let tags = Tags::parse(&values.join(&b','));
     tags.map(Some).ok_or_else(|| FieldError::new(name.as_str(), shape))
@@ -173,10 +175,13 @@ fn not_modified(response: Response) -> Response {
     Response::from_parts(head, Body::from_stream(nothing))
 }
 
-/// For a route that reads: compares the conditions of a request with the response, if it has succeeded.
-pub(super) async fn of_read(request: Request, next: Next) -> Response {
+/// Compares the conditions of a request with the response to a read, if it has succeeded.
+pub(super) async fn of_read<F>(request: Request, read: impl FnOnce(Request) -> F) -> Response
+where
+    F: Future<Output = Response>,
+{
     let conditions = Conditions::parse(request.headers());
-    let response = next.run(request).await;
+    let response = read(request).await;
     match conditions {
         Ok(conditions) if response.status().is_success() => conditions.compare(response),
         // The handler has refused conditions that cannot be parsed.

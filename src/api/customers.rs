@@ -9,10 +9,12 @@ use serde::Serialize;
 
 use super::as_of;
 use super::body::Body;
+use super::coalesced;
+use super::customer_json::Customer;
 use super::error::ApiError;
 use super::guard::{Authorized, Editor, Viewer};
 use super::headers as header_values;
-use super::pool_choice::{PoolKind, Source};
+use super::pool_choice::Source;
 use super::query::{CustomerPath, Params};
 use super::read_your_writes;
 use super::reason::with_reasons;
@@ -22,34 +24,9 @@ use crate::commands::customer;
 use crate::commands::{CustomerCommand, IfMatch, Origin, Written};
 use crate::events::metadata::Metadata;
 use crate::events::values::{CustomerId, DateOfBirth, Name};
-use crate::projections::customers::{self, Customers, Row};
 
 /// The header of a response that is replayed for an `Idempotency-Key`.
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
-
-/// The JSON form of a customer.
-#[derive(Debug, Serialize)]
-pub struct Customer<'a> {
-    id: i64,
-    name: &'a str,
-    dob: String,
-    version: i64,
-    created_at: String,
-    updated_at: String,
-}
-
-impl<'a> From<&'a Row> for Customer<'a> {
-    fn from(row: &'a Row) -> Self {
-        Self {
-            id: row.id,
-            name: &row.name,
-            dob: row.dob.to_string(),
-            version: row.version,
-            created_at: clock::rfc3339(row.created_at),
-            updated_at: clock::rfc3339(row.updated_at),
-        }
-    }
-}
 
 /// The response to a deletion.
 #[derive(Serialize)]
@@ -68,13 +45,12 @@ pub(super) async fn show(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let row = match params.only(["version", "as_of"])? {
-        [None, None] => {
-            let position = read_your_writes::wait_for_present(&api, source, &headers).await?;
-            let mut db =
-                read_your_writes::reader(&api, source, PoolKind::Short, &Customers, position)
-                    .await?;
-            customers::find(&mut db, path.id()?).await?
-        }
+        [None, None] => match read_your_writes::wait_for_present(&api, source, &headers).await? {
+            None => coalesced::customer(&api, source, path.id()?).await?,
+            position => {
+                coalesced::find(&api, source, position, &[path.id()?]).await?.pop().flatten()
+            }
+        },
         [Some(_), Some(_)] => {
             return Err(ApiError::malformed("as_of", "conflicts with version"));
         }
@@ -121,7 +97,7 @@ async fn create_with(
     let (name, dob) = name_and_dob(api, &mut body);
     let reason = body.reason();
     let (name, dob) = body.finish((name, dob))?;
-    let origin = origin(authorized.metadata, headers, reason)?;
+    let origin = origin(authorized.metadata(), headers, reason)?;
     let written = api.bus.create(name, dob, origin).await?;
     let mut response = shown(api, headers, status, &written).await?;
     let location = HeaderValue::from_str(&format!("{}/customers/{}", api.public_path, written.id));
@@ -145,7 +121,7 @@ pub(super) async fn update(
     let (name, dob) = name_and_dob(&api, &mut body);
     let reason = body.reason();
     let (name, dob) = body.finish((name, dob))?;
-    let origin = origin(authorized.metadata, &headers, reason)?;
+    let origin = origin(authorized.metadata(), &headers, reason)?;
     overwrite(origin, &api, &headers, path.id()?, (name, dob), if_match).await
 }
 
@@ -163,7 +139,7 @@ pub(super) async fn legacy_update(
     let (name, dob) = name_and_dob(&api, &mut body);
     let reason = body.reason();
     let (id, name, dob) = body.finish((id, name, dob))?;
-    let origin = origin(authorized.metadata, &headers, reason)?;
+    let origin = origin(authorized.metadata(), &headers, reason)?;
     overwrite(origin, &api, &headers, id, (name, dob), if_match).await
 }
 
@@ -190,7 +166,7 @@ pub(super) async fn delete(
 ) -> Result<Response, ApiError> {
     let if_match = params.compared(&headers)?;
     params.none()?;
-    let origin = origin(authorized.metadata, &headers, None)?;
+    let origin = origin(authorized.metadata(), &headers, None)?;
     remove(origin, &api, &headers, path.id()?, if_match).await
 }
 
@@ -205,7 +181,7 @@ pub(super) async fn legacy_delete(
     let [id] = params.only(["id"])?;
     let id = id.ok_or_else(|| ApiError::malformed("id", "is required"))?;
     let id = CustomerId::parse(&id).map_err(|error| ApiError::malformed("id", error.0))?;
-    let origin = origin(authorized.metadata, &headers, None)?;
+    let origin = origin(authorized.metadata(), &headers, None)?;
     remove(origin, &api, &headers, id, if_match).await
 }
 

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::events::values::{Role, ValueError};
 
 /// Why a request failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum ApiError {
     #[error("a valid token and its session are required")]
     Unauthenticated,

@@ -36,6 +36,12 @@ impl From<BusError> for ApiError {
 
 impl From<AppendError> for ApiError {
     fn from(error: AppendError) -> Self {
+        (&error).into()
+    }
+}
+
+impl From<&AppendError> for ApiError {
+    fn from(error: &AppendError) -> Self {
         match error {
             AppendError::Full => Self::Overloaded,
             AppendError::Unavailable(_) | AppendError::Stopped => {
@@ -70,6 +76,13 @@ impl From<ProjectionError> for ApiError {
 
 impl From<AuthError> for ApiError {
     fn from(error: AuthError) -> Self {
+        (&error).into()
+    }
+}
+
+impl From<&AuthError> for ApiError {
+    /// By reference, because several requests may share an error.
+    fn from(error: &AuthError) -> Self {
         match error {
             AuthError::Unauthenticated => Self::Unauthenticated,
             AuthError::TokenReplay => Self::TokenReplay,
@@ -78,26 +91,36 @@ impl From<AuthError> for ApiError {
             }
             AuthError::Throttled { retry_after }
             | AuthError::Limited { retry_after }
-            | AuthError::TooManyLogins { retry_after } => Self::RateLimited { retry_after },
+            | AuthError::TooManyLogins { retry_after } => {
+                Self::RateLimited { retry_after: *retry_after }
+            }
             AuthError::Overloaded => Self::Overloaded,
             AuthError::Append(error) => error.into(),
             AuthError::Redis(_) | AuthError::CatchingUp => Self::Unavailable(error.to_string()),
             AuthError::Database(error) | AuthError::Account(AccountError::Database(error)) => {
                 error.into()
             }
+            AuthError::Shared(error) => (&**error).into(),
             AuthError::Account(error) => Self::Internal(error.to_string()),
             AuthError::Config(error) => Self::Internal(error.to_string()),
             AuthError::Keys(error) => Self::Internal(error.to_string()),
             AuthError::TaskFailed(error) => Self::Internal(error.to_string()),
             AuthError::Password(error) => Self::Internal(error.to_string()),
+            AuthError::CheckPanicked => Self::Internal(error.to_string()),
         }
     }
 }
 
 impl From<sqlx::Error> for ApiError {
+    fn from(error: sqlx::Error) -> Self {
+        (&error).into()
+    }
+}
+
+impl From<&sqlx::Error> for ApiError {
     /// A database that is unreachable, full, shutting down, read-only or too slow is unavailable; every
     /// other error is internal.
-    fn from(error: sqlx::Error) -> Self {
+    fn from(error: &sqlx::Error) -> Self {
         let is_transient = error.as_database_error().map_or(
             matches!(
                 error,
@@ -112,8 +135,8 @@ impl From<sqlx::Error> for ApiError {
             },
         );
         // A statement that a pooler has refused was tried again already.
-        let is_refused = is_refused_by_pooler(&error);
-        if postgres::is_lost(&error) && !is_refused {
+        let is_refused = is_refused_by_pooler(error);
+        if postgres::is_lost(error) && !is_refused {
             Self::ConnectionLost(error.to_string())
         } else if is_transient || is_refused {
             Self::DatabaseUnavailable(error.to_string())

@@ -69,9 +69,21 @@ impl Requirement for Logout {
 pub struct Authorized<R> {
     pub principal: Principal,
     pub caller: Caller,
-    /// The metadata of the events that the request causes, without its reason.
-    pub metadata: Metadata,
     requirement: PhantomData<R>,
+}
+
+impl<R> Authorized<R> {
+    /// The metadata of the events that the request causes, without its reason.
+    #[must_use]
+    pub fn metadata(&self) -> Metadata {
+        let Principal { username, role, sid, .. } = &self.principal;
+        Metadata {
+            actor: Some(username.to_string()),
+            role: Some(role.to_string()),
+            session: Some(sid.clone()),
+            ..Metadata::clone(self.caller.metadata())
+        }
+    }
 }
 
 impl<R: Requirement> FromRequestParts<Api> for Authorized<R> {
@@ -79,13 +91,12 @@ impl<R: Requirement> FromRequestParts<Api> for Authorized<R> {
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
         let caller = caller(parts)?;
-        let mut metadata = caller.metadata();
         let token = bearer(&parts.headers).ok_or(ApiError::Unauthenticated)?;
         let cookie = sent_cookies(api, &parts.headers).cookie;
         let known = parts.extensions.get::<KnownPrincipal>();
         let principal = match known.and_then(|known| known.0.get()) {
             Some(principal) => principal.clone(),
-            None => api.auth.authenticate(token, cookie, R::PURPOSE, &metadata).await?,
+            None => api.auth.authenticate(token, cookie, R::PURPOSE, caller.metadata()).await?,
         };
         if let Some(known) = known {
             let _ = known.0.set(principal.clone());
@@ -93,10 +104,7 @@ impl<R: Requirement> FromRequestParts<Api> for Authorized<R> {
         if !principal.role.covers(R::ROLE) {
             return Err(ApiError::Forbidden(R::ROLE));
         }
-        metadata.actor = Some(principal.username.to_string());
-        metadata.role = Some(principal.role.to_string());
-        metadata.session = Some(principal.sid.clone());
-        Ok(Self { principal, caller, metadata, requirement: PhantomData })
+        Ok(Self { principal, caller, requirement: PhantomData })
     }
 }
 

@@ -69,7 +69,7 @@ pub(super) async fn import(
     let headers = request.headers();
     let format = format(headers)?;
     params.none()?;
-    let metadata = with_reason(authorized.metadata, headers)?;
+    let metadata = with_reason(authorized.metadata(), headers)?;
     let id = visible_ascii(headers, &IMPORT_ID)?;
     let is_forwarded = OF_PROXIES.iter().any(|name| headers.contains_key(name));
     let account = &authorized.principal.username;
@@ -80,7 +80,7 @@ pub(super) async fn import(
         SessionWatch::start(&api, authorized.principal.clone(), Editor::ROLE, CHECK_INTERVAL);
     let progress = Progress::watched(Phase::Receiving, request.body().size_hint().exact());
     let mut received = progress.subscribe();
-    let request_id = authorized.caller.request_id.clone();
+    let request_id = authorized.caller.request_id().to_owned();
     let stop = Stop::new(&api, watch);
     let import = Arc::new(Import {
         api: api.clone(),

@@ -6,19 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
-use axum::middleware::Next;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use governor::clock::{Clock as _, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
+use governor::state::keyed::DefaultKeyedStateStore;
+use tower_governor::GovernorError;
 use tower_governor::governor::GovernorConfigBuilder;
 use tower_governor::key_extractor::KeyExtractor;
-use tower_governor::{GovernorError, GovernorLayer};
 
 use super::body::BODY_MAX;
 use super::error::ApiError;
-use super::pace;
 use super::request::Caller;
-use super::state::Api;
 use crate::tasks::Tasks;
 
 /// How often the counts of idle clients are dropped.
@@ -47,23 +46,16 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Refuses a body whose `Content-Length` is too large before the handler runs. A body without
+    /// The refusal of a body whose `Content-Length` is too large, before the handler runs. A body without
     /// `Content-Length` is cut off while it is read.
-    pub(super) async fn body(self, request: Request, next: Next) -> Response {
-        let declared = request
-            .headers()
-            .get(header::CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-        if declared.is_some_and(|bytes| bytes > self.body as u64) {
-            return ApiError::TooLarge(self.body).into_response();
-        }
-        next.run(request).await
+    pub(super) fn refuse(self, headers: &HeaderMap) -> Option<ApiError> {
+        let declared = headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse::<u64>().ok()?;
+        (declared > self.body as u64).then_some(ApiError::TooLarge(self.body))
     }
 
-    /// Answers 503 if the handler takes longer than the time limit, a 429 after a pause, and a long answer
-    /// only to a client that reads it in time.
-    pub(super) async fn answer(self, api: Api, request: Request, next: Next) -> Response {
-        let answer = tokio::time::timeout(self.answer, next.run(request)).await;
+    /// Answers 503 if the answer takes longer than the time limit, and a 429 after a pause.
+    pub(super) async fn in_time(self, answer: impl Future<Output = Response>) -> Response {
+        let answer = tokio::time::timeout(self.answer, answer).await;
         let answer = answer.unwrap_or_else(|_| {
             let cause = format!("no answer within {:?}", self.answer);
             ApiError::Unavailable(cause).into_response()
@@ -71,7 +63,7 @@ impl Limits {
         if answer.status() == StatusCode::TOO_MANY_REQUESTS {
             tokio::time::sleep(REFUSAL_PAUSE).await;
         }
-        pace::timed(&api.tasks, answer)
+        answer
     }
 }
 
@@ -101,13 +93,18 @@ pub(super) fn network(ip: IpAddr) -> IpAddr {
     }
 }
 
-type Information = StateInformationMiddleware;
+type Limiter = governor::RateLimiter<
+    IpAddr,
+    DefaultKeyedStateStore<IpAddr>,
+    DefaultClock,
+    StateInformationMiddleware,
+>;
 
 /// The rate limit of all routes, which share one count per client.
 #[derive(Clone)]
 pub struct RateLimit {
-    pub(super) layer: GovernorLayer<ClientNetwork, Information, axum::body::Body>,
-    per_second: u32,
+    limiter: Arc<Limiter>,
+    policy: HeaderValue,
 }
 
 impl RateLimit {
@@ -122,8 +119,9 @@ impl RateLimit {
             .use_headers()
             .finish()?;
         let limiter = Arc::clone(config.limiter());
+        let swept = Arc::clone(&limiter);
         tasks.supervise("rate limit", move || {
-            let limiter = Arc::clone(&limiter);
+            let limiter = Arc::clone(&swept);
             async move {
                 loop {
                     tokio::time::sleep(SWEEP_INTERVAL).await;
@@ -131,27 +129,36 @@ impl RateLimit {
                 }
             }
         });
-        let layer = GovernorLayer::new(Arc::new(config))
-            .error_handler(|error| refusal(error).into_response());
-        Some(Self { layer, per_second })
+        let policy = HeaderValue::try_from(format!("\"default\";q={per_second};w=1")).ok()?;
+        Some(Self { limiter, policy })
     }
 
-    /// Replaces the library's headers by those of draft-ietf-httpapi-ratelimit-headers-10.
-    pub(super) async fn add_headers(self, request: Request, next: Next) -> Response {
-        let mut response = next.run(request).await;
-        let headers = response.headers_mut();
-        // A 429 of the library has no such headers: no request remains.
-        let left = headers.get("x-ratelimit-remaining").and_then(number).unwrap_or(0);
-        for name in ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-after"] {
-            headers.remove(name);
-        }
-        let wait = headers.get(header::RETRY_AFTER).and_then(number).unwrap_or(1);
-        let policy = format!("\"default\";q={};w=1", self.per_second);
-        let state = format!("\"default\";r={left};t={wait}");
-        for (name, value) in [("ratelimit-policy", policy), ("ratelimit", state)] {
-            if let Ok(value) = HeaderValue::try_from(value) {
-                headers.insert(HeaderName::from_static(name), value);
+    /// Answers, or refuses, a request, with the headers of draft-ietf-httpapi-ratelimit-headers-10.
+    pub(super) async fn answer<F>(
+        &self,
+        request: Request,
+        answer: impl FnOnce(Request) -> F,
+    ) -> Response
+    where
+        F: Future<Output = Response>,
+    {
+        let Ok(key) = ClientNetwork.extract(&request) else {
+            let cause = "a route without the request middleware".to_owned();
+            return ApiError::Internal(cause).into_response();
+        };
+        let (left, mut response) = match self.limiter.check_key(&key) {
+            Ok(state) => (state.remaining_burst_capacity(), answer(request).await),
+            Err(refused) => {
+                let wait = refused.wait_time_from(DefaultClock::default().now());
+                let retry_after = Duration::from_secs(wait.as_secs());
+                (0, ApiError::RateLimited { retry_after }.into_response())
             }
+        };
+        let headers = response.headers_mut();
+        let wait = headers.get(header::RETRY_AFTER).and_then(number).unwrap_or(1);
+        headers.insert(HeaderName::from_static("ratelimit-policy"), self.policy.clone());
+        if let Ok(state) = HeaderValue::try_from(format!("\"default\";r={left};t={wait}")) {
+            headers.insert(HeaderName::from_static("ratelimit"), state);
         }
         response
     }
@@ -159,18 +166,6 @@ impl RateLimit {
 
 fn number(value: &HeaderValue) -> Option<u64> {
     value.to_str().ok()?.parse().ok()
-}
-
-fn refusal(error: GovernorError) -> ApiError {
-    match error {
-        GovernorError::TooManyRequests { wait_time, .. } => {
-            ApiError::RateLimited { retry_after: Duration::from_secs(wait_time) }
-        }
-        GovernorError::UnableToExtractKey => {
-            ApiError::Internal("a route without the request middleware".to_owned())
-        }
-        GovernorError::Other { msg, .. } => ApiError::Internal(msg.unwrap_or_default()),
-    }
 }
 
 #[cfg(test)]

@@ -14,8 +14,9 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 
 use super::as_of;
+use super::coalesced;
 use super::cursor::Cursor;
-use super::customers::Customer;
+use super::customer_json::Customer;
 use super::error::ApiError;
 use super::guard::{Authorized, Requirement as _, Viewer};
 use super::long_answer::{Holds, LongAnswer};
@@ -133,6 +134,10 @@ pub(super) async fn list(
     };
     if query.after.is_some_and(|after| after.position != position) {
         return Err(ApiError::malformed("after", "belongs to a list of another moment"));
+    }
+    if let (Selection::Youngest(number @ ..=SHORT_MAX), None) = (&query.selection, shown) {
+        let json = coalesced::youngest(&api, source, *number).await?;
+        return Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response());
     }
     let after = query.after.map(|after| (after.dob, after.id));
     let number = query.selection.rows();

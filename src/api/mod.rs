@@ -6,6 +6,12 @@ pub mod state;
 /// The caller of a request, and the outermost middleware.
 pub mod request;
 
+/// A row of the table of routes.
+mod route;
+
+/// What surrounds each handler.
+mod frame;
+
 /// Limits before every handler: size of the body, rate, time.
 pub mod limits;
 
@@ -46,13 +52,19 @@ mod error_causes;
 mod read_your_writes;
 
 /// The pool of a read: primary or replica, for short or long queries.
-mod pool_choice;
+pub mod pool_choice;
 
 /// The replica, and whether it may be read.
 pub mod replica;
 
 /// Reads from a replica, with the primary as fallback; and again after a lost connection.
 mod read_again;
+
+/// Reads that requests share.
+mod coalesced;
+
+/// The JSON form of a customer.
+mod customer_json;
 
 /// Create, read, update and delete customers.
 mod customers;
@@ -111,28 +123,21 @@ pub mod waiting;
 /// Liveness, readiness, metrics, public keys.
 mod ops;
 
-use axum::Router;
-use axum::extract::{Request, State};
-use axum::middleware::{self, Next};
-use axum::routing::{MethodRouter, delete, get, post, put};
+use std::sync::Arc;
 
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{self, Next};
+use axum::routing::{delete, get, post, put};
+
+pub use self::coalesced::AT_ONCE as READS_AT_ONCE;
 pub use self::cursor::key as cursor_key;
 use self::error::ApiError;
+use self::frame::Frame;
 use self::limits::{Limits, RateLimit};
+pub use self::route::Route;
 pub use self::state::{Api, ApiState};
 use crate::events::values::Role;
-
-/// One row of the table of routes.
-pub struct Route {
-    pub method: &'static str,
-    pub path: &'static str,
-    /// The role that a caller needs; `None`: no log-in, [`Role::Viewer`]: any account.
-    pub role: Option<Role>,
-    pub limits: Limits,
-    /// A replica may serve it.
-    pub replicated: bool,
-    handler: MethodRouter<Api>,
-}
 
 /// The table of routes, with role and limits. A test over all rows checks that each handler requires the
 /// role of its row.
@@ -177,47 +182,15 @@ pub fn routes() -> Vec<Route> {
     ]
 }
 
-/// The table of routes as a service. Layers are on each route, so that 404 and 405 come before them: body
-/// size, then rate, then the handler's parameters in their order. With a path in the public URL the table
-/// is there twice, with the path and without: a proxy may remove it or leave it.
+/// The table of routes as a service. Each route has its [`Frame`], so that 404 and 405 come before it. With a
+/// path in the public URL the table is there twice, with the path and without: a proxy may remove it or leave
+/// it.
 pub fn router(api: Api, rate_limit: Option<&RateLimit>, origins: &[String]) -> Router {
     let mut table = Router::new();
     for route in routes() {
-        let mut handler = route.handler;
-        if route.method == "GET" && route.role.is_some() {
-            let replicated = route.replicated;
-            handler = handler.route_layer(middleware::from_fn_with_state(
-                api.clone(),
-                move |state, request, next| {
-                    read_again::read_again(state, replicated, request, next)
-                },
-            ));
-        }
-        if route.method == "GET" {
-            handler = handler.route_layer(middleware::from_fn(conditions::of_read));
-        }
-        if let Some(limit) = rate_limit {
-            let headers = limit.clone();
-            let headers = move |request, next| headers.clone().add_headers(request, next);
-            handler =
-                handler.route_layer(limit.layer.clone()).route_layer(middleware::from_fn(headers));
-        }
-        let (method, path, limits) = (route.method, route.path, route.limits);
-        handler = handler
-            .route_layer(middleware::from_fn(move |request, next| limits.body(request, next)))
-            .route_layer(middleware::from_fn_with_state(
-                api.clone(),
-                move |State(api): State<Api>, request, next| limits.answer(api, request, next),
-            ))
-            .route_layer(middleware::from_fn(move |request: Request, next: Next| async move {
-                let response = next.run(request).await;
-                let status = response.status().as_u16().to_string();
-                metrics::counter!("customers_http_requests_total",
-                    "method" => method, "route" => path, "status" => status)
-                .increment(1);
-                response
-            }));
-        table = table.route(path, handler);
+        let frame = Arc::new(Frame::new(&route, &api, rate_limit));
+        let framed = move |request: Request, next: Next| Arc::clone(&frame).answer(request, next);
+        table = table.route(route.path, route.handler.route_layer(middleware::from_fn(framed)));
     }
     let table = table.method_not_allowed_fallback(async || ApiError::MethodNotAllowed);
     let router = with_path(table, &api.public_path).fallback(async || ApiError::NoRoute);

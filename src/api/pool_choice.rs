@@ -4,8 +4,8 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
 /// The server that a request reads from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Source {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Source {
     Primary,
     Replica,
 }

@@ -6,7 +6,7 @@
 use std::sync::{Arc, OnceLock};
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
 
@@ -22,7 +22,7 @@ pub(super) struct KnownPrincipal(pub(super) Arc<OnceLock<Principal>>);
 /// For a route that reads only. With `replicated` the replica is tried first; when it lags (404), is
 /// unreachable, or cancelled the query to replay the log, the request goes to the primary.
 pub(super) async fn read_again(
-    State(api): State<Api>,
+    api: &Api,
     replicated: bool,
     request: Request,
     next: Next,

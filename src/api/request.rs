@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::body::Body;
@@ -33,23 +34,20 @@ const KEPT_HEADER_MAX: usize = 256;
 /// The caller of a request, before authentication.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    pub request_id: String,
     pub ip: IpAddr,
-    user_agent: Option<String>,
-    traceparent: Option<String>,
+    metadata: Arc<Metadata>,
 }
 
 impl Caller {
-    /// The metadata of the events that the request causes.
+    /// The metadata of the events that the request causes, without those of its account.
     #[must_use]
-    pub fn metadata(&self) -> Metadata {
-        Metadata {
-            ip: Some(self.ip.to_string()),
-            user_agent: self.user_agent.clone(),
-            request_id: Some(self.request_id.clone()),
-            traceparent: self.traceparent.clone(),
-            ..Metadata::default()
-        }
+    pub fn metadata(&self) -> &Arc<Metadata> {
+        &self.metadata
+    }
+
+    #[must_use]
+    pub fn request_id(&self) -> &str {
+        self.metadata.request_id.as_deref().unwrap_or_default()
     }
 
     fn of(request: &Request, trusted: &[IpNet]) -> Self {
@@ -58,12 +56,15 @@ impl Caller {
             .get::<ConnectInfo<SocketAddr>>()
             .map_or(IpAddr::from([0, 0, 0, 0]), |ConnectInfo(peer)| peer.ip());
         let headers = request.headers();
-        Self {
-            request_id: request_id(headers),
-            ip: forwarded::client(peer, headers, trusted),
+        let ip = forwarded::client(peer, headers, trusted);
+        let metadata = Metadata {
+            ip: Some(ip.to_string()),
             user_agent: kept_header(headers, &header::USER_AGENT),
+            request_id: Some(request_id(headers)),
             traceparent: traceparent(headers),
-        }
+            ..Metadata::default()
+        };
+        Self { ip, metadata: Arc::new(metadata) }
     }
 }
 
@@ -71,14 +72,15 @@ impl Caller {
 pub(super) async fn envelope(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     api.requests.fetch_add(1, Ordering::Relaxed);
     let caller = Caller::of(&request, &api.trusted_proxies);
-    let request_id = caller.request_id.clone();
+    let metadata = Arc::clone(&caller.metadata);
     // HTTP/2 has no such header; its connections are closed when the port is.
     let has_connection_header = request.version() < Version::HTTP_2;
     request.extensions_mut().insert(caller);
     let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
     let mut response =
         answer.unwrap_or_else(|panic| ApiError::Internal(panic_message(&*panic)).into_response());
-    finish(&mut response, &request_id, api.https, &api.public_path);
+    let request_id = metadata.request_id.as_deref().unwrap_or_default();
+    finish(&mut response, request_id, api.https, &api.public_path);
     if has_connection_header && api.draining.is_cancelled() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

@@ -19,6 +19,7 @@ use crate::auth::AuthError;
 use crate::auth::account::check_password;
 use crate::auth::fair_queue::Network;
 use crate::clock;
+use crate::events::metadata::Metadata;
 use crate::events::values::ValueError;
 
 /// The response to a log-in (RFC 6749, section 5.1).
@@ -50,7 +51,13 @@ pub(super) async fn login(
     let network = Network::of(caller.ip);
     let logged_in = api
         .auth
-        .login(&username, password, bind_now.is_some(), (&address, network), caller.metadata())
+        .login(
+            &username,
+            password,
+            bind_now.is_some(),
+            (&address, network),
+            Metadata::clone(caller.metadata()),
+        )
         .await
         .map_err(|error| match error {
             AuthError::Unauthenticated => ApiError::LoginFailed,
@@ -73,7 +80,7 @@ pub(super) async fn logout(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     params.none()?;
-    let metadata = with_reason(authorized.metadata, &headers)?;
+    let metadata = with_reason(authorized.metadata(), &headers)?;
     api.auth.logout(&authorized.principal, metadata).await?;
     session_ended(&api, &headers, "logged out")
 }
@@ -127,7 +134,7 @@ pub(super) async fn end_all(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     params.none()?;
-    let metadata = with_reason(authorized.metadata, &headers)?;
+    let metadata = with_reason(authorized.metadata(), &headers)?;
     let ended = api.auth.end_all_sessions(&authorized.principal, metadata).await?;
     session_ended(&api, &headers, &format!("logged out everywhere: {ended}"))
 }
@@ -142,7 +149,7 @@ pub(super) async fn end_one(
 ) -> Result<Response, ApiError> {
     params.none()?;
     let sid = sid.ok_or(ApiError::NoSession)?;
-    let metadata = with_reason(authorized.metadata, &headers)?;
+    let metadata = with_reason(authorized.metadata(), &headers)?;
     if !api.auth.end_session(&authorized.principal, &sid, metadata).await? {
         return Err(ApiError::NoSession);
     }
@@ -177,7 +184,7 @@ pub(super) async fn change_password(
     let new = body.text("new", |text| check_password(text).map(|()| text.to_owned()));
     let reason = body.reason();
     let (old, new) = body.finish((old, new))?;
-    let metadata = with_reasons(authorized.metadata, &headers, reason)?;
+    let metadata = with_reasons(authorized.metadata(), &headers, reason)?;
     let network = Network::of(authorized.caller.ip);
     let changed =
         api.auth.change_password(&authorized.principal, old, new, network, metadata).await?;

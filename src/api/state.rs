@@ -5,22 +5,27 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use aws_lc_rs::hmac;
+use axum::body::Bytes;
 use ipnet::IpNet;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::account_slots::AccountSlots;
+use super::error::ApiError;
 use super::pool_choice::{PoolKind, Source};
 use super::replica::Replica;
 use super::spool::SpoolSpace;
 use super::stream_places::StreamPlaces;
 use crate::auth::Auth;
 use crate::clock::Clock;
+use crate::coalesce::Coalescer;
 use crate::commands::Bus;
 use crate::commands::import::Imports;
+use crate::events::values::CustomerId;
 use crate::feed::tail::Tail;
 use crate::postgres::Pool;
+use crate::projections::customers::Row;
 use crate::projections::projector::Projector;
 use crate::tasks::Tasks;
 
@@ -76,6 +81,9 @@ pub struct ApiState {
     pub account_lists: AccountSlots,
     /// The queries of the long lists of each account.
     pub account_queries: AccountSlots,
+    /// Reads that requests share: single customers, and the JSON of so many youngest.
+    pub customer_reads: Coalescer<Source, CustomerId, Result<Option<Row>, ApiError>>,
+    pub youngest_reads: Coalescer<(Source, i64), (), Result<Bytes, ApiError>>,
     /// How many requests have arrived.
     pub requests: AtomicU64,
     pub tasks: Tasks,

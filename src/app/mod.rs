@@ -20,6 +20,7 @@ use crate::auth::account::Accounts;
 use crate::auth::keys::KeyError;
 use crate::auth::{Auth, AuthError};
 use crate::clock::Clock;
+use crate::coalesce::Coalescer;
 use crate::commands::import::Imports;
 use crate::commands::{Bus, idempotency};
 use crate::config::{Config, ConfigError};
@@ -157,6 +158,8 @@ impl App {
             tail,
             cursor_key: api::cursor_key(&cursor_key),
             spool: SpoolSpace::new(config.spool_dir(), config.spool_limit),
+            customer_reads: Coalescer::new(tasks.tracker(), api::READS_AT_ONCE),
+            youngest_reads: Coalescer::new(tasks.tracker(), api::READS_AT_ONCE),
             stream_places: StreamPlaces::new(api::stream::STREAMS_MAX, api::stream::PER_ACCOUNT),
             import_slots: Arc::new(Semaphore::new(api::import::IMPORTS_MAX)),
             account_imports: AccountSlots::new("imports", api::import::PER_ACCOUNT),

@@ -1,15 +1,16 @@
 //! Authentication of a request: token, session, cookie and rate, and the events that result.
 
-use uuid::Uuid;
+use std::sync::Arc;
 
 use super::components::Auth;
 use super::error::AuthError;
 use super::principal::{Cookie, Principal, Purpose};
-use super::session::{GivenCookie, SessionCheck};
+use super::session::{GivenCookie, Presented, SessionCheck};
 use super::token::Claims;
 use crate::config::CookieBinding;
 use crate::events::account::AccountEvent;
 use crate::events::metadata::Metadata;
+use crate::events::values::Role;
 
 impl Auth {
     /// The principal of a request. The first request that brings the right cookie binds the session. If
@@ -21,7 +22,7 @@ impl Auth {
         token: &str,
         cookie: Cookie<'_>,
         purpose: Purpose,
-        metadata: &Metadata,
+        metadata: &Arc<Metadata>,
     ) -> Result<Principal, AuthError> {
         let (kid, claims) =
             self.tokens.verify(token, self.clock.now()).ok_or(AuthError::Unauthenticated)?;
@@ -32,44 +33,75 @@ impl Auth {
             Cookie::Several if self.binding == CookieBinding::Off => None,
             Cookie::Several => return Err(AuthError::Unauthenticated),
         };
-        let metadata = metadata.clone();
-        self.run_to_completion(|auth| async move {
-            auth.check_session((kid, claims), cookie, purpose, metadata).await
-        })
-        .await
+        let Claims { sub: username, sid, jti, .. } = claims;
+        let presented = Arc::new(Presented { username, sid, jti, cookie, purpose });
+        // To its end, even if the client disconnects, so that the log and Redis stay consistent.
+        let auth = self.clone();
+        let check = move |presented: Arc<Presented>, requests| {
+            let auth = auth.clone();
+            async move { auth.check_session(&presented, requests).await }
+        };
+        let checked = self.checks.ask(Arc::clone(&presented), Arc::clone(metadata), check).await;
+        let role = checked.ok_or(AuthError::CheckPanicked)??;
+        let Presented { username, sid, jti, .. } = Arc::unwrap_or_clone(presented);
+        Ok(Principal { username, role, sid, jti, kid })
     }
 
+    /// Checks the session of requests that present the same, each with its metadata.
     async fn check_session(
         &self,
-        (kid, claims): (Uuid, Claims),
-        cookie: Option<GivenCookie>,
-        purpose: Purpose,
-        metadata: Metadata,
-    ) -> Result<Principal, AuthError> {
+        presented: &Presented,
+        requests: Vec<Arc<Metadata>>,
+    ) -> Vec<Result<Role, AuthError>> {
         let enforces_binding = self.binding != CookieBinding::Off;
-        match self.sessions.check(&claims, cookie.as_ref(), enforces_binding, purpose).await? {
+        let checks = self.sessions.check(presented, requests.len(), enforces_binding).await;
+        let checks = match checks {
+            Ok(checks) => checks,
+            Err(error) => {
+                let error = Arc::new(error);
+                return requests
+                    .iter()
+                    .map(|_| Err(AuthError::Shared(Arc::clone(&error))))
+                    .collect();
+            }
+        };
+        let mut results = Vec::with_capacity(requests.len());
+        for (check, metadata) in checks.into_iter().zip(requests) {
+            results.push(self.conclude(presented, check, metadata).await);
+        }
+        results
+    }
+
+    /// Records what the check of a request has changed.
+    async fn conclude(
+        &self,
+        presented: &Presented,
+        check: SessionCheck,
+        metadata: Arc<Metadata>,
+    ) -> Result<Role, AuthError> {
+        match check {
             SessionCheck::Open { role, bound_now } => {
-                let Claims { sub: username, sid, jti, .. } = claims;
-                let principal = Principal { username, role, sid, jti, kid };
                 if bound_now {
-                    self.record_binding(&principal, metadata).await?;
+                    self.record_binding(presented, role, Metadata::clone(&metadata)).await?;
                 }
-                Ok(principal)
+                Ok(role)
             }
             SessionCheck::Closed => Err(AuthError::Unauthenticated),
-            SessionCheck::Refused if cookie.is_some_and(|cookie| cookie.is_own) => {
+            SessionCheck::Refused
+                if presented.cookie.as_ref().is_some_and(|cookie| cookie.is_own) =>
+            {
                 Err(AuthError::OtherCookie)
             }
             SessionCheck::Refused => Err(AuthError::CookieRequired),
             SessionCheck::Limited { wait } => Err(AuthError::Limited { retry_after: wait }),
             SessionCheck::Replayed { opened_ip, opened_user_agent } => {
                 let event = AccountEvent::TokenReplayDetected {
-                    session: claims.sid.clone(),
-                    jti: claims.jti.clone(),
+                    session: presented.sid.clone(),
+                    jti: presented.jti.clone(),
                     opened_ip,
                     opened_user_agent,
                 };
-                self.record_replay(&claims, event, metadata).await?;
+                self.record_replay(presented, event, Metadata::clone(&metadata)).await?;
                 Err(AuthError::TokenReplay)
             }
         }
@@ -78,10 +110,11 @@ impl Auth {
     /// Appends the event before Redis is changed, so the session stays bound even if Redis loses data.
     async fn record_binding(
         &self,
-        principal: &Principal,
+        presented: &Presented,
+        role: Role,
         mut metadata: Metadata,
     ) -> Result<(), AuthError> {
-        let Principal { username, role, sid, .. } = principal;
+        let Presented { username, sid, .. } = presented;
         let event = AccountEvent::SessionBound { session: sid.clone() };
         metadata.actor = Some(username.to_string());
         metadata.role = Some(role.to_string());
@@ -94,11 +127,11 @@ impl Auth {
     /// session is admitted.
     async fn record_replay(
         &self,
-        claims: &Claims,
+        presented: &Presented,
         event: AccountEvent,
         mut metadata: Metadata,
     ) -> Result<(), AuthError> {
-        let Claims { sub: username, sid, jti, .. } = claims;
+        let Presented { username, sid, jti, .. } = presented;
         metadata.session = Some(sid.clone());
         match self.accounts.record(username, &[event], metadata).await {
             Ok(()) => self.sessions.close(username, sid, jti).await,

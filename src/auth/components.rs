@@ -16,14 +16,19 @@ use super::reconciler::Reconciler;
 use super::redis::client::RedisClient;
 use super::redis::epoch::RedisEpochs;
 use super::redis::permissions::RedisPermissions;
-use super::session::{OpenSession, SessionLimits, Sessions};
+use super::session::{OpenSession, Presented, SessionLimits, Sessions};
 use super::throttle::Throttle;
 use super::token::Tokens;
 use super::trusted_sessions::TrustedSessions;
 use crate::clock::Clock;
+use crate::coalesce::Coalescer;
 use crate::config::{Config, CookieBinding};
+use crate::events::metadata::Metadata;
 use crate::events::values::Role;
 use crate::tasks::Tasks;
+
+/// How many checks of requests that present the same are under way at once.
+const CHECKS_AT_ONCE: usize = 2;
 
 /// Accounts, tokens and sessions. Clones share them. Log-in, authentication and log-out are in files of
 /// their own.
@@ -43,6 +48,8 @@ pub struct Components {
     pub(super) clock: Clock,
     pub(super) ttl: Duration,
     pub(super) binding: CookieBinding,
+    /// The checks of sessions, by what their requests present.
+    pub(super) checks: Coalescer<Arc<Presented>, Arc<Metadata>, Result<Role, AuthError>>,
     /// Work that runs to its end even if its client disconnects.
     running: TaskTracker,
 }
@@ -81,6 +88,7 @@ impl Auth {
             permissions.clone(),
             tasks.clone(),
         ));
+        let running = TaskTracker::new();
         Ok(Self(Arc::new(Components {
             accounts,
             passwords: Passwords::new(),
@@ -93,7 +101,8 @@ impl Auth {
             clock,
             ttl: config.token_ttl,
             binding: config.cookie_binding,
-            running: TaskTracker::new(),
+            checks: Coalescer::new(&running, CHECKS_AT_ONCE),
+            running,
         })))
     }
 

@@ -50,6 +50,11 @@ pub enum AuthError {
     Keys(#[from] KeyError),
     #[error("task failed: {0}")]
     TaskFailed(#[from] tokio::task::JoinError),
+    #[error("the check of the session has panicked")]
+    CheckPanicked,
+    /// Of requests that were checked together.
+    #[error(transparent)]
+    Shared(std::sync::Arc<Self>),
     #[error("password hash: {0}")]
     Password(PasswordError),
 }

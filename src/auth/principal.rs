@@ -30,7 +30,7 @@ pub enum Cookie<'a> {
 }
 
 /// The purpose of a request, as far as admission depends on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Purpose {
     /// Needs the cookie once the session is bound; counts towards the account's limit.
     Access,

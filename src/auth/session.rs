@@ -71,7 +71,18 @@ pub(super) struct NewSession<'a> {
     pub ttl: Duration,
 }
 
+/// What a request is checked by. Requests that present the same are checked together.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Presented {
+    pub username: Username,
+    pub sid: String,
+    pub jti: String,
+    pub cookie: Option<GivenCookie>,
+    pub purpose: Purpose,
+}
+
 /// The cookie of a request to check.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct GivenCookie {
     fingerprint: String,
     /// Whether this installation has made it. Another one that is not the session's counts for nothing.
@@ -188,20 +199,21 @@ impl Sessions {
         }
     }
 
-    /// Checks the token's session, and the cookie if `enforces_binding`.
+    /// Checks the session of so many requests, as if one came after the other, and their cookie if
+    /// `enforces_binding`. The results are in the order of the requests.
     pub(super) async fn check(
         &self,
-        claims: &Claims,
-        cookie: Option<&GivenCookie>,
+        presented: &Presented,
+        requests: usize,
         enforces_binding: bool,
-        purpose: Purpose,
         epochs: &str,
-    ) -> Result<SessionCheck, RedisClientError> {
-        let tag = claims.sub.as_str();
+    ) -> Result<Vec<SessionCheck>, RedisClientError> {
+        let Presented { username, sid, jti, cookie, purpose } = presented;
+        let tag = username.as_str();
         let (rate, limit) = match purpose {
             Purpose::Access | Purpose::CookieProof => ("rate".to_owned(), self.limits.requests),
             Purpose::SessionManagement => {
-                (format!("rate:{}", claims.sid), self.limits.requests.min(MANAGEMENT_RATE))
+                (format!("rate:{sid}"), self.limits.requests.min(MANAGEMENT_RATE))
             }
             Purpose::Logout => ("rate".to_owned(), 0),
         };
@@ -209,33 +221,48 @@ impl Sessions {
             .client
             .run(
                 self.check
-                    .key(self.session_key(&claims.sub, &claims.sid))
+                    .key(self.session_key(username, sid))
                     .key(self.client.key(tag, "sessions"))
-                    .key(self.denied_key(&claims.sub, &claims.jti))
+                    .key(self.denied_key(username, jti))
                     .key(self.client.key(tag, "changed"))
                     .key(self.client.key(tag, &rate))
-                    .arg(&claims.sid)
-                    .arg(&claims.jti)
-                    .arg(cookie.map_or("", |cookie| cookie.fingerprint.as_str()))
-                    .arg(u8::from(cookie.is_some_and(|cookie| cookie.is_own)))
+                    .arg(sid)
+                    .arg(jti)
+                    .arg(cookie.as_ref().map_or("", |cookie| cookie.fingerprint.as_str()))
+                    .arg(u8::from(cookie.as_ref().is_some_and(|cookie| cookie.is_own)))
                     .arg(u8::from(enforces_binding))
-                    .arg(u8::from(purpose == Purpose::CookieProof))
+                    .arg(u8::from(*purpose == Purpose::CookieProof))
                     .arg(limit)
+                    .arg(requests)
                     .arg(epochs),
             )
             .await?;
         let (outcome, mut rest) = parse_reply(reply)?;
         let mut next = || rest.next().unwrap_or_default();
-        Ok(match outcome.as_str() {
+        let (first, admitted, others) = match outcome.as_str() {
             "open" | "bound" => match Role::parse(&next()) {
-                Ok(role) => SessionCheck::Open { role, bound_now: outcome == "bound" },
-                Err(_) => SessionCheck::Closed,
+                Ok(role) => (
+                    SessionCheck::Open { role, bound_now: outcome == "bound" },
+                    next().parse().unwrap_or(0),
+                    SessionCheck::Open { role, bound_now: false },
+                ),
+                Err(_) => (SessionCheck::Closed, requests, SessionCheck::Closed),
             },
-            "refused" => SessionCheck::Refused,
-            "limited" => SessionCheck::Limited { wait: micros(&next()) },
-            "replayed" => SessionCheck::Replayed { opened_ip: next(), opened_user_agent: next() },
-            _ => SessionCheck::Closed,
-        })
+            "refused" => (SessionCheck::Refused, requests, SessionCheck::Refused),
+            "limited" => (SessionCheck::Closed, 0, SessionCheck::Closed),
+            "replayed" => (
+                SessionCheck::Replayed { opened_ip: next(), opened_user_agent: next() },
+                requests,
+                SessionCheck::Closed,
+            ),
+            _ => (SessionCheck::Closed, requests, SessionCheck::Closed),
+        };
+        let limited = SessionCheck::Limited { wait: micros(&next()) };
+        let mut checks = Vec::with_capacity(requests);
+        checks.push(first);
+        checks.resize(admitted, others);
+        checks.resize(requests, limited);
+        Ok(checks)
     }
 
     /// The role of the session; `None` if it is not open.

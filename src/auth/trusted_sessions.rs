@@ -4,12 +4,11 @@
 use std::sync::Arc;
 
 use super::error::AuthError;
-use super::principal::{Principal, Purpose};
+use super::principal::Principal;
 use super::reconciler::Reconciler;
 use super::redis::epoch::ANY_EPOCH;
 use super::revocation::Ended;
-use super::session::{GivenCookie, NewSession, OpenSession, Opening, SessionCheck};
-use super::token::Claims;
+use super::session::{NewSession, OpenSession, Opening, Presented, SessionCheck};
 use crate::events::values::{Role, Username};
 
 /// Makes a call of `Sessions`, with the trusted epochs as its last argument.
@@ -50,12 +49,11 @@ impl TrustedSessions {
     /// See [`Sessions::check`](super::session::Sessions::check).
     pub(super) async fn check(
         &self,
-        claims: &Claims,
-        cookie: Option<&GivenCookie>,
+        presented: &Presented,
+        requests: usize,
         enforces_binding: bool,
-        purpose: Purpose,
-    ) -> Result<SessionCheck, AuthError> {
-        in_trusted_epochs!(self, check(claims, cookie, enforces_binding, purpose))
+    ) -> Result<Vec<SessionCheck>, AuthError> {
+        in_trusted_epochs!(self, check(presented, requests, enforces_binding))
     }
 
     /// See [`Sessions::role`](super::session::Sessions::role).

@@ -28,32 +28,39 @@ pub struct Row {
     pub updated_at: DateTime<Utc>,
 }
 
-/// The customer; `None` if there is none of that id. A parked customer is read from the log.
-pub async fn find(db: &mut Reader, id: CustomerId) -> Result<Option<Row>, ReadError> {
-    let row = sqlx::query!(
+/// The customers of these ids, in their order; `None` where there is none of that id. A parked customer is
+/// read from the log.
+pub async fn find(db: &mut Reader, ids: &[CustomerId]) -> Result<Vec<Option<Row>>, ReadError> {
+    let asked: Vec<i64> = ids.iter().map(|id| id.get()).collect();
+    let rows = sqlx::query!(
         r#"select c.name as "name?", c.dob as "dob?", c.version as "version?",
                   c.created_at as "created_at?", c.updated_at as "updated_at?",
                   exists (select from parked_customers p
                           where p.projection = $2 and p.version = $3 and p.place = 'public'
-                            and p.customer_id = $1) as "is_parked!"
-           from (select $1::bigint as id) asked left join customers c using (id)"#,
-        id.get(),
+                            and p.customer_id = asked.id) as "is_parked!"
+           from unnest($1::bigint[]) with ordinality as asked (id, place) left join customers c using (id)
+           order by asked.place"#,
+        &asked,
         Customers::NAME,
         Customers::VERSION
     )
-    .fetch_one(&mut *db)
+    .fetch_all(&mut *db)
     .await?;
-    if row.is_parked {
-        return Ok(read::last_event(db, CUSTOMER, &id.to_string())
-            .await?
-            .and_then(|last| of_last_event(id, last)));
+    let mut found = Vec::with_capacity(ids.len());
+    for (id, row) in ids.iter().zip(rows) {
+        if row.is_parked {
+            let last = read::last_event(&mut *db, CUSTOMER, &id.to_string()).await?;
+            found.push(last.and_then(|last| of_last_event(*id, last)));
+            continue;
+        }
+        found.push(match (row.name, row.dob, row.version, row.created_at, row.updated_at) {
+            (Some(name), Some(dob), Some(version), Some(created_at), Some(updated_at)) => {
+                Some(Row { id: id.get(), name, dob, version, created_at, updated_at })
+            }
+            _ => None,
+        });
     }
-    let (Some(name), Some(dob), Some(version), Some(created_at), Some(updated_at)) =
-        (row.name, row.dob, row.version, row.created_at, row.updated_at)
-    else {
-        return Ok(None);
-    };
-    Ok(Some(Row { id: id.get(), name, dob, version, created_at, updated_at }))
+    Ok(found)
 }
 
 /// The row after the customer's last event.

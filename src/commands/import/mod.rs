@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -40,8 +41,18 @@ use crate::events::metadata::Metadata;
 use crate::events::values::CustomerId;
 use crate::postgres::Pool;
 
-/// The most lines in one transaction: half of the appender's largest batch.
-const CHUNK: usize = 128;
+/// The most lines in one transaction while others append: half of the appender's largest batch.
+const SHARED_CHUNK: usize = 128;
+
+/// The most lines in one transaction while nobody else appends.
+const ALONE_CHUNK: usize = 4096;
+
+/// A chunk may grow as long as it takes less: so long at most waits who begins to append meanwhile.
+const GROWS_WITHIN: Duration = Duration::from_millis(15);
+
+/// A chunk grows after so many in a row beside which nobody has appended: one may pass between two appends of
+/// others.
+const ALONE_AFTER: u32 = 8;
 
 /// The longest pause after a chunk. While other commands append, but fewer events than the import, it
 /// pauses for as long as the chunk took, which leaves half of the time to the other commands.
@@ -162,7 +173,7 @@ impl Imports {
     /// up to date.
     pub async fn run(
         &self,
-        mut lines: Lines,
+        lines: Lines,
         request: &ImportRequest,
         stop: &CancellationToken,
         rejected: mpsc::Sender<RejectedLine>,
@@ -177,22 +188,22 @@ impl Imports {
             metadata: &request.metadata,
             ids: vec![],
             is_behind: false,
+            chunk: SHARED_CHUNK,
+            alone: 0,
         };
         let mut summary = Summary::default();
+        let mut reading = read(lines, run.chunk);
         loop {
             if stop.is_cancelled() {
                 return Err(ImportError::Stopped);
             }
-            let read = tokio::task::spawn_blocking(move || {
-                let page = lines.take(CHUNK);
-                (lines, page)
-            });
-            let (rest, page) = read.await.map_err(io::Error::other)?;
-            lines = rest;
-            let page = page?;
+            let (lines, page) = reading.await.map_err(io::Error::other)?;
+            let (page, bytes_read) = (page?, lines.bytes_read());
             if page.is_empty() {
                 break;
             }
+            // The next page is read while this one is appended.
+            reading = read(lines, run.chunk);
             if summary.refused > REFUSED_MAX && summary.refused > summary.lines / 2 {
                 return Err(ImportError::TooManyRefused);
             }
@@ -212,8 +223,7 @@ impl Imports {
             }
             let is_repeated = !run.append(&good).await? && !good.is_empty();
             progress.send_modify(|at| {
-                (at.bytes, at.lines, at.refused) =
-                    (lines.bytes_read(), summary.lines, summary.refused);
+                (at.bytes, at.lines, at.refused) = (bytes_read, summary.lines, summary.refused);
                 if is_repeated {
                     at.begin();
                 }
@@ -230,6 +240,14 @@ impl Imports {
     }
 }
 
+/// Reads the next lines, on a thread that may wait for the disk.
+fn read(mut lines: Lines, number: usize) -> JoinHandle<(Lines, io::Result<Vec<Line>>)> {
+    tokio::task::spawn_blocking(move || {
+        let page = lines.take(number);
+        (lines, page)
+    })
+}
+
 /// One run of an import.
 struct Run<'a> {
     imports: &'a Imports,
@@ -240,6 +258,10 @@ struct Run<'a> {
     ids: Vec<CustomerId>,
     /// Whether one was taken, which means that the sequence of ids is before ids of the log.
     is_behind: bool,
+    /// How many lines the next chunk has.
+    chunk: usize,
+    /// How many chunks in a row nobody has appended beside.
+    alone: u32,
 }
 
 impl Run<'_> {
@@ -258,6 +280,7 @@ impl Run<'_> {
                 Ok(progress) => {
                     self.progress = progress;
                     self.imports.appender.notify_appended();
+                    self.size_next_chunk(progress.concurrent, began.elapsed());
                     let share = i64::try_from(rest.len()).unwrap_or(i64::MAX);
                     if (1..share).contains(&progress.concurrent) {
                         tokio::time::sleep(began.elapsed().min(PAUSE_MAX)).await;
@@ -274,6 +297,20 @@ impl Run<'_> {
                 }
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+
+    /// After a chunk beside which others have appended `concurrent` events.
+    fn size_next_chunk(&mut self, concurrent: i64, took: Duration) {
+        if concurrent > 0 {
+            (self.chunk, self.alone) = (SHARED_CHUNK, 0);
+            return;
+        }
+        self.alone += 1;
+        if took > 2 * GROWS_WITHIN {
+            self.chunk = (self.chunk / 2).max(SHARED_CHUNK);
+        } else if took < GROWS_WITHIN && self.alone >= ALONE_AFTER {
+            self.chunk = (self.chunk * 2).min(ALONE_CHUNK);
         }
     }
 

@@ -1,0 +1,30 @@
+//! The JSON form of a customer, in every answer that shows one.
+
+use serde::Serialize;
+
+use crate::clock;
+use crate::projections::customers::Row;
+
+/// The JSON form of a customer.
+#[derive(Debug, Serialize)]
+pub(super) struct Customer<'a> {
+    pub(super) id: i64,
+    pub(super) name: &'a str,
+    pub(super) dob: String,
+    pub(super) version: i64,
+    pub(super) created_at: String,
+    pub(super) updated_at: String,
+}
+
+impl<'a> From<&'a Row> for Customer<'a> {
+    fn from(row: &'a Row) -> Self {
+        Self {
+            id: row.id,
+            name: &row.name,
+            dob: row.dob.to_string(),
+            version: row.version,
+            created_at: clock::rfc3339(row.created_at),
+            updated_at: clock::rfc3339(row.updated_at),
+        }
+    }
+}

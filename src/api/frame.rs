@@ -1,0 +1,93 @@
+//! The frame of a route: what each of its requests passes before and after the handler. One layer, in this
+//! order: count, time, size of the body, rate, conditions, reading again.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use metrics::Counter;
+
+use super::conditions;
+use super::limits::{Limits, RateLimit};
+use super::pace;
+use super::read_again::read_again;
+use super::route::Route;
+use super::state::Api;
+
+/// The frame of one route.
+pub(super) struct Frame {
+    api: Api,
+    method: &'static str,
+    path: &'static str,
+    limits: Limits,
+    rate_limit: Option<RateLimit>,
+    /// Whether the route reads from the database, for a session.
+    reads_data: bool,
+    replicated: bool,
+    /// The counters of the answers, by their status.
+    answers: RwLock<HashMap<StatusCode, Counter>>,
+}
+
+impl Frame {
+    pub(super) fn new(route: &Route, api: &Api, rate_limit: Option<&RateLimit>) -> Self {
+        Self {
+            api: api.clone(),
+            method: route.method,
+            path: route.path,
+            limits: route.limits,
+            rate_limit: rate_limit.cloned(),
+            reads_data: route.method == "GET" && route.role.is_some(),
+            replicated: route.replicated,
+            answers: RwLock::default(),
+        }
+    }
+
+    /// Answers a request of the route.
+    pub(super) async fn answer(self: Arc<Self>, request: Request, next: Next) -> Response {
+        let answer = match self.limits.refuse(request.headers()) {
+            Some(refused) => refused.into_response(),
+            None => self.limits.in_time(self.limited(request, next)).await,
+        };
+        let answer = pace::timed(&self.api.tasks, answer);
+        self.count(answer.status());
+        answer
+    }
+
+    async fn limited(&self, request: Request, next: Next) -> Response {
+        let handle = |request| self.handle(request, next);
+        match &self.rate_limit {
+            Some(limit) => limit.answer(request, handle).await,
+            None => handle(request).await,
+        }
+    }
+
+    async fn handle(&self, request: Request, next: Next) -> Response {
+        if self.method != "GET" {
+            return next.run(request).await;
+        }
+        let read = async |request| {
+            if self.reads_data {
+                read_again(&self.api, self.replicated, request, next).await
+            } else {
+                next.run(request).await
+            }
+        };
+        conditions::of_read(request, read).await
+    }
+
+    /// Counts an answer.
+    fn count(&self, status: StatusCode) {
+        let known = self.answers.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(counter) = known.get(&status) {
+            return counter.increment(1);
+        }
+        drop(known);
+        let counter = metrics::counter!("customers_http_requests_total",
+            "method" => self.method, "route" => self.path, "status" => status.as_u16().to_string());
+        counter.increment(1);
+        self.answers.write().unwrap_or_else(PoisonError::into_inner).insert(status, counter);
+    }
+}
