@@ -90,7 +90,7 @@ async fn fill(database_url: &str, customers_wanted: u64) {
     connection.execute(pgbench::TABLE).await.unwrap();
 }
 
-fn rows(token: &str, cookie: &str) -> Vec<Row> {
+fn rows(token: &str, cookie: &str, one: &str) -> Vec<Row> {
     let headers = vec![
         ("Authorization", format!("Bearer {token}")),
         ("Cookie", format!("{}={cookie}", service::COOKIE)),
@@ -117,13 +117,7 @@ fn rows(token: &str, cookie: &str) -> Vec<Row> {
             Some(0.5),
             Some(0.7),
         ),
-        row(
-            "+ read: `GET /customers/{id}`",
-            read("/customers/7"),
-            Baseline::Bare(1),
-            Some(0.3),
-            Some(0.5),
-        ),
+        row("+ read: `GET /customers/{id}`", read(one), Baseline::Bare(1), Some(0.3), Some(0.5)),
         row(
             "+ read: `GET /customers?numbers=10`",
             read("/customers?numbers=10"),
@@ -239,11 +233,15 @@ async fn main() {
     let cookie = answer.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap();
     let cookie = cookie.split_once('=').unwrap().1.to_owned();
     let answer: Value = answer.json().await.unwrap();
-    let rows = rows(answer["access_token"].as_str().unwrap(), &cookie);
+    let token = answer["access_token"].as_str().unwrap().to_owned();
     let text = async |path: &str| {
         service.request(reqwest::Method::GET, path).send().await.unwrap().text().await.unwrap()
     };
-    let bodies = [text("/customers?numbers=10").await, text("/customers/7").await, "{}".to_owned()];
+    let list = text("/customers?numbers=10").await;
+    let youngest: Value = serde_json::from_str(&list).unwrap();
+    let one = format!("/customers/{}", youngest["customers"][0]["id"]);
+    let rows = rows(&token, &cookie, &one);
+    let bodies = [list, text(&one).await, "{}".to_owned()];
     let (_bare, bare) = start_bare(&bodies).await;
 
     let rounds = Rounds {
