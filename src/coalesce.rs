@@ -8,10 +8,17 @@ use std::hash::Hash;
 use std::mem;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
+
+/// Who asks after an answer has been under way for longer does not wait for it.
+const SLOW_AFTER: Duration = Duration::from_millis(10);
+
+/// How many answers of one key are under way at most.
+const AT_ONCE: usize = 4;
 
 type Waiting<Q, A> = Vec<(Q, oneshot::Sender<A>)>;
 
@@ -25,7 +32,7 @@ pub struct Coalescer<K, Q, A>(Arc<Inner<K, Q, A>>);
 
 struct Inner<K, Q, A> {
     queues: Mutex<HashMap<K, Queue<Q, A>>>,
-    at_once: usize,
+    slow_after: Duration,
     tasks: TaskTracker,
 }
 
@@ -33,6 +40,8 @@ struct Inner<K, Q, A> {
 struct Queue<Q, A> {
     waiting: Waiting<Q, A>,
     under_way: usize,
+    /// When the last of them began.
+    began: Instant,
 }
 
 impl<K, Q, A> Clone for Coalescer<K, Q, A> {
@@ -48,9 +57,14 @@ impl<K, Q, A> fmt::Debug for Coalescer<K, Q, A> {
 }
 
 impl<K: Key, Q: Send + 'static, A: Send + 'static> Coalescer<K, Q, A> {
-    /// For one key at most `at_once` answers are under way, in tasks of `tasks`.
-    pub fn new(tasks: &TaskTracker, at_once: usize) -> Self {
-        Self(Arc::new(Inner { queues: Mutex::default(), at_once, tasks: tasks.clone() }))
+    /// For one key one answer is under way, in a task of `tasks`; others only while the last is slow.
+    #[must_use]
+    pub fn new(tasks: &TaskTracker) -> Self {
+        Self::with(tasks, SLOW_AFTER)
+    }
+
+    fn with(tasks: &TaskTracker, slow_after: Duration) -> Self {
+        Self(Arc::new(Inner { queues: Mutex::default(), slow_after, tasks: tasks.clone() }))
     }
 
     /// The answer to a question. `answer` gets the key and one or more questions, and returns as many
@@ -74,14 +88,20 @@ impl<K: Key, Q: Send + 'static, A: Send + 'static> Coalescer<K, Q, A> {
 
     /// Whether another answer has to begin.
     fn enqueue(&self, key: &K, question: Q, sender: oneshot::Sender<A>) -> bool {
+        let now = Instant::now();
         let mut queues = self.0.queues();
         if let Some(queue) = queues.get_mut(key) {
             queue.waiting.push((question, sender));
-            let begins = queue.under_way < self.0.at_once;
-            queue.under_way += usize::from(begins);
+            let is_slow = now.saturating_duration_since(queue.began) >= self.0.slow_after;
+            let begins = is_slow && queue.under_way < AT_ONCE;
+            if begins {
+                queue.under_way += 1;
+                queue.began = now;
+            }
             return begins;
         }
-        queues.insert(key.clone(), Queue { waiting: vec![(question, sender)], under_way: 1 });
+        let queue = Queue { waiting: vec![(question, sender)], under_way: 1, began: now };
+        queues.insert(key.clone(), queue);
         true
     }
 
@@ -109,6 +129,7 @@ impl<K: Key, Q: Send + 'static, A: Send + 'static> Coalescer<K, Q, A> {
         let mut queues = self.0.queues();
         let queue = queues.get_mut(key)?;
         if !queue.waiting.is_empty() {
+            queue.began = Instant::now();
             return Some(mem::take(&mut queue.waiting));
         }
         queue.under_way -= 1;
@@ -145,9 +166,9 @@ mod tests {
     type Answer = (usize, usize, u32);
 
     impl Numbered {
-        fn new(at_once: usize) -> Self {
+        fn new(slow_after: Duration) -> Self {
             Self {
-                coalescer: Coalescer::new(&TaskTracker::new(), at_once),
+                coalescer: Coalescer::with(&TaskTracker::new(), slow_after),
                 permits: Arc::new(Semaphore::new(0)),
                 begun: Arc::default(),
             }
@@ -182,7 +203,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_asks_while_an_answer_is_under_way_gets_the_next_one() {
-        let numbered = Numbered::new(1);
+        let numbered = Numbered::new(Duration::MAX);
         let first = numbered.ask("key", 0);
         numbered.until("key", Some((1, 0))).await;
         let later = [1, 2, 3].map(|question| numbered.ask("key", question));
@@ -195,16 +216,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_key_has_so_many_answers_under_way_and_no_other_key_waits_for_it() {
-        let numbered = Numbered::new(2);
+    async fn nobody_waits_for_a_slow_answer_as_long_as_few_are_under_way() {
+        let numbered = Numbered::new(Duration::ZERO);
         let mut asked = vec![];
-        for (question, expected) in [(0, (1, 0)), (1, (2, 0)), (2, (2, 1)), (3, (2, 2))] {
+        let (few, many) = ((1..=AT_ONCE).map(|few| (few, 0)), (1..3).map(|many| (AT_ONCE, many)));
+        for (question, expected) in (0..).zip(few.chain(many)) {
             asked.push(numbered.ask("slow", question));
             numbered.until("slow", Some(expected)).await;
         }
-        asked.push(numbered.ask("other", 4));
+        // No other key waits for it either.
+        asked.push(numbered.ask("other", 9));
         numbered.until("other", Some((1, 0))).await;
-        numbered.permits.add_permits(4);
+        numbered.permits.add_permits(asked.len());
         for asked in asked {
             assert!(asked.await.unwrap().is_some());
         }
@@ -213,7 +236,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_caller_that_is_gone_takes_nothing_from_the_others() {
-        let numbered = Numbered::new(1);
+        let numbered = Numbered::new(Duration::MAX);
         let gone = numbered.ask("key", 0);
         numbered.until("key", Some((1, 0))).await;
         gone.abort();
@@ -224,7 +247,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_ends_one_answer_and_not_the_next() {
-        let coalescer = Coalescer::new(&TaskTracker::new(), 1);
+        let coalescer = Coalescer::new(&TaskTracker::new());
         let answer = |(), questions: Vec<bool>| async move {
             assert!(questions.iter().all(|good| *good), "a bad question");
             questions

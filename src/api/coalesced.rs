@@ -12,9 +12,6 @@ use super::state::Api;
 use crate::events::values::CustomerId;
 use crate::projections::customers::{self, Customers, Row};
 
-/// How many reads of a kind are under way at once, for each server.
-pub const AT_ONCE: usize = 2;
-
 /// A customer as it is now.
 pub(super) async fn customer(
     api: &Api,

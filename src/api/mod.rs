@@ -130,7 +130,6 @@ use axum::extract::Request;
 use axum::middleware::{self, Next};
 use axum::routing::{delete, get, post, put};
 
-pub use self::coalesced::AT_ONCE as READS_AT_ONCE;
 pub use self::cursor::key as cursor_key;
 use self::error::ApiError;
 use self::frame::Frame;

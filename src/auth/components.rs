@@ -27,9 +27,6 @@ use crate::events::metadata::Metadata;
 use crate::events::values::Role;
 use crate::tasks::Tasks;
 
-/// How many checks of requests that present the same are under way at once.
-const CHECKS_AT_ONCE: usize = 2;
-
 /// Accounts, tokens and sessions. Clones share them. Log-in, authentication and log-out are in files of
 /// their own.
 #[derive(Clone)]
@@ -101,7 +98,7 @@ impl Auth {
             clock,
             ttl: config.token_ttl,
             binding: config.cookie_binding,
-            checks: Coalescer::new(&running, CHECKS_AT_ONCE),
+            checks: Coalescer::new(&running),
             running,
         })))
     }

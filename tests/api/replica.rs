@@ -388,7 +388,9 @@ async fn a_replica_that_was_promoted_is_left_before_it_lags() {
     pair.until_replica_has(1).await;
     // So that reads need no new connection, which would be refused.
     until("there are connections enough", async || {
-        let reads = (0..16).map(|_| send(pair.service.get("/customers/1").login(&pair.admin)));
+        // Pages, which no two requests share.
+        let page = || send(pair.service.get("/customers?limit=1").login(&pair.admin));
+        let reads = (0..16).map(|_| page());
         assert!(join_all(reads).await.iter().all(|read| read.status == 200));
         let open = "select count(*) from pg_stat_activity
                     where application_name = 'customers replica'";
