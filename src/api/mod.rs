@@ -181,9 +181,9 @@ pub fn routes() -> Vec<Route> {
     ]
 }
 
-/// The table of routes as a service. Each route has its [`Frame`], so that 404 and 405 come before it. With a
-/// path in the public URL the table is there twice, with the path and without: a proxy may remove it or leave
-/// it.
+/// The table of routes as a service. Each route has its frame (`api::frame`), so that 404 and 405 come before
+/// it. With a path in the public URL the table is there twice, with the path and without: a proxy may remove it
+/// or leave it.
 pub fn router(api: Api, rate_limit: Option<&RateLimit>, origins: &[String]) -> Router {
     let mut table = Router::new();
     for route in routes() {
