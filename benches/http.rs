@@ -9,8 +9,9 @@
 
 mod service;
 
+use std::iter;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::http::header;
@@ -148,6 +149,39 @@ fn quantile(sorted: &[Duration], part: f64) -> f64 {
     sorted[((sorted.len() - 1) as f64 * part).round() as usize].as_secs_f64() * 1e3
 }
 
+/// The time of an import of so many lines by the command line, alone, and of a COPY of the same rows into a
+/// table with the columns and indexes of the read table, in seconds.
+async fn import_and_copy(database_url: &str, lines: u64) -> (f64, f64) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("people.csv");
+    let person = |number: u64| {
+        let (year, month, day) = (1930 + number % 90, 1 + number % 12, 1 + number % 28);
+        format!("Person {number},{year}-{month:02}-{day:02}")
+    };
+    let at = "2026-01-01 00:00:00Z";
+    let row = |number: u64| format!("{number},{},1,{at},{at}\n", person(number));
+    let line = |number: u64| format!("{}\n", person(number));
+    let people: String = iter::once("name,dob\n".to_owned()).chain((0..lines).map(line)).collect();
+    let rows: String = (0..lines).map(row).collect();
+    std::fs::write(&file, people).unwrap();
+    let mut connection = PgConnection::connect(database_url).await.unwrap();
+    let table = "create table copied (like customers including all)";
+    connection.execute(table).await.unwrap();
+    let began = Instant::now();
+    let copy =
+        "copy copied (id, name, dob, version, created_at, updated_at) from stdin (format csv)";
+    let mut copy = connection.copy_in_raw(copy).await.unwrap();
+    copy.send(rows.into_bytes()).await.unwrap();
+    copy.finish().await.unwrap();
+    let copied = began.elapsed();
+    connection.execute("drop table copied").await.unwrap();
+    let began = Instant::now();
+    let mut import = customers(&["import", "--format", "csv"]);
+    let import = import.arg(&file).stdout(Stdio::null()).stderr(Stdio::null());
+    assert!(import.status().await.unwrap().success());
+    (began.elapsed().as_secs_f64(), copied.as_secs_f64())
+}
+
 /// The peak rates of a row and of its baseline, one per round.
 type Rates = (Vec<f64>, Vec<f64>);
 
@@ -259,6 +293,11 @@ async fn main() {
         rounds.time.as_secs()
     );
     let figures = rounds.report(rows, rates).await;
+    let (import, copy) = import_and_copy(&url, size).await;
+    println!(
+        "\n| {size} lines, alone | s | by COPY, s | ratio | floor | goal |\n|---|---|---|---|---|---|"
+    );
+    println!("| `customers import` | {import:.1} | {copy:.1} | {:.1}x | 4x | 2x |", import / copy);
     let commit = Command::new("git").args(["rev-parse", "HEAD"]).output().await.unwrap().stdout;
     let mut connection = PgConnection::connect(&url).await.unwrap();
     let settings: Vec<(String, String)> = sqlx::query_as(
@@ -271,6 +310,7 @@ async fn main() {
     let figures = json!({
         "commit": String::from_utf8_lossy(&commit).trim(), "customers": size, "connections": CONNECTIONS,
         "seconds": rounds.time.as_secs(), "rounds": rounds.count,
+        "import_s": import, "copy_s": copy,
         "postgres": settings.into_iter().collect::<std::collections::BTreeMap<_, _>>(), "rows": figures,
     });
     std::fs::create_dir_all("target/bench").unwrap();
