@@ -1,6 +1,6 @@
 //! The test harness: real servers for all tests, and one service per test.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -23,6 +23,7 @@ use customers::schema;
 use reqwest::{Client, Method, RequestBuilder, StatusCode, header};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio_util::sync::CancellationToken;
 
@@ -45,10 +46,21 @@ pub fn urls() -> &'static Urls {
     URLS.get_or_init(|| {
         let set = |name| std::env::var(name).ok().filter(|url: &String| !url.is_empty());
         if let (Some(database), Some(redis)) = (set("DATABASE_URL"), set("REDIS_URL")) {
-            return Urls { database, redis };
+            return Urls { database: with_address(&database), redis };
         }
         start_servers()
     })
+}
+
+/// The URL with an address in place of the name of its host: tests put the address of a proxy there.
+fn with_address(url: &str) -> String {
+    let options: PgConnectOptions = url.parse().unwrap();
+    let name = format!("{}:{}", options.get_host(), options.get_port());
+    let addresses = name.to_socket_addrs().into_iter().flatten();
+    match addresses.into_iter().find(SocketAddr::is_ipv4) {
+        Some(address) => url.replacen(&format!("@{name}"), &format!("@{address}"), 1),
+        None => url.to_owned(),
+    }
 }
 
 /// Starts the throw-away servers on a thread of its own that never ends: they outlive the runtime of each
