@@ -32,8 +32,8 @@ impl Dev {
         let mut servers = vec![];
         for name in ["DATABASE_URL=", "REDIS_URL="] {
             let url = process.line(name).await;
-            let host = url.split('@').nth(1).unwrap().split('/').next().unwrap();
-            servers.push(host.to_owned());
+            let authority = url.split('/').nth(2).unwrap();
+            servers.push(authority.rsplit('@').next().unwrap().to_owned());
         }
         Self { process, servers }
     }
