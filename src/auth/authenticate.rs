@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::components::Auth;
 use super::error::AuthError;
 use super::principal::{Cookie, Principal, Purpose};
-use super::session::{GivenCookie, Presented, SessionCheck};
+use super::session_check::{GivenCookie, Presented, SessionCheck};
 use super::token::Claims;
 use crate::config::CookieBinding;
 use crate::events::account::AccountEvent;

@@ -56,6 +56,9 @@ mod reconciler;
 /// Sessions in Redis, each bound to a cookie.
 pub mod session;
 
+/// The check of the session of a request.
+mod session_check;
+
 /// The Redis of the sessions: one server, a cluster, or the master that Sentinels name.
 pub mod redis;
 

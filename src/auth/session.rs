@@ -17,7 +17,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use redis::Script;
 
-use super::principal::{Principal, Purpose};
+use super::principal::Principal;
 use super::redis::client::{RedisClient, RedisClientError};
 use super::redis::epoch::{fenced_script, parse_reply};
 use super::redis::scripts;
@@ -26,9 +26,6 @@ use crate::events::values::{Role, Username};
 
 /// The most sessions that are listed: no account has more (`CUSTOMERS_SESSION_LIMIT`).
 const SESSIONS_MAX: u32 = 1000;
-
-/// How many requests per second a session may send to list and end sessions, if requests are limited.
-const MANAGEMENT_RATE: u32 = 20;
 
 /// How many sessions one script reads or ends.
 const STEP: usize = 100;
@@ -46,10 +43,10 @@ pub struct SessionLimits {
 
 /// The sessions of all accounts.
 pub struct Sessions {
-    client: RedisClient,
-    limits: SessionLimits,
+    pub(super) client: RedisClient,
+    pub(super) limits: SessionLimits,
     open: Script,
-    check: Script,
+    pub(super) check: Script,
     role: Script,
     list: Script,
     read: Script,
@@ -71,30 +68,6 @@ pub(super) struct NewSession<'a> {
     pub ttl: Duration,
 }
 
-/// What a request is checked by. Requests that present the same are checked together.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Presented {
-    pub username: Username,
-    pub sid: String,
-    pub jti: String,
-    pub cookie: Option<GivenCookie>,
-    pub purpose: Purpose,
-}
-
-/// The cookie of a request to check.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct GivenCookie {
-    fingerprint: String,
-    /// Whether this installation has made it. Another one that is not the session's counts for nothing.
-    pub is_own: bool,
-}
-
-impl GivenCookie {
-    pub fn new(value: &str, is_own: bool) -> Self {
-        Self { fingerprint: fingerprint(value), is_own }
-    }
-}
-
 /// An open session, as its owner sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenSession {
@@ -114,25 +87,6 @@ pub(super) enum Opening {
     Opened { ended: Vec<Ended> },
     /// The account has opened too many sessions in the last minute.
     Limited { wait: Duration },
-}
-
-/// The result of a check.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum SessionCheck {
-    Open {
-        role: Role,
-        /// The request brought its cookie for the first time.
-        bound_now: bool,
-    },
-    /// The session has ended or never existed.
-    Closed,
-    /// The session is not bound, and the cookie is that of another session, or the required one is missing.
-    /// The session stays open.
-    Refused,
-    /// The account is over its limit.
-    Limited { wait: Duration },
-    /// A bound session's token came without its cookie, which ended the session.
-    Replayed { opened_ip: String, opened_user_agent: String },
 }
 
 /// Session id and token id.
@@ -197,72 +151,6 @@ impl Sessions {
                 return Ok(Opening::Opened { ended: all_ended });
             }
         }
-    }
-
-    /// Checks the session of so many requests, as if one came after the other, and their cookie if
-    /// `enforces_binding`. The results are in the order of the requests.
-    pub(super) async fn check(
-        &self,
-        presented: &Presented,
-        requests: usize,
-        enforces_binding: bool,
-        epochs: &str,
-    ) -> Result<Vec<SessionCheck>, RedisClientError> {
-        let Presented { username, sid, jti, cookie, purpose } = presented;
-        let tag = username.as_str();
-        let (rate, limit) = match purpose {
-            Purpose::Access | Purpose::CookieProof => ("rate".to_owned(), self.limits.requests),
-            Purpose::SessionManagement => {
-                (format!("rate:{sid}"), self.limits.requests.min(MANAGEMENT_RATE))
-            }
-            Purpose::Logout => ("rate".to_owned(), 0),
-        };
-        let reply = self
-            .client
-            .run(
-                self.check
-                    .key(self.session_key(username, sid))
-                    .key(self.client.key(tag, "sessions"))
-                    .key(self.denied_key(username, jti))
-                    .key(self.client.key(tag, "changed"))
-                    .key(self.client.key(tag, &rate))
-                    .arg(sid)
-                    .arg(jti)
-                    .arg(cookie.as_ref().map_or("", |cookie| cookie.fingerprint.as_str()))
-                    .arg(u8::from(cookie.as_ref().is_some_and(|cookie| cookie.is_own)))
-                    .arg(u8::from(enforces_binding))
-                    .arg(u8::from(*purpose == Purpose::CookieProof))
-                    .arg(limit)
-                    .arg(requests)
-                    .arg(epochs),
-            )
-            .await?;
-        let (outcome, mut rest) = parse_reply(reply)?;
-        let mut next = || rest.next().unwrap_or_default();
-        let (first, admitted, others) = match outcome.as_str() {
-            "open" | "bound" => match Role::parse(&next()) {
-                Ok(role) => (
-                    SessionCheck::Open { role, bound_now: outcome == "bound" },
-                    next().parse().unwrap_or(0),
-                    SessionCheck::Open { role, bound_now: false },
-                ),
-                Err(_) => (SessionCheck::Closed, requests, SessionCheck::Closed),
-            },
-            "refused" => (SessionCheck::Refused, requests, SessionCheck::Refused),
-            "limited" => (SessionCheck::Closed, 0, SessionCheck::Closed),
-            "replayed" => (
-                SessionCheck::Replayed { opened_ip: next(), opened_user_agent: next() },
-                requests,
-                SessionCheck::Closed,
-            ),
-            _ => (SessionCheck::Closed, requests, SessionCheck::Closed),
-        };
-        let limited = SessionCheck::Limited { wait: micros(&next()) };
-        let mut checks = Vec::with_capacity(requests);
-        checks.push(first);
-        checks.resize(admitted, others);
-        checks.resize(requests, limited);
-        Ok(checks)
     }
 
     /// The role of the session; `None` if it is not open.
@@ -399,11 +287,11 @@ impl Sessions {
         }
     }
 
-    fn session_key(&self, username: &Username, sid: &str) -> String {
+    pub(super) fn session_key(&self, username: &Username, sid: &str) -> String {
         self.client.key(username.as_str(), &format!("session:{sid}"))
     }
 
-    fn denied_key(&self, username: &Username, jti: &str) -> String {
+    pub(super) fn denied_key(&self, username: &Username, jti: &str) -> String {
         self.client.key(username.as_str(), &format!("denied:{jti}"))
     }
 }
@@ -413,7 +301,7 @@ const DENY_SECONDS: i64 = super::token::LIFETIME_MAX_SECONDS + 2 * LEEWAY_SECOND
 
 /// The SHA-256 of a cookie, in base64url: Redis never holds the secret, and the time that a comparison
 /// of two fingerprints takes reveals nothing of the secrets.
-fn fingerprint(cookie: &str) -> String {
+pub(super) fn fingerprint(cookie: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, cookie.as_bytes()))
 }
 

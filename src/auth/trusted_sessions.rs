@@ -8,7 +8,8 @@ use super::principal::Principal;
 use super::reconciler::Reconciler;
 use super::redis::epoch::ANY_EPOCH;
 use super::revocation::Ended;
-use super::session::{NewSession, OpenSession, Opening, Presented, SessionCheck};
+use super::session::{NewSession, OpenSession, Opening};
+use super::session_check::{Presented, SessionCheck};
 use crate::events::values::{Role, Username};
 
 /// Makes a call of `Sessions`, with the trusted epochs as its last argument.

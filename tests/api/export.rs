@@ -1,7 +1,7 @@
 //! `customers export` and other commands into pipes that close, fill up or do not block, and on a full disk.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, PipeReader, Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
 
@@ -9,6 +9,7 @@ use rustix::fs::{OFlags, fcntl_setfl};
 use serde_json::Value;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::process::Command;
+use tokio::task::JoinHandle;
 
 use crate::harness::{PATIENCE, database, folder, until, variables};
 use crate::process::{BINARY, command};
@@ -47,20 +48,29 @@ fn events(format: &str, text: &str) -> usize {
     }
 }
 
+async fn until_full(reader: &PipeReader) {
+    let full = async || rustix::io::ioctl_fionread(reader).unwrap() >= 60 * 1024;
+    until("the pipe is full", full).await;
+}
+
+/// Reads a pipe to its end, on a thread of its own.
+fn read_all(mut reader: PipeReader) -> JoinHandle<String> {
+    tokio::task::spawn_blocking(move || {
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        text
+    })
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pipe_that_is_full_for_a_moment_loses_nothing() {
     let url = large_log().await;
     for format in FORMATS {
-        let (mut reader, writer) = std::io::pipe().unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
         fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
         let exporting = tokio::spawn(ended(to(&url, &["export", "--format", format], writer)));
-        let full = async || rustix::io::ioctl_fionread(&reader).unwrap() >= 60 * 1024;
-        until("the pipe is full", full).await;
-        let reading = tokio::task::spawn_blocking(move || {
-            let mut text = String::new();
-            reader.read_to_string(&mut text).unwrap();
-            text
-        });
+        until_full(&reader).await;
+        let reading = read_all(reader);
         let output = exporting.await.unwrap();
         assert_eq!(output.status.code(), Some(0), "{format}: {output:?}");
         let text = reading.await.unwrap();
@@ -82,8 +92,7 @@ async fn a_closed_pipe_ends_an_export_at_once_and_without_a_word() {
     for format in FORMATS {
         let (reader, writer) = std::io::pipe().unwrap();
         let exporting = tokio::spawn(ended(to(&url, &["export", "--format", format], writer)));
-        let full = async || rustix::io::ioctl_fionread(&reader).unwrap() >= 60 * 1024;
-        until("the pipe is full", full).await;
+        until_full(&reader).await;
         // The export cannot read the rest of the log.
         let mut locked = owner.begin().await.unwrap();
         locked.execute("lock table events in access exclusive mode").await.unwrap();
@@ -110,18 +119,13 @@ fn refused_file(good: usize) -> PathBuf {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_import_into_a_pipe_that_is_full_for_a_moment_tells_everything() {
     let (url, place) = (database().await, refused_file(1));
-    let (mut reader, writer) = std::io::pipe().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
     fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
     let mut command = to(&url, &["import", "people.csv"], writer);
     command.current_dir(&place);
     let importing = tokio::spawn(ended(command));
-    let full = async || rustix::io::ioctl_fionread(&reader).unwrap() >= 60 * 1024;
-    until("the pipe is full", full).await;
-    let reading = tokio::task::spawn_blocking(move || {
-        let mut text = String::new();
-        reader.read_to_string(&mut text).unwrap();
-        text
-    });
+    until_full(&reader).await;
+    let reading = read_all(reader);
     let output = importing.await.unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let text = reading.await.unwrap();
@@ -133,7 +137,7 @@ async fn an_import_into_a_pipe_that_is_full_for_a_moment_tells_everything() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_summary_on_standard_error_waits_for_room_too() {
     let url = large_log().await;
-    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    let (reader, mut writer) = std::io::pipe().unwrap();
     fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
     while writer.write(b"\n").is_ok() {}
     let path = folder("export").join("log");
@@ -145,11 +149,7 @@ async fn a_summary_on_standard_error_waits_for_room_too() {
         events("csv", &std::fs::read_to_string(&path).unwrap()) == 3000
     })
     .await;
-    let reading = tokio::task::spawn_blocking(move || {
-        let mut text = String::new();
-        reader.read_to_string(&mut text).unwrap();
-        text
-    });
+    let reading = read_all(reader);
     assert_eq!(exporting.await.unwrap().status.code(), Some(0));
     let text = reading.await.unwrap();
     let summary: Value = serde_json::from_str(text.trim()).unwrap();
@@ -169,8 +169,7 @@ async fn a_reader_that_closes_the_pipe_changes_no_verdict() {
         let mut command = to(&url, &[&["import", "people.csv"], options].concat(), writer);
         command.current_dir(&place);
         let importing = tokio::spawn(ended(command));
-        let full = async || rustix::io::ioctl_fionread(&reader).unwrap() >= 60 * 1024;
-        until("the pipe is full", full).await;
+        until_full(&reader).await;
         drop(reader);
         let output = importing.await.unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();

@@ -5,7 +5,8 @@ use std::time::Duration;
 use redis::Cmd;
 
 use super::causes::advice;
-use super::client::{RedisClient, RedisClientError, is_vague, scan};
+use super::client::{RedisClient, RedisClientError, is_vague};
+use super::nodes::scan;
 use crate::clock;
 use crate::config::{Config, ConfigError};
 use crate::tasks::Tasks;
@@ -47,8 +48,8 @@ pub async fn empty(config: &Config) -> Result<u64, EmptyError> {
 }
 
 async fn delete_all(client: &RedisClient) -> Result<u64, RedisClientError> {
-    let masters = client.addresses_of_masters().await?;
-    let nodes = masters.map_or_else(|| vec![None], |all| all.into_iter().map(Some).collect());
+    let masters = client.masters().await?;
+    let nodes = masters.map_or_else(|| vec![None], |all| all.into_keys().map(Some).collect());
     let mut deleted = 0;
     for node in nodes {
         let mut cursor = 0;

@@ -58,7 +58,7 @@ impl RedisEpochs {
             id.map(|id| id.trim().to_owned())
         };
         let epochs = self.client.masters().await?.map(|infos| {
-            infos.iter().filter_map(epoch).collect::<BTreeSet<_>>().into_iter().collect()
+            infos.values().filter_map(epoch).collect::<BTreeSet<_>>().into_iter().collect()
         });
         Ok(epochs)
     }

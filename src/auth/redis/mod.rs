@@ -15,6 +15,9 @@ mod causes;
 /// The client of a Redis or a Redis Cluster, with a time limit on every call.
 pub mod client;
 
+/// Calls to one node, or to each master of a cluster.
+mod nodes;
+
 /// The Lua scripts that Redis runs.
 pub(in crate::auth) mod scripts;
 
