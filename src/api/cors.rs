@@ -3,10 +3,8 @@
 
 use std::sync::Arc;
 
-use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderValue, Method, StatusCode, header};
-use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 
 /// How long a browser may cache the answer to a preflight request, in seconds.
@@ -27,39 +25,44 @@ const EXPOSED_HEADERS: HeaderValue = HeaderValue::from_static(
      ratelimit-policy,x-request-id",
 );
 
-/// Lets pages of these origins, which `config` has validated, call the routes.
-pub(super) fn allow<S>(router: Router<S>, origins: &[String]) -> Router<S>
-where
-    S: Clone + Send + Sync + 'static,
-{
-    let origins: Arc<[HeaderValue]> =
-        origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
-    if origins.is_empty() {
-        return router;
-    }
-    router.layer(middleware::from_fn_with_state(origins, answer))
-}
+/// The origins whose pages may call the API.
+#[derive(Clone)]
+pub(super) struct Origins(Arc<[HeaderValue]>);
 
-async fn answer(
-    State(origins): State<Arc<[HeaderValue]>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let headers = request.headers();
-    let origin = headers.get(header::ORIGIN).filter(|origin| origins.contains(origin)).cloned();
-    let mut response = match &origin {
-        Some(_) if is_preflight(&request) => preflight(&request),
-        _ => next.run(request).await,
-    };
-    let headers = response.headers_mut();
-    headers.append(header::VARY, VARY);
-    if let Some(origin) = origin {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        let credentials = HeaderValue::from_static("true");
-        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, credentials);
-        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED_HEADERS);
+impl Origins {
+    /// Of origins that `config` has validated.
+    pub(super) fn new(origins: &[String]) -> Self {
+        Self(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect())
     }
-    response
+
+    /// The answer to a request, for the page that sent it.
+    pub(super) async fn answer<F>(
+        &self,
+        request: Request,
+        answer: impl FnOnce(Request) -> F,
+    ) -> Response
+    where
+        F: Future<Output = Response>,
+    {
+        if self.0.is_empty() {
+            return answer(request).await;
+        }
+        let origin = request.headers().get(header::ORIGIN);
+        let origin = origin.filter(|origin| self.0.contains(origin)).cloned();
+        let mut response = match &origin {
+            Some(_) if is_preflight(&request) => preflight(&request),
+            _ => answer(request).await,
+        };
+        let headers = response.headers_mut();
+        headers.append(header::VARY, VARY);
+        if let Some(origin) = origin {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            let credentials = HeaderValue::from_static("true");
+            headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, credentials);
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED_HEADERS);
+        }
+        response
+    }
 }
 
 /// Whether a browser asks before it sends the request of a page (Fetch, section 3.3.1).

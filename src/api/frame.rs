@@ -1,12 +1,11 @@
-//! The frame of a route: what each of its requests passes before and after the handler. One layer, in this
-//! order: count, time, size of the body, rate, conditions, reading again.
+//! The frame of a route: what each of its requests passes before and after the handler, in this order: count,
+//! time, size of the body, rate, conditions, reading again.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::extract::Request;
 use axum::http::StatusCode;
-use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use metrics::Counter;
 
@@ -14,7 +13,7 @@ use super::conditions;
 use super::limits::{Limits, RateLimit};
 use super::pace;
 use super::read_again::read_again;
-use super::route::Route;
+use super::route::{Endpoint, Route};
 use super::state::Api;
 
 /// The number of headers that an answer gets after its handler.
@@ -30,6 +29,7 @@ pub(super) struct Frame {
     /// Whether the route reads from the database, for a session.
     reads_data: bool,
     replicated: bool,
+    endpoint: Endpoint,
     /// The counters of the answers, by their status.
     answers: RwLock<HashMap<StatusCode, Counter>>,
 }
@@ -44,15 +44,16 @@ impl Frame {
             rate_limit: rate_limit.cloned(),
             reads_data: route.method == "GET" && route.role.is_some(),
             replicated: route.replicated,
+            endpoint: Arc::clone(&route.endpoint),
             answers: RwLock::default(),
         }
     }
 
     /// Answers a request of the route.
-    pub(super) async fn answer(self: Arc<Self>, request: Request, next: Next) -> Response {
+    pub(super) async fn answer(&self, request: Request) -> Response {
         let answer = match self.limits.refuse(request.headers()) {
             Some(refused) => refused.into_response(),
-            None => self.limits.in_time(self.limited(request, next)).await,
+            None => self.limits.in_time(self.limited(request)).await,
         };
         let mut answer = pace::timed(&self.api.tasks, answer);
         // For those of every answer, at once instead of by steps.
@@ -61,23 +62,24 @@ impl Frame {
         answer
     }
 
-    async fn limited(&self, request: Request, next: Next) -> Response {
-        let handle = |request| self.handle(request, next);
+    async fn limited(&self, request: Request) -> Response {
+        let handle = |request| self.handle(request);
         match &self.rate_limit {
             Some(limit) => limit.answer(request, handle).await,
             None => handle(request).await,
         }
     }
 
-    async fn handle(&self, request: Request, next: Next) -> Response {
+    async fn handle(&self, request: Request) -> Response {
+        let endpoint = |request| (self.endpoint)(request, self.api.clone());
         if self.method != "GET" {
-            return next.run(request).await;
+            return endpoint(request).await;
         }
         let read = async |request| {
             if self.reads_data {
-                read_again(&self.api, self.replicated, request, next).await
+                read_again(&self.api, self.replicated, request, endpoint).await
             } else {
-                next.run(request).await
+                endpoint(request).await
             }
         };
         conditions::of_read(request, read).await

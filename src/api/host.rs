@@ -3,24 +3,19 @@
 
 use axum::extract::Request;
 use axum::http::{HeaderValue, Version, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse as _, Response};
 
 use super::error::ApiError;
 
-/// Refuses a request with a `Host` that is repeated or no host, and one of HTTP/1.1 without any.
-pub(super) async fn check(request: Request, next: Next) -> Response {
+/// The refusal of a request with a `Host` that is repeated or no host, and of one of HTTP/1.1 without any.
+pub(super) fn refuse(request: &Request) -> Option<ApiError> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let problem = match (hosts.next(), hosts.next()) {
-        (_, Some(_)) => Some("must be given only once"),
-        (Some(host), None) if !is_host(host) => Some("must be a host, and perhaps a port"),
-        (None, None) if request.version() == Version::HTTP_11 => Some("is missing"),
-        (Some(_) | None, None) => None,
+        (_, Some(_)) => "must be given only once",
+        (Some(host), None) if !is_host(host) => "must be a host, and perhaps a port",
+        (None, None) if request.version() == Version::HTTP_11 => "is missing",
+        (Some(_) | None, None) => return None,
     };
-    match problem {
-        Some(problem) => ApiError::malformed("Host", problem).into_response(),
-        None => next.run(request).await,
-    }
+    Some(ApiError::malformed("Host", problem))
 }
 
 /// `uri-host [ ":" port ]` (RFC 3986, sections 3.2.2 and 3.2.3). The host may be empty.

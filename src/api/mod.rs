@@ -3,7 +3,7 @@
 /// The state of the API, which all handlers share.
 pub mod state;
 
-/// The caller of a request, and the outermost middleware.
+/// The caller of a request, and what surrounds each answer.
 pub mod request;
 
 /// A row of the table of routes.
@@ -123,18 +123,24 @@ pub mod waiting;
 /// Liveness, readiness, metrics, public keys.
 mod ops;
 
+use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::middleware::{self, Next};
-use axum::routing::{delete, get, post, put};
+use axum::http::Method;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{MethodFilter, on};
+use tower::ServiceExt as _;
 
+use self::cors::Origins;
 pub use self::cursor::key as cursor_key;
 use self::error::ApiError;
 use self::frame::Frame;
-use self::limits::{Limits, RateLimit};
+use self::limits::RateLimit;
 pub use self::route::Route;
+use self::route::row;
 pub use self::state::{Api, ApiState};
 use crate::events::values::Role;
 
@@ -143,58 +149,82 @@ use crate::events::values::Role;
 #[must_use]
 pub fn routes() -> Vec<Route> {
     use Role::{Admin, Auditor, Editor, Viewer};
-    let row = |method, path, role, handler| {
-        let limits = Limits::default();
-        Route { method, path, role, limits, replicated: false, handler }
-    };
     let limited = |limits, route| Route { limits, ..route };
     let replicated = |route| Route { replicated: true, ..route };
     vec![
-        row("POST", "/login", None, post(sessions::login)),
-        row("DELETE", "/logout", Some(Viewer), delete(sessions::logout)),
-        row("GET", "/session_cookie_experiment", Some(Viewer), get(sessions::experiment)),
-        row("GET", "/sessions", Some(Viewer), get(sessions::list)),
-        row("DELETE", "/sessions", Some(Viewer), delete(sessions::end_all)),
-        row("DELETE", "/sessions/{sid}", Some(Viewer), delete(sessions::end_one)),
-        row("POST", "/password", Some(Viewer), post(sessions::change_password)),
-        replicated(row("GET", "/customers", Some(Viewer), get(list::list))),
-        row("POST", "/customers", Some(Editor), post(customers::create)),
-        row("POST", "/customers/create", Some(Editor), post(customers::legacy_create)),
-        limited(
-            import::LIMITS,
-            row("POST", "/customers/import", Some(Editor), post(import::import)),
-        ),
-        row("POST", "/customers/update", Some(Editor), post(customers::legacy_update)),
-        row("DELETE", "/customers/delete", Some(Editor), delete(customers::legacy_delete)),
-        replicated(row("GET", "/customers/{id}", Some(Viewer), get(customers::show))),
-        row("PUT", "/customers/{id}", Some(Editor), put(customers::update)),
-        row("DELETE", "/customers/{id}", Some(Editor), delete(customers::delete)),
-        replicated(row("GET", "/customers/{id}/history", Some(Auditor), get(history::show))),
-        row("GET", "/events", Some(Auditor), get(events::feed)),
-        row("GET", "/events/stream", Some(Auditor), get(stream::stream)),
-        row("GET", "/projections", Some(Admin), get(projections::list)),
-        row("POST", "/projections/{name}/rebuild", Some(Admin), post(projections::rebuild)),
-        row("GET", "/livez", None, get(ops::livez)),
-        row("GET", "/readyz", None, get(ops::readyz)),
-        row("GET", "/metrics", None, get(ops::metrics)),
-        row("GET", "/.well-known/jwks.json", None, get(ops::jwks)),
+        row("POST", "/login", None, sessions::login),
+        row("DELETE", "/logout", Some(Viewer), sessions::logout),
+        row("GET", "/session_cookie_experiment", Some(Viewer), sessions::experiment),
+        row("GET", "/sessions", Some(Viewer), sessions::list),
+        row("DELETE", "/sessions", Some(Viewer), sessions::end_all),
+        row("DELETE", "/sessions/{sid}", Some(Viewer), sessions::end_one),
+        row("POST", "/password", Some(Viewer), sessions::change_password),
+        replicated(row("GET", "/customers", Some(Viewer), list::list)),
+        row("POST", "/customers", Some(Editor), customers::create),
+        row("POST", "/customers/create", Some(Editor), customers::legacy_create),
+        limited(import::LIMITS, row("POST", "/customers/import", Some(Editor), import::import)),
+        row("POST", "/customers/update", Some(Editor), customers::legacy_update),
+        row("DELETE", "/customers/delete", Some(Editor), customers::legacy_delete),
+        replicated(row("GET", "/customers/{id}", Some(Viewer), customers::show)),
+        row("PUT", "/customers/{id}", Some(Editor), customers::update),
+        row("DELETE", "/customers/{id}", Some(Editor), customers::delete),
+        replicated(row("GET", "/customers/{id}/history", Some(Auditor), history::show)),
+        row("GET", "/events", Some(Auditor), events::feed),
+        row("GET", "/events/stream", Some(Auditor), stream::stream),
+        row("GET", "/projections", Some(Admin), projections::list),
+        row("POST", "/projections/{name}/rebuild", Some(Admin), projections::rebuild),
+        row("GET", "/livez", None, ops::livez),
+        row("GET", "/readyz", None, ops::readyz),
+        row("GET", "/metrics", None, ops::metrics),
+        row("GET", "/.well-known/jwks.json", None, ops::jwks),
     ]
 }
 
-/// The table of routes as a service. Each route has its frame (`api::frame`), so that 404 and 405 come before
-/// it. With a path in the public URL the table is there twice, with the path and without: a proxy may remove it
-/// or leave it.
-pub fn router(api: Api, rate_limit: Option<&RateLimit>, origins: &[String]) -> Router {
-    let mut table = Router::new();
-    for route in routes() {
-        let frame = Arc::new(Frame::new(&route, &api, rate_limit));
-        let framed = move |request: Request, next: Next| Arc::clone(&frame).answer(request, next);
-        table = table.route(route.path, route.handler.route_layer(middleware::from_fn(framed)));
+/// The API as a service. Clones share its state.
+#[derive(Clone)]
+pub struct Service {
+    api: Api,
+    origins: Origins,
+    table: Router,
+}
+
+impl Service {
+    /// The table of routes. Each route has its frame (`api::frame`), so that 404 and 405 come before it. With
+    /// a path in the public URL the table is there twice, with the path and without: a proxy may remove it or
+    /// leave it.
+    #[must_use]
+    pub fn new(api: Api, rate_limit: Option<&RateLimit>, origins: &[String]) -> Self {
+        let mut table = Router::new();
+        for route in routes() {
+            let method = Method::from_bytes(route.method.as_bytes()).expect("a method");
+            let filter = MethodFilter::try_from(method).expect("a known method");
+            let frame = Arc::new(Frame::new(&route, &api, rate_limit));
+            let framed = async move |request| frame.answer(request).await;
+            table = table.route(route.path, on(filter, framed));
+        }
+        let table = table.method_not_allowed_fallback(async || ApiError::MethodNotAllowed);
+        let table = with_path(table, &api.public_path).fallback(async || ApiError::NoRoute);
+        let table = table.with_state(api.clone());
+        Self { api, origins: Origins::new(origins), table }
     }
-    let table = table.method_not_allowed_fallback(async || ApiError::MethodNotAllowed);
-    let router = with_path(table, &api.public_path).fallback(async || ApiError::NoRoute);
-    let router = cors::allow(router, origins).layer(middleware::from_fn(host::check));
-    router.layer(middleware::from_fn_with_state(api.clone(), request::envelope)).with_state(api)
+
+    /// The answer to a request of this peer.
+    pub async fn answer(self, peer: IpAddr, request: Request) -> Response {
+        let Self { api, origins, table } = self;
+        let routed = async |request| match host::refuse(&request) {
+            Some(refused) => refused.into_response(),
+            None => infallible(table.oneshot(request).await),
+        };
+        let answered = |request| origins.answer(request, routed);
+        request::envelope(&api, peer, request, answered).await
+    }
+}
+
+fn infallible(response: Result<Response, Infallible>) -> Response {
+    match response {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
 }
 
 /// The routes, and the same below the path.

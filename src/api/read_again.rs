@@ -7,7 +7,6 @@ use std::sync::{Arc, OnceLock};
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::middleware::Next;
 use axum::response::Response;
 
 use super::error::Problem;
@@ -21,12 +20,15 @@ pub(super) struct KnownPrincipal(pub(super) Arc<OnceLock<Principal>>);
 
 /// For a route that reads only. With `replicated` the replica is tried first; when it lags (404), is
 /// unreachable, or cancelled the query to replay the log, the request goes to the primary.
-pub(super) async fn read_again(
+pub(super) async fn read_again<F>(
     api: &Api,
     replicated: bool,
     request: Request,
-    next: Next,
-) -> Response {
+    endpoint: impl Fn(Request) -> F,
+) -> Response
+where
+    F: Future<Output = Response>,
+{
     // A GET: its body is not read.
     let (mut parts, _) = request.into_parts();
     let principal = KnownPrincipal::default();
@@ -34,7 +36,7 @@ pub(super) async fn read_again(
     let read = |source: Source| {
         let mut request = Request::from_parts(parts.clone(), Body::empty());
         request.extensions_mut().insert(source);
-        next.clone().run(request)
+        endpoint(request)
     };
     let problem = |response: &Response| {
         // What fails before or during authentication is not repeated: it would count twice.

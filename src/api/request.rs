@@ -1,13 +1,13 @@
-//! The caller of a request, and the outermost middleware: request id, the client's address, problem
+//! The caller of a request, and what surrounds each answer: request id, the client's address, problem
 //! bodies, panics as problems, security headers, and `Connection: close` while the process drains.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
@@ -17,6 +17,7 @@ use ipnet::IpNet;
 use super::error::{ApiError, Problem};
 use super::forwarded;
 use super::headers::traceparent;
+use super::host;
 use super::state::Api;
 use crate::clock;
 use crate::events::metadata::Metadata;
@@ -50,12 +51,7 @@ impl Caller {
         self.metadata.request_id.as_deref().unwrap_or_default()
     }
 
-    fn of(request: &Request, trusted: &[IpNet]) -> Self {
-        let peer = request
-            .extensions()
-            .get::<ConnectInfo<SocketAddr>>()
-            .map_or(IpAddr::from([0, 0, 0, 0]), |ConnectInfo(peer)| peer.ip());
-        let headers = request.headers();
+    fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
         let ip = forwarded::client(peer, headers, trusted);
         let metadata = Metadata {
             ip: Some(ip.to_string()),
@@ -68,17 +64,25 @@ impl Caller {
     }
 }
 
-/// The outermost middleware.
-pub(super) async fn envelope(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+/// The answer to a request of this peer, as it is sent.
+pub(super) async fn envelope<F>(
+    api: &Api,
+    peer: IpAddr,
+    mut request: Request,
+    answer: impl FnOnce(Request) -> F,
+) -> Response
+where
+    F: Future<Output = Response>,
+{
     api.requests.fetch_add(1, Ordering::Relaxed);
-    let caller = Caller::of(&request, &api.trusted_proxies);
+    let caller = Caller::of(peer, request.headers(), &api.trusted_proxies);
     let metadata = Arc::clone(&caller.metadata);
     // HTTP/2 has no such header; its connections are closed when the port is.
     let has_connection_header = request.version() < Version::HTTP_2;
     request.extensions_mut().insert(caller);
-    let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    let answered = AssertUnwindSafe(answer(request)).catch_unwind().await;
     let mut response =
-        answer.unwrap_or_else(|panic| ApiError::Internal(panic_message(&*panic)).into_response());
+        answered.unwrap_or_else(|panic| ApiError::Internal(panic_message(&*panic)).into_response());
     let request_id = metadata.request_id.as_deref().unwrap_or_default();
     finish(&mut response, request_id, api.https, &api.public_path);
     if has_connection_header && api.draining.is_cancelled() {
@@ -106,7 +110,10 @@ pub(super) async fn early_envelope(
     next: Next,
 ) -> Response {
     let request_id = request_id(request.headers());
-    let mut response = next.run(request).await;
+    let mut response = match host::refuse(&request) {
+        Some(refused) => refused.into_response(),
+        None => next.run(request).await,
+    };
     finish(&mut response, &request_id, https, &public_path);
     response
 }

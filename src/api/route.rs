@@ -1,10 +1,18 @@
 //! A row of the table of routes.
 
-use axum::routing::MethodRouter;
+use std::sync::Arc;
+
+use axum::extract::Request;
+use axum::handler::Handler;
+use axum::response::Response;
+use futures_util::future::BoxFuture;
 
 use super::limits::Limits;
 use super::state::Api;
 use crate::events::values::Role;
+
+/// Answers a request of a route, behind its frame.
+pub(super) type Endpoint = Arc<dyn Fn(Request, Api) -> BoxFuture<'static, Response> + Send + Sync>;
 
 /// One row of the table of routes.
 pub struct Route {
@@ -15,5 +23,17 @@ pub struct Route {
     pub limits: Limits,
     /// A replica may serve it.
     pub replicated: bool,
-    pub(super) handler: MethodRouter<Api>,
+    pub(super) endpoint: Endpoint,
+}
+
+/// A row with the usual limits.
+pub(super) fn row<T: 'static>(
+    method: &'static str,
+    path: &'static str,
+    role: Option<Role>,
+    handler: impl Handler<T, Api>,
+) -> Route {
+    let endpoint: Endpoint =
+        Arc::new(move |request, api| Box::pin(handler.clone().call(request, api)));
+    Route { method, path, role, limits: Limits::default(), replicated: false, endpoint }
 }

@@ -70,7 +70,7 @@ const PURGE_EVERY: Duration = Duration::from_mins(1);
 /// One process of the service.
 pub struct App {
     listener: TcpListener,
-    router: axum::Router,
+    service: api::Service,
     bus: Bus,
     auth: Auth,
     projector: Projector,
@@ -172,8 +172,8 @@ impl App {
         });
         api.watch_replica();
         let rate_limit = RateLimit::new(config.rate_limit, &tasks);
-        let router = api::router(api, rate_limit.as_ref(), &config.cors_origins);
-        Ok(Self { listener, router, bus, auth, projector, history, pools, shutdown, tasks })
+        let service = api::Service::new(api, rate_limit.as_ref(), &config.cors_origins);
+        Ok(Self { listener, service, bus, auth, projector, history, pools, shutdown, tasks })
     }
 
     /// The address of the listener.
@@ -210,7 +210,9 @@ impl App {
     pub async fn run(self, stop: CancellationToken, drain: Duration) {
         let close = CancellationToken::new();
         let port = Port::new(self.listener, close.clone());
-        let serve = serve::serve(port, self.router, self.shutdown.stopping.clone());
+        let service = self.service;
+        let answer = move |peer: SocketAddr, request| service.clone().answer(peer.ip(), request);
+        let serve = serve::serve(port, answer, self.shutdown.stopping.clone());
         let deadline = async {
             stop.cancelled().await;
             self.shutdown.draining.cancel();

@@ -6,9 +6,8 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Request};
+use axum::extract::Request;
 use axum::response::Response;
 use axum::serve::Listener as _;
 use hyper::body::Incoming;
@@ -20,7 +19,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt as _;
 
 use super::http2_answer::{self, Http2Answers};
 use super::port::Port;
@@ -33,14 +31,20 @@ const STALLED_FOR: Duration = Duration::from_secs(30);
 #[cfg(target_os = "linux")]
 const UNSENT_MAX: u32 = 128 * 1024;
 
-/// Serves until `stopping` is cancelled, and then until the requests in flight are answered.
-pub(super) async fn serve(mut port: Port, router: Router, stopping: CancellationToken) {
+/// Serves until `stopping` is cancelled, and then until the requests in flight are answered. `answer` answers a
+/// request of a peer.
+pub(super) async fn serve<A, F>(mut port: Port, answer: A, stopping: CancellationToken)
+where
+    A: Fn(SocketAddr, Request) -> F + Clone + Send + 'static,
+    F: Future<Output = Response> + Send + 'static,
+{
     let connections = TaskTracker::new();
     while let Some((stream, peer)) = stopping.run_until_cancelled(port.accept()).await {
         set_options(&stream);
-        let router = router.clone();
+        let answer = answer.clone();
+        let of_peer = move |request| answer(peer, request);
         let stopping = stopping.clone();
-        connections.spawn(connection(stream, peer, router, stopping, STALLED_FOR));
+        connections.spawn(connection(stream, of_peer, stopping, STALLED_FOR));
     }
     drop(port);
     connections.close();
@@ -48,21 +52,18 @@ pub(super) async fn serve(mut port: Port, router: Router, stopping: Cancellation
 }
 
 /// Serves one connection. An answer ends when its client has taken nothing of it for `stalled_for`.
-async fn connection(
+async fn connection<A, F>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    peer: SocketAddr,
-    router: Router,
+    answer: A,
     stopping: CancellationToken,
     stalled_for: Duration,
-) {
+) where
+    A: Fn(Request) -> F + Send,
+    F: Future<Output = Response> + Send + 'static,
+{
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let mut request: Request = request.map(Body::new);
-        request.extensions_mut().insert(ConnectInfo(peer));
-        let answer = router.clone().oneshot(request);
-        async move {
-            let response: Result<Response, Infallible> = answer.await;
-            response.map(http2_answer::timed)
-        }
+        let answered = answer(request.map(Body::new));
+        async move { Ok::<_, Infallible>(http2_answer::timed(answered.await)) }
     });
     let builder = Builder::new(Http2Answers { stalled_for });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
@@ -95,6 +96,7 @@ fn set_options(stream: &TcpStream) {
 mod tests {
     use std::future::pending;
 
+    use axum::Router;
     use axum::body::Bytes;
     use axum::http::Request;
     use axum::routing::get;
@@ -102,6 +104,7 @@ mod tests {
     use h2::client::SendRequest;
     use h2::{Reason, RecvStream};
     use proptest::prelude::*;
+    use tower::ServiceExt as _;
 
     use super::*;
 
@@ -111,8 +114,11 @@ mod tests {
     /// A client of a connection to these routes, with this window for each answer.
     async fn client(router: Router, window: u32) -> SendRequest<Bytes> {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
-        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-        tokio::spawn(connection(theirs, peer, router, CancellationToken::new(), STALLED_FOR));
+        let answer = move |request| {
+            let answered = router.clone().oneshot(request);
+            async { answered.await.expect("a router answers") }
+        };
+        tokio::spawn(connection(theirs, answer, CancellationToken::new(), STALLED_FOR));
         let mut builder = h2::client::Builder::new();
         builder.initial_window_size(window);
         let (requests, connection) = builder.handshake(ours).await.expect("HTTP/2");
