@@ -3,9 +3,11 @@
 //! process that is frozen loses its lock.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use futures_util::FutureExt as _;
+use tokio::sync::{Notify, watch};
 
 use super::checkpoint::set_checkpoint;
 use super::page::{PageMode, PageStep};
@@ -25,6 +27,10 @@ const PAGE: i64 = 1000;
 /// How often the log is read without a notification: other processes write too.
 const POLL: Duration = Duration::from_secs(1);
 
+/// How long events may wait to be applied while nobody waits for them: a page of many costs PostgreSQL little
+/// more than a page of one.
+const PACE: Duration = Duration::from_millis(20);
+
 /// The pause before the next attempt while another process holds the checkpoint's row.
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
@@ -36,6 +42,45 @@ const FAILURE_PAUSE: Duration = Duration::from_millis(250);
 pub struct Projector {
     projection: &'static dyn Projection,
     progress: watch::Receiver<Progress>,
+    demand: Arc<Demand>,
+}
+
+/// Those who wait until a position is applied.
+#[derive(Default)]
+struct Demand {
+    waiting: AtomicUsize,
+    /// Wakes the projector when somebody begins to wait.
+    begun: Notify,
+}
+
+impl Demand {
+    /// Counts one who waits, until it is dropped.
+    fn begin(&self) -> Waiting<'_> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        self.begun.notify_one();
+        Waiting(self)
+    }
+
+    /// Forgets who has begun to wait so far; called before the log is read, which has their events.
+    fn mark_seen(&self) {
+        let _ = self.begun.notified().now_or_never();
+    }
+
+    /// Waits for [`PACE`], or until somebody waits.
+    async fn pace(&self) {
+        if self.waiting.load(Ordering::Relaxed) == 0 {
+            let _ = tokio::time::timeout(PACE, self.begun.notified()).await;
+        }
+    }
+}
+
+/// One who waits.
+struct Waiting<'a>(&'a Demand);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The state that this process last read from the database.
@@ -73,12 +118,14 @@ impl Projector {
         tasks: &Tasks,
     ) -> Self {
         let (sender, progress) = watch::channel(Progress::default());
-        let sender = Arc::new(sender);
+        let (sender, demand) = (Arc::new(sender), Arc::new(Demand::default()));
+        let demanded = Arc::clone(&demand);
         tasks.supervise(format!("projector {}", projection.name()), move || {
-            let (pool, mut appends, sender) = (pool.clone(), appends.clone(), Arc::clone(&sender));
-            async move { follow(projection, &pool, &mut appends, &sender).await }
+            let (pool, mut appends) = (pool.clone(), appends.clone());
+            let (sender, demand) = (Arc::clone(&sender), Arc::clone(&demanded));
+            async move { follow(projection, &pool, (&mut appends, &demand), &sender).await }
         });
-        Self { projection, progress }
+        Self { projection, progress, demand }
     }
 
     /// The checkpoint that this process saw last.
@@ -89,6 +136,10 @@ impl Projector {
 
     /// Waits until the projection has applied `position`; `false` if it has not after `limit`.
     pub async fn wait_for_position(&self, position: i64, limit: Duration) -> bool {
+        if self.checkpoint() >= position {
+            return true;
+        }
+        let _waiting = self.demand.begin();
         let mut progress = self.progress.clone();
         let reached = progress.wait_for(|progress| progress.checkpoint >= position);
         matches!(tokio::time::timeout(limit, reached).await, Ok(Ok(_)))
@@ -104,7 +155,7 @@ impl Projector {
 async fn follow(
     projection: &dyn Projection,
     pool: &Pool,
-    appends: &mut Subscription,
+    (appends, demand): (&mut Subscription, &Demand),
     progress: &watch::Sender<Progress>,
 ) {
     // After a panic the position is unknown.
@@ -112,6 +163,7 @@ async fn follow(
     let mut mode = PageMode::Whole;
     loop {
         appends.mark_seen();
+        demand.mark_seen();
         match apply_next_page(projection, pool, mode).await {
             Ok(applied) => {
                 mode = PageMode::Whole;
@@ -123,7 +175,12 @@ async fn follow(
                 match applied.next {
                     Next::More => {}
                     Next::Busy => tokio::time::sleep(BUSY_PAUSE).await,
-                    Next::CaughtUp => appends.wait(POLL).await,
+                    Next::CaughtUp => {
+                        tokio::select! {
+                            () = appends.wait(POLL) => demand.pace().await,
+                            () = demand.begun.notified() => {}
+                        }
+                    }
                 }
             }
             Err(error) if error.is_event_error() && mode == PageMode::Whole => {

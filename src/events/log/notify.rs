@@ -100,12 +100,18 @@ async fn listen(pool: Pool, appended: Arc<watch::Sender<()>>) {
             if matches!(error, sqlx::Error::PoolClosed) {
                 return;
             }
-            // Subscribers must read the log now: PostgreSQL may have crashed and lost events.
-            appended.send_replace(());
+            reread(&pool, &appended);
             tracing::warn!(%error, "notify: listen failed, polling each second");
             tokio::time::sleep(FAILURE_PAUSE).await;
         }
     }
+}
+
+/// After the connection was lost: PostgreSQL may have crashed and lost events, so subscribers must read the log
+/// now, and not from a backend that has outlived its server.
+fn reread(pool: &Pool, appended: &watch::Sender<()>) {
+    pool.server().discard_connections();
+    appended.send_replace(());
 }
 
 /// Listens until the connection is lost, or leads to another server than the new ones.
@@ -126,6 +132,7 @@ async fn listen_once(pool: &Pool, appended: &watch::Sender<()>) -> Result<(), sq
         match received {
             Ok(received) => {
                 if received?.is_none() {
+                    reread(pool, appended);
                     return Ok(());
                 }
             }
