@@ -23,13 +23,9 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
 use crate::service::load::{Load, is_installed};
-use crate::service::{Service, customers, log, pgbench};
+use crate::service::{Service, customers, log, number, pgbench, quantile};
 
 const CONNECTIONS: u32 = 64;
-
-fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
 
 /// What a row is compared with.
 #[derive(Clone, Copy, PartialEq)]
@@ -136,17 +132,6 @@ fn median(rates: &mut [f64]) -> (f64, f64) {
     let middle = rates[rates.len() / 2];
     let spread = rates.iter().map(|rate| (rate - middle).abs()).fold(0.0, f64::max);
     (middle, spread / middle)
-}
-
-/// A quantile, in milliseconds.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    clippy::cast_precision_loss,
-    reason = "an index"
-)]
-fn quantile(sorted: &[Duration], part: f64) -> f64 {
-    sorted[((sorted.len() - 1) as f64 * part).round() as usize].as_secs_f64() * 1e3
 }
 
 /// The time of an import of so many lines by the command line, alone, and of a COPY of the same rows into a

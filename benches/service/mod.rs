@@ -12,6 +12,7 @@ pub mod pgbench;
 pub mod load;
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -47,6 +48,24 @@ pub fn customers(arguments: &[&str]) -> Command {
     command
 }
 
+/// Adds an admin account.
+pub async fn add_account(customers: impl Fn(&[&str]) -> Command, name: &str) {
+    let arguments = ["account", "add", name, "--role", "admin", "--password-stdin"];
+    let mut add = customers(&arguments).stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = add.stdin.take().unwrap();
+    stdin.write_all(PASSWORD.as_bytes()).await.unwrap();
+    drop(stdin);
+    assert!(add.wait().await.unwrap().success());
+}
+
+/// Starts a process of the service by this command. Returns it and its URL.
+pub async fn serve(mut command: Command) -> (Child, String) {
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = lines.next_line().await.unwrap().unwrap();
+    (child, line.strip_prefix("address ").unwrap().to_owned())
+}
+
 impl Service {
     /// Starts the service on the database of the environment.
     pub async fn start() -> Self {
@@ -62,16 +81,8 @@ impl Service {
             command
         };
         assert!(customers(&["migrate"]).status().await.unwrap().success());
-        let arguments = ["account", "add", "bench", "--role", "admin", "--password-stdin"];
-        let mut add = customers(&arguments).stdin(Stdio::piped()).spawn().unwrap();
-        let mut stdin = add.stdin.take().unwrap();
-        stdin.write_all(PASSWORD.as_bytes()).await.unwrap();
-        drop(stdin);
-        add.wait().await.unwrap();
-        let mut child = customers(&["serve"]).stdout(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let line = lines.next_line().await.unwrap().unwrap();
-        let url = line.strip_prefix("address ").unwrap().to_owned();
+        add_account(customers, "bench").await;
+        let (child, url) = serve(customers(&["serve"])).await;
         let client = Client::builder().no_proxy().build().unwrap();
         let body = json!({"username": "bench", "password": PASSWORD});
         let answer = client.post(format!("{url}/login")).json(&body).send().await.unwrap();
@@ -91,9 +102,30 @@ impl Service {
 
     /// The peak memory of the process since its start or the last reset, in MiB.
     pub fn peak_memory(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.child.id().unwrap());
-        let status = std::fs::read_to_string(path).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        line.trim().strip_suffix(" kB").unwrap().trim().parse::<u64>().unwrap() / 1024
+        memory(&self.child, "VmHWM:")
     }
+}
+
+/// The memory of a process in MiB: `VmRSS:` at this moment, `VmHWM:` at its peak.
+pub fn memory(process: &Child, which: &str) -> u64 {
+    let path = format!("/proc/{}/status", process.id().unwrap());
+    let status = std::fs::read_to_string(path).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(which)).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().trim().parse::<u64>().unwrap() / 1024
+}
+
+/// A size of the run, from the environment.
+pub fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// A quantile, in milliseconds.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "an index"
+)]
+pub fn quantile(sorted: &[Duration], part: f64) -> f64 {
+    sorted[((sorted.len() - 1) as f64 * part).round() as usize].as_secs_f64() * 1e3
 }
