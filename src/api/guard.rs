@@ -76,11 +76,11 @@ impl<R> Authorized<R> {
     /// The metadata of the events that the request causes, without its reason.
     #[must_use]
     pub fn metadata(&self) -> Metadata {
-        let Principal { username, role, sid, .. } = &self.principal;
+        let principal = &self.principal;
         Metadata {
-            actor: Some(username.to_string()),
-            role: Some(role.to_string()),
-            session: Some(sid.clone()),
+            actor: Some(principal.username().to_string()),
+            role: Some(principal.role.to_string()),
+            session: Some(principal.sid().to_owned()),
             ..Metadata::clone(self.caller.metadata())
         }
     }

@@ -72,7 +72,7 @@ pub(super) async fn import(
     let metadata = with_reason(authorized.metadata(), headers)?;
     let id = visible_ascii(headers, &IMPORT_ID)?;
     let is_forwarded = OF_PROXIES.iter().any(|name| headers.contains_key(name));
-    let account = &authorized.principal.username;
+    let account = authorized.principal.username();
     let account_slot = api.account_imports.take(account, Duration::ZERO).await?;
 
     let account = account.to_string();

@@ -148,8 +148,8 @@ pub(super) async fn list(
         PoolKind::Short => (None, None),
         PoolKind::Long => {
             let principal = authorized.principal;
-            let slot = api.account_lists.take(&principal.username, SLOT_LIMIT).await?;
-            let query_slot = api.account_queries.take(&principal.username, QUERY_LIMIT).await?;
+            let slot = api.account_lists.take(principal.username(), SLOT_LIMIT).await?;
+            let query_slot = api.account_queries.take(principal.username(), QUERY_LIMIT).await?;
             let watch = SessionWatch::start(&api, principal, Viewer::ROLE, CHECK_INTERVAL);
             (Some(Holds { slot, watch }), Some(query_slot))
         }

@@ -119,7 +119,7 @@ pub(super) async fn list(
                 expires_at: time(open.expires_at)?,
                 ip: &open.ip,
                 user_agent: &open.user_agent,
-                current: open.sid == authorized.principal.sid,
+                current: open.sid == authorized.principal.sid(),
             })
         })
         .collect();
@@ -154,7 +154,7 @@ pub(super) async fn end_one(
         return Err(ApiError::NoSession);
     }
     let msg = "session ended";
-    if sid == authorized.principal.sid {
+    if sid == authorized.principal.sid() {
         return session_ended(&api, &headers, msg);
     }
     Ok(Json(json!({"msg": msg})).into_response())
@@ -167,7 +167,7 @@ pub(super) async fn experiment(
 ) -> Result<Response, ApiError> {
     params.none()?;
     let msg =
-        format!("welcome, {}: token and cookie belong together", authorized.principal.username);
+        format!("welcome, {}: token and cookie belong together", authorized.principal.username());
     Ok(Json(json!({ "msg": msg })).into_response())
 }
 

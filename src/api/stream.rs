@@ -72,7 +72,7 @@ pub(super) async fn stream(
     if from > end.head {
         return Err(ApiError::malformed(name, "is beyond the end of the log"));
     }
-    let place = api.stream_places.take(&authorized.principal.username)?;
+    let place = api.stream_places.take(authorized.principal.username())?;
     let principal = authorized.principal;
     let events = Events {
         follower: api.tail.follow(from, end),

@@ -24,8 +24,8 @@ impl Auth {
         purpose: Purpose,
         metadata: &Arc<Metadata>,
     ) -> Result<Principal, AuthError> {
-        let (kid, claims) =
-            self.tokens.verify(token, self.clock.now()).ok_or(AuthError::Unauthenticated)?;
+        let token = self.tokens.verify(token, self.clock.now());
+        let token = token.ok_or(AuthError::Unauthenticated)?;
         let cookie = match cookie {
             Cookie::Absent => None,
             Cookie::Own(value) => Some(GivenCookie::new(value, true)),
@@ -33,18 +33,16 @@ impl Auth {
             Cookie::Several if self.binding == CookieBinding::Off => None,
             Cookie::Several => return Err(AuthError::Unauthenticated),
         };
-        let Claims { sub: username, sid, jti, .. } = claims;
-        let presented = Arc::new(Presented { username, sid, jti, cookie, purpose });
+        let presented = Arc::new(Presented { token: Arc::clone(&token), cookie, purpose });
         // To its end, even if the client disconnects, so that the log and Redis stay consistent.
         let auth = self.clone();
         let check = move |presented: Arc<Presented>, requests| {
             let auth = auth.clone();
             async move { auth.check_session(&presented, requests).await }
         };
-        let checked = self.checks.ask(Arc::clone(&presented), Arc::clone(metadata), check).await;
+        let checked = self.checks.ask(presented, Arc::clone(metadata), check).await;
         let role = checked.ok_or(AuthError::CheckPanicked)??;
-        let Presented { username, sid, jti, .. } = Arc::unwrap_or_clone(presented);
-        Ok(Principal { username, role, sid, jti, kid })
+        Ok(Principal { role, token })
     }
 
     /// Checks the session of requests that present the same, each with its metadata.
@@ -95,9 +93,10 @@ impl Auth {
             SessionCheck::Refused => Err(AuthError::CookieRequired),
             SessionCheck::Limited { wait } => Err(AuthError::Limited { retry_after: wait }),
             SessionCheck::Replayed { opened_ip, opened_user_agent } => {
+                let claims = &presented.token.claims;
                 let event = AccountEvent::TokenReplayDetected {
-                    session: presented.sid.clone(),
-                    jti: presented.jti.clone(),
+                    session: claims.sid.clone(),
+                    jti: claims.jti.clone(),
                     opened_ip,
                     opened_user_agent,
                 };
@@ -114,7 +113,7 @@ impl Auth {
         role: Role,
         mut metadata: Metadata,
     ) -> Result<(), AuthError> {
-        let Presented { username, sid, .. } = presented;
+        let Claims { sub: username, sid, .. } = &presented.token.claims;
         let event = AccountEvent::SessionBound { session: sid.clone() };
         metadata.actor = Some(username.to_string());
         metadata.role = Some(role.to_string());
@@ -131,7 +130,7 @@ impl Auth {
         event: AccountEvent,
         mut metadata: Metadata,
     ) -> Result<(), AuthError> {
-        let Presented { username, sid, jti, .. } = presented;
+        let Claims { sub: username, sid, jti, .. } = &presented.token.claims;
         metadata.session = Some(sid.clone());
         match self.accounts.record(username, &[event], metadata).await {
             Ok(()) => self.sessions.close(username, sid, jti).await,

@@ -113,7 +113,7 @@ impl Auth {
     /// The role of a session that was authenticated before; `None` if the session has ended, or the key
     /// of its token is retired. For work that goes on after the request was admitted.
     pub async fn role_of(&self, principal: &Principal) -> Result<Option<Role>, AuthError> {
-        if !self.tokens.keys().verifies(principal.kid, self.clock.now()) {
+        if !self.tokens.keys().verifies(principal.token.kid, self.clock.now()) {
             return Ok(None);
         }
         self.sessions.role(principal).await
@@ -124,7 +124,7 @@ impl Auth {
         &self,
         principal: &Principal,
     ) -> Result<Vec<OpenSession>, AuthError> {
-        self.sessions.list(&principal.username, self.clock.now().timestamp()).await
+        self.sessions.list(principal.username(), self.clock.now().timestamp()).await
     }
 
     /// Starts the reconciler and the periodic read of the signing keys, which other processes may change.

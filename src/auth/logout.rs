@@ -16,7 +16,7 @@ use crate::events::metadata::Metadata;
 impl Auth {
     /// Ends the principal's session. After an error the client has to retry.
     pub async fn logout(&self, principal: &Principal, metadata: Metadata) -> Result<(), AuthError> {
-        let own = (principal.sid.clone(), principal.jti.clone());
+        let own = (principal.sid().to_owned(), principal.jti().to_owned());
         self.end(principal, vec![own], metadata).await
     }
 
@@ -52,7 +52,7 @@ impl Auth {
         ended: Vec<Ended>,
         metadata: Metadata,
     ) -> Result<(), AuthError> {
-        let username = by.username.clone();
+        let username = by.username().clone();
         self.run_to_completion(|auth| async move {
             let events = closed(&ended, CloseCause::LogOut);
             auth.accounts.record(&username, &events, metadata).await?;
@@ -75,7 +75,7 @@ impl Auth {
     ) -> Result<bool, AuthError> {
         let principal = principal.clone();
         self.run_to_completion(|auth| async move {
-            let Principal { username, sid, .. } = &principal;
+            let (username, sid) = (principal.username(), principal.sid());
             let subject = Subject::Session { username, sid };
             let old = match auth.verify_password(subject, old, network, &metadata).await {
                 Ok(account) => account.password_hash,
@@ -93,7 +93,7 @@ impl Auth {
                 Err(AccountError::Unknown(_)) => return Ok(false),
                 changed => changed?,
             };
-            let except = Some((sid.as_str(), previous));
+            let except = Some((sid, previous));
             match auth.sessions.close_all(username, except, position).await {
                 Ok(ended) => {
                     let events = closed(&ended, CloseCause::PasswordChanged);

@@ -1,18 +1,34 @@
 //! The principal of a request, and the purpose for which it is admitted.
 
-use uuid::Uuid;
+use std::sync::Arc;
 
+use super::token::Verified;
 use crate::events::values::{Role, Username};
 
 /// The account and session of an authenticated request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
-    pub username: Username,
     pub role: Role,
-    pub sid: String,
-    pub jti: String,
-    /// The key that signed the token.
-    pub kid: Uuid,
+    pub(super) token: Arc<Verified>,
+}
+
+impl Principal {
+    #[must_use]
+    pub fn username(&self) -> &Username {
+        &self.token.claims.sub
+    }
+
+    /// The id of the session.
+    #[must_use]
+    pub fn sid(&self) -> &str {
+        &self.token.claims.sid
+    }
+
+    /// The id of the token.
+    #[must_use]
+    pub(super) fn jti(&self) -> &str {
+        &self.token.claims.jti
+    }
 }
 
 /// The session cookie of a request, as [`SessionCookies`](super::cookie::SessionCookies) reads it.

@@ -163,10 +163,10 @@ impl Sessions {
             .client
             .run(
                 self.role
-                    .key(self.session_key(&of.username, &of.sid))
-                    .key(self.denied_key(&of.username, &of.jti))
-                    .key(self.client.key(of.username.as_str(), "changed"))
-                    .arg(&of.jti)
+                    .key(self.session_key(of.username(), of.sid()))
+                    .key(self.denied_key(of.username(), of.jti()))
+                    .key(self.client.key(of.username().as_str(), "changed"))
+                    .arg(of.jti())
                     .arg(epochs),
             )
             .await?;

@@ -1,37 +1,55 @@
 //! The check of the session of a request: whether it is open, its cookie, and the limit of its account.
 
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::principal::Purpose;
 use super::redis::client::RedisClientError;
 use super::redis::epoch::parse_reply;
 use super::session::{Sessions, fingerprint, micros};
-use crate::events::values::{Role, Username};
+use super::token::{Claims, Verified};
+use crate::events::values::Role;
 
 /// How many requests per second a session may send to list and end sessions, if requests are limited.
 const MANAGEMENT_RATE: u32 = 20;
 
 /// What a request is checked by. Requests that present the same are checked together.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug)]
 pub(super) struct Presented {
-    pub username: Username,
-    pub sid: String,
-    pub jti: String,
+    pub token: Arc<Verified>,
     pub cookie: Option<GivenCookie>,
     pub purpose: Purpose,
 }
 
+/// A token is verified once, so requests share it.
+impl PartialEq for Presented {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.token, &other.token)
+            && self.cookie == other.cookie
+            && self.purpose == other.purpose
+    }
+}
+
+impl Eq for Presented {}
+
+impl Hash for Presented {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.token).hash(state);
+    }
+}
+
 /// The cookie of a request to check.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct GivenCookie {
-    fingerprint: String,
+    value: String,
     /// Whether this installation has made it. Another one that is not the session's counts for nothing.
     pub is_own: bool,
 }
 
 impl GivenCookie {
     pub fn new(value: &str, is_own: bool) -> Self {
-        Self { fingerprint: fingerprint(value), is_own }
+        Self { value: value.to_owned(), is_own }
     }
 }
 
@@ -64,7 +82,9 @@ impl Sessions {
         enforces_binding: bool,
         epochs: &str,
     ) -> Result<Vec<SessionCheck>, RedisClientError> {
-        let Presented { username, sid, jti, cookie, purpose } = presented;
+        let Presented { token, cookie, purpose } = presented;
+        let Claims { sub: username, sid, jti, .. } = &token.claims;
+        let fingerprint = cookie.as_ref().map(|cookie| fingerprint(&cookie.value));
         let tag = username.as_str();
         let (rate, limit) = match purpose {
             Purpose::Access | Purpose::CookieProof => ("rate".to_owned(), self.limits.requests),
@@ -84,7 +104,7 @@ impl Sessions {
                     .key(self.client.key(tag, &rate))
                     .arg(sid)
                     .arg(jti)
-                    .arg(cookie.as_ref().map_or("", |cookie| cookie.fingerprint.as_str()))
+                    .arg(fingerprint.unwrap_or_default())
                     .arg(u8::from(cookie.as_ref().is_some_and(|cookie| cookie.is_own)))
                     .arg(u8::from(enforces_binding))
                     .arg(u8::from(*purpose == Purpose::CookieProof))

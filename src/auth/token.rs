@@ -1,12 +1,13 @@
 //! Tokens: JSON Web Tokens (RFC 7519) signed with Ed25519 (RFC 8037), verified as RFC 8725 recommends:
 //! one algorithm, all claims required, the key looked up by `kid` among our own keys only.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use chrono::{DateTime, Utc};
 use jsonwebtoken::{Algorithm, Header, Validation};
-use moka::sync::Cache;
+use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -52,17 +53,25 @@ impl Claims {
     }
 }
 
+/// A token that one of our keys has signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    pub claims: Claims,
+    /// The key.
+    pub kid: Uuid,
+}
+
 /// How many verified tokens are cached, about 500 bytes each.
-const VERIFIED_MAX: u64 = 10_000;
+const VERIFIED_MAX: usize = 10_000;
 
 /// Signs and verifies tokens.
 pub struct Tokens {
     keys: Keys,
     issuer: String,
     validation: Validation,
-    /// The claims and the key id of tokens whose signature was valid, by the SHA-256 of the token.
-    /// Times, key and session are still checked for each request.
-    verified: Cache<[u8; 32], (Uuid, Claims)>,
+    /// The tokens whose signature was valid, by their SHA-256. Times, key and session are still checked for each
+    /// request.
+    verified: Cache<[u8; 32], Arc<Verified>>,
 }
 
 impl Tokens {
@@ -115,27 +124,27 @@ impl Tokens {
         Ok(jsonwebtoken::encode(&header, claims, &key.signing)?)
     }
 
-    /// The key id and the claims of a token, if one of our keys signed it, still verifies, and the token
-    /// is valid at `now`; otherwise `None`.
+    /// The token, if one of our keys signed it and still verifies, and the token is valid at `now`; otherwise
+    /// `None`.
     #[must_use]
-    pub fn verify(&self, token: &str, now: DateTime<Utc>) -> Option<(Uuid, Claims)> {
+    pub fn verify(&self, token: &str, now: DateTime<Utc>) -> Option<Arc<Verified>> {
         if token.len() > TOKEN_MAX_BYTES {
             return None;
         }
         let hash: [u8; 32] = digest(&SHA256, token.as_bytes()).as_ref().try_into().ok()?;
-        let known = self.verified.get(&hash);
-        let (kid, claims) = match &known {
-            Some(verified) => verified.clone(),
-            None => self.verify_signature(token)?,
+        let verified = if let Some(verified) = self.verified.get(&hash) {
+            verified
+        } else {
+            let verified = Arc::new(self.verify_signature(token)?);
+            self.verified.insert(hash, Arc::clone(&verified));
+            verified
         };
-        if known.is_none() {
-            self.verified.insert(hash, (kid, claims.clone()));
-        }
-        (self.keys.verifies(kid, now) && claims.is_in_time(now)).then_some((kid, claims))
+        let is_valid = self.keys.verifies(verified.kid, now) && verified.claims.is_in_time(now);
+        is_valid.then_some(verified)
     }
 
-    /// The key id and the claims of a token with a valid signature. Does not check times.
-    fn verify_signature(&self, token: &str) -> Option<(Uuid, Claims)> {
+    /// A token with a valid signature. Does not check times.
+    fn verify_signature(&self, token: &str) -> Option<Verified> {
         let header = jsonwebtoken::decode_header(token).ok()?;
         if header.alg != Algorithm::EdDSA || header.typ.as_deref() != Some(TYPE) {
             return None;
@@ -144,6 +153,6 @@ impl Tokens {
         let ring = self.keys.ring_with(kid);
         let key = ring.get(&kid)?;
         let claims = jsonwebtoken::decode(token, &key.verifying, &self.validation).ok()?.claims;
-        Some((kid, claims))
+        Some(Verified { claims, kid })
     }
 }

@@ -3,14 +3,14 @@
 //! checks the sequence. A refusal or an empty decision is made only on a state loaded from the log.
 
 use chrono::{DateTime, Utc};
-use moka::sync::Cache;
+use quick_cache::sync::Cache;
 
 use super::aggregate::LastEventAggregate;
 use crate::events::log::Appended;
 use crate::events::log::read::LastEvent;
 
 /// How many aggregates are cached, at some 300 bytes each.
-const CAPACITY: u64 = 50_000;
+const CAPACITY: usize = 50_000;
 
 /// An aggregate after its last event.
 #[derive(Debug, Clone)]
@@ -48,6 +48,6 @@ impl<A: LastEventAggregate> AggregateCache<A> {
     }
 
     pub fn remove(&self, id: A::Id) {
-        self.0.invalidate(&id);
+        self.0.remove(&id);
     }
 }
