@@ -3,8 +3,8 @@
 
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -30,37 +30,54 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_MAX: usize = 64;
 
 /// The number of bytes that are kept of a user agent.
-const KEPT_HEADER_MAX: usize = 256;
+const USER_AGENT_MAX: usize = 256;
 
-/// The caller of a request, before authentication.
+/// The caller of a request, before authentication. Clones share what the headers say.
 #[derive(Debug, Clone)]
 pub struct Caller {
     pub ip: IpAddr,
-    metadata: Arc<Metadata>,
+    said: Arc<Said>,
+}
+
+/// What the headers say of the caller.
+#[derive(Debug)]
+struct Said {
+    request_id: HeaderValue,
+    user_agent: Option<HeaderValue>,
+    traceparent: Option<String>,
+    /// Made when it is asked for: most requests cause no event.
+    metadata: OnceLock<Arc<Metadata>>,
 }
 
 impl Caller {
     /// The metadata of the events that the request causes, without those of its account.
     #[must_use]
     pub fn metadata(&self) -> &Arc<Metadata> {
-        &self.metadata
+        let said = &self.said;
+        said.metadata.get_or_init(|| {
+            Arc::new(Metadata {
+                ip: Some(self.ip.to_string()),
+                user_agent: said.user_agent.as_ref().map(kept),
+                request_id: Some(self.request_id().to_owned()),
+                traceparent: said.traceparent.clone(),
+                ..Metadata::default()
+            })
+        })
     }
 
     #[must_use]
     pub fn request_id(&self) -> &str {
-        self.metadata.request_id.as_deref().unwrap_or_default()
+        self.said.request_id.to_str().unwrap_or_default()
     }
 
     fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
-        let ip = forwarded::client(peer, headers, trusted);
-        let metadata = Metadata {
-            ip: Some(ip.to_string()),
-            user_agent: kept_header(headers, &header::USER_AGENT),
-            request_id: Some(request_id(headers)),
+        let said = Said {
+            request_id: request_id(headers),
+            user_agent: headers.get(header::USER_AGENT).cloned(),
             traceparent: traceparent(headers),
-            ..Metadata::default()
+            metadata: OnceLock::new(),
         };
-        Self { ip, metadata: Arc::new(metadata) }
+        Self { ip: forwarded::client(peer, headers, trusted), said: Arc::new(said) }
     }
 }
 
@@ -76,14 +93,13 @@ where
 {
     api.requests.fetch_add(1, Ordering::Relaxed);
     let caller = Caller::of(peer, request.headers(), &api.trusted_proxies);
-    let metadata = Arc::clone(&caller.metadata);
+    let request_id = caller.said.request_id.clone();
     // HTTP/2 has no such header; its connections are closed when the port is.
     let has_connection_header = request.version() < Version::HTTP_2;
     request.extensions_mut().insert(caller);
     let answered = AssertUnwindSafe(answer(request)).catch_unwind().await;
     let mut response =
         answered.unwrap_or_else(|panic| ApiError::Internal(panic_message(&*panic)).into_response());
-    let request_id = metadata.request_id.as_deref().unwrap_or_default();
     finish(&mut response, request_id, api.https, &api.public_path);
     if has_connection_header && api.draining.is_cancelled() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -92,14 +108,12 @@ where
 }
 
 /// Writes the problem of a failed request, and the headers of every answer.
-fn finish(response: &mut Response, request_id: &str, https: bool, public_path: &str) {
+fn finish(response: &mut Response, request_id: HeaderValue, https: bool, public_path: &str) {
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        write_problem(response, &problem, request_id, public_path);
+        write_problem(response, &problem, request_id.to_str().unwrap_or_default(), public_path);
     }
     protect(response.headers_mut(), https);
-    if let Ok(value) = HeaderValue::from_str(request_id) {
-        response.headers_mut().insert(X_REQUEST_ID, value);
-    }
+    response.headers_mut().insert(X_REQUEST_ID, request_id);
 }
 
 /// The same for the router that answers before the service has started.
@@ -114,7 +128,7 @@ pub(super) async fn early_envelope(
         Some(refused) => refused.into_response(),
         None => next.run(request).await,
     };
-    finish(&mut response, &request_id, https, &public_path);
+    finish(&mut response, request_id, https, &public_path);
     response
 }
 
@@ -151,18 +165,22 @@ fn write_problem(response: &mut Response, problem: &Problem, request_id: &str, p
 }
 
 /// The request id of the client if it is short and plain, otherwise a new one.
-fn request_id(headers: &HeaderMap) -> String {
+fn request_id(headers: &HeaderMap) -> HeaderValue {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    headers
-        .get(X_REQUEST_ID)
-        .map(HeaderValue::as_bytes)
-        .filter(|id| (1..=REQUEST_ID_MAX).contains(&id.len()) && id.iter().copied().all(plain))
-        .map_or_else(|| clock::new_id().to_string(), |id| String::from_utf8_lossy(id).into_owned())
+    let given = headers.get(X_REQUEST_ID).filter(|id| {
+        (1..=REQUEST_ID_MAX).contains(&id.len()) && id.as_bytes().iter().copied().all(plain)
+    });
+    given.cloned().unwrap_or_else(|| {
+        let mut text = uuid::Uuid::encode_buffer();
+        let text = clock::new_id().hyphenated().encode_lower(&mut text);
+        HeaderValue::from_str(text).expect("an id is visible ASCII")
+    })
 }
 
-fn kept_header(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
-    let text = String::from_utf8_lossy(headers.get(name)?.as_bytes());
+/// What is kept of a user agent.
+fn kept(value: &HeaderValue) -> String {
+    let text = String::from_utf8_lossy(value.as_bytes());
     let text: String = text.chars().filter(|c| !c.is_control()).collect();
-    let end = text.floor_char_boundary(KEPT_HEADER_MAX);
-    Some(text[..end].to_owned())
+    let end = text.floor_char_boundary(USER_AGENT_MAX);
+    text[..end].to_owned()
 }
