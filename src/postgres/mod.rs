@@ -42,6 +42,9 @@ pub mod pool;
 /// Transactions, which a dropped future does not leave open.
 pub mod transaction;
 
+/// A connection that is kept from one transaction to the next.
+pub mod kept;
+
 /// Rows in the binary format of COPY, in both directions.
 pub mod copy;
 

@@ -33,21 +33,3 @@ pub async fn checkpoint_of(
     .await?
     .ok_or(ProjectionError::NotRegistered(projection.name()))
 }
-
-/// Moves the checkpoint, in the transaction that wrote the rows.
-pub(super) async fn set_checkpoint(
-    db: &mut Connection,
-    projection: &dyn Projection,
-    position: i64,
-) -> Result<(), ProjectionError> {
-    let moved = sqlx::query!(
-        "update projections set checkpoint = $3 where name = $1 and version = $2",
-        projection.name(),
-        projection.version(),
-        position
-    )
-    .execute(db)
-    .await?
-    .rows_affected();
-    if moved == 1 { Ok(()) } else { Err(ProjectionError::NotRegistered(projection.name())) }
-}

@@ -26,6 +26,12 @@ pub mod checkpoint;
 /// One page of the log, applied to a table.
 mod page;
 
+/// The progress of a projector, and those who wait for it.
+mod progress;
+
+/// The statements of a projector.
+mod next_page;
+
 /// Follows the log, page by page.
 pub mod projector;
 

@@ -3,7 +3,7 @@
 use super::parked::{self, WriteMode};
 use super::projection::{Projection, ProjectionError};
 use super::table_slot::TableSlot;
-use crate::events::log::read;
+use crate::events::log::{StoredEvent, read};
 use crate::postgres::Connection;
 
 /// How a page is applied.
@@ -39,9 +39,20 @@ impl PageStep {
         checkpoint: i64,
         limit: i64,
     ) -> Result<Option<Advanced>, ProjectionError> {
-        let mut page = read::page(&mut *db, checkpoint, limit).await?;
+        let page = read::page(&mut *db, checkpoint, limit).await?;
         let Some(last) = page.last().map(|event| event.position) else { return Ok(None) };
         let was_full = i64::try_from(page.len()).is_ok_and(|length| length == limit);
+        self.apply(projection, db, page).await?;
+        Ok(Some(Advanced { checkpoint: last, was_full }))
+    }
+
+    /// Applies the events that follow the checkpoint. The caller moves it.
+    pub(super) async fn apply(
+        &self,
+        projection: &dyn Projection,
+        db: &mut Connection,
+        mut page: Vec<StoredEvent>,
+    ) -> Result<(), ProjectionError> {
         if self.has_parked {
             page = parked::exclude_parked(projection, db, self.slot, page).await?;
         }
@@ -51,6 +62,6 @@ impl PageStep {
                 parked::apply_or_park(projection, db, self.slot, WriteMode::Apply, page).await?;
             }
         }
-        Ok(Some(Advanced { checkpoint: last, was_full }))
+        Ok(())
     }
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::append::{Append, Outcome};
 use super::appender::{AppendError, Appender};
 use super::payload::{DecodeError, EncodedMetadata, NewEvent};
-use super::read::{self, StoredEvent};
+use super::{StoredEvent, read};
 use crate::clock;
 use crate::postgres::Pool;
 

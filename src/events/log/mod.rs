@@ -9,6 +9,9 @@ pub mod appender;
 /// Append recovery: the outcome of a call whose connection was lost.
 mod append_recovery;
 
+/// An event as it is stored.
+pub mod stored_event;
+
 /// Reads the log.
 pub mod read;
 
@@ -40,4 +43,4 @@ pub use append::{Append, Appended, IdempotencyKey, Outcome, append};
 pub use appender::{AppendError, Appender};
 pub use event_repository::EventRepository;
 pub use payload::{DecodeError, EncodedMetadata, NewEvent};
-pub use read::StoredEvent;
+pub use stored_event::StoredEvent;

@@ -7,9 +7,9 @@ use serde::de::DeserializeOwned;
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
+use super::StoredEvent;
 use super::payload::{DecodeError, decode};
 use crate::events::customer::CUSTOMER;
-use crate::events::metadata::Metadata;
 use crate::events::values::CustomerId;
 
 /// Fetches whole events by a checked query, with the column list in one place; `$rest` follows
@@ -43,40 +43,6 @@ macro_rules! last_event {
             $($parameter),*
         )
     };
-}
-
-/// An event as it is stored in the log.
-#[derive(Debug, Clone)]
-pub struct StoredEvent {
-    pub position: i64,
-    pub aggregate_type: String,
-    pub aggregate_id: String,
-    pub sequence: i64,
-    pub event_type: String,
-    pub event_version: String,
-    pub payload: String,
-    pub metadata: String,
-    pub recorded_at: DateTime<Utc>,
-}
-
-impl StoredEvent {
-    /// Decodes the event; fails for a type or version that this program does not have.
-    pub fn decode<E: DeserializeOwned>(&self) -> Result<E, DecodeError> {
-        decode(&self.event_type, &self.event_version, &self.payload)
-    }
-
-    /// Actor, origin and reason; fails if the stored JSON is not a flat object of strings.
-    pub fn metadata(&self) -> Result<Metadata, DecodeError> {
-        Ok(serde_json::from_str(&self.metadata)?)
-    }
-
-    /// The customer's id; `None` for an event of an account.
-    #[must_use]
-    pub fn customer(&self) -> Option<CustomerId> {
-        (self.aggregate_type == CUSTOMER)
-            .then(|| CustomerId::parse(&self.aggregate_id).ok())
-            .flatten()
-    }
 }
 
 /// The last event of a stream, and the time of its first.

@@ -2,7 +2,7 @@
 
 use sqlx::{Connection as _, PgConnection};
 
-use super::read::StoredEvent;
+use super::StoredEvent;
 use crate::clock;
 use crate::events::customer::CUSTOMER;
 use crate::postgres::copy::CopyEncoder;
