@@ -29,8 +29,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::line::Line;
 pub use self::line::RejectedLine;
+use self::line::{Line, LineError};
 use self::lines::{Format, Lines};
 use self::progress::{Phase, Progress};
 use crate::clock;
@@ -209,12 +209,9 @@ impl Imports {
             }
             summary.lines += i64::try_from(page.len()).unwrap_or(i64::MAX);
             let mut good = vec![];
-            for Line { number, customer } in page {
-                match customer {
-                    Ok((name, dob)) => {
-                        let event = CustomerEvent::CustomerCreated { name, dob };
-                        good.push((number, NewEvent::from(&event)));
-                    }
+            for (number, event) in page {
+                match event {
+                    Ok(event) => good.push((number, event)),
                     Err(errors) => {
                         summary.refused += 1;
                         let _ = rejected.send(RejectedLine { line: number, errors }).await;
@@ -240,10 +237,18 @@ impl Imports {
     }
 }
 
+/// The lines of a page, by their numbers, as the events that they become.
+type Page = Vec<(i64, Result<NewEvent, Vec<LineError>>)>;
+
 /// Reads the next lines, on a thread that may wait for the disk.
-fn read(mut lines: Lines, number: usize) -> JoinHandle<(Lines, io::Result<Vec<Line>>)> {
+fn read(mut lines: Lines, number: usize) -> JoinHandle<(Lines, io::Result<Page>)> {
+    let event = |Line { number, customer }| {
+        let event = customer
+            .map(|(name, dob)| NewEvent::from(&CustomerEvent::CustomerCreated { name, dob }));
+        (number, event)
+    };
     tokio::task::spawn_blocking(move || {
-        let page = lines.take(number);
+        let page = lines.take(number).map(|lines| lines.into_iter().map(event).collect());
         (lines, page)
     })
 }
