@@ -182,6 +182,8 @@ async fn a_projector_that_began_on_an_empty_log_reads_each_page_by_the_index() {
     let pages: Vec<Value> = pages.map(|(_, plan)| plan).collect();
     assert!(pages.len() > 2 * CUSTOMERS / 1_000, "{} pages", pages.len());
     let mut steps = vec![];
-    pages.iter().for_each(|plan| large_steps(plan, &mut steps));
+    for plan in &pages {
+        large_steps(plan, &mut steps);
+    }
     assert!(steps.is_empty(), "{steps:?}");
 }

@@ -1,6 +1,6 @@
 //! The appender: group append by one task per process. Commands wait in a bounded queue; those that
-//! wait when a batch has committed are the next batch, with those of the tasks that are ready to run then. There
-//! is no timer: a batch forms while the last batch commits, so a single command is appended at once.
+//! wait when a batch has committed are the next batch. There is no timer: a batch forms while the last
+//! batch commits, so a single command is appended at once.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -24,10 +24,6 @@ const BATCH_COMMANDS_MAX: usize = 256;
 
 /// The most payload in one batch, in bytes.
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
-
-/// How often a batch waits for the tasks that are ready to run, and for how many commands.
-const GATHER_MAX: u32 = 8;
-const GATHER_COMMANDS: usize = 64;
 
 /// How long append recovery is retried, after the first attempt, before the outcome of a batch is reported as
 /// unknown. PostgreSQL needs a few seconds to restart after a crash.
@@ -160,7 +156,6 @@ async fn run(
                 None => return,
             },
         };
-        gather(queue).await;
         let batch = take_batch(first, &mut deferred, queue);
         metrics::gauge!("customers_append_queue_depth")
             .set(as_metric(queue.len() + deferred.len()));
@@ -169,21 +164,6 @@ async fn run(
         append_batch(&mut connection, batch).await;
         appended.send_replace(());
         metrics::histogram!("customers_append_seconds").record(began.elapsed().as_secs_f64());
-    }
-}
-
-/// Lets the tasks that are ready to run go first, as long as that brings further commands: under load a batch is
-/// larger, and nobody waits for a timer.
-async fn gather(queue: &mpsc::Receiver<Job>) {
-    for _ in 0..GATHER_MAX {
-        let queued = queue.len();
-        if queued >= GATHER_COMMANDS {
-            return;
-        }
-        tokio::task::yield_now().await;
-        if queue.len() == queued {
-            return;
-        }
     }
 }
 
