@@ -21,14 +21,10 @@ use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::service::{PASSWORD, customers};
+use crate::service::{PASSWORD, customers, number};
 
 /// The rate of the honest client.
 const HONEST_PERIOD: Duration = Duration::from_millis(50);
-
-fn variable(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
 
 /// The ways to be hostile, each on every connection.
 const ATTACKS: [&str; 8] = [
@@ -254,9 +250,8 @@ async fn add(command: &dyn Fn(&[&str]) -> Command, name: &str, role: &str) {
 
 #[tokio::main]
 async fn main() {
-    let (seconds, connections) =
-        (variable("BENCH_SECONDS", 10), variable("BENCH_CONNECTIONS", 200));
-    let people = variable("BENCH_CUSTOMERS", 200_000);
+    let (seconds, connections) = (number("BENCH_SECONDS", 10), number("BENCH_CONNECTIONS", 200));
+    let people = number("BENCH_CUSTOMERS", 200_000);
     let limited = |arguments: &[&str]| {
         let mut command = customers(arguments);
         for limit in ["RATE_LIMIT", "ACCOUNT_LIMIT", "LOGIN_LIMIT", "SESSION_RATE"] {

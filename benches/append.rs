@@ -28,7 +28,7 @@ use sqlx::{Connection as _, Executor as _, PgConnection, PgPool};
 use tokio::time::Instant;
 
 use crate::service::log::METADATA;
-use crate::service::pgbench;
+use crate::service::{number, pgbench};
 
 /// How many customers are updated at each version, and how many updates each gets in a round.
 const UPDATED: i64 = 50;
@@ -62,10 +62,6 @@ const STREAMS: &str = "
     from (values (1000000000::bigint, 1::bigint), (2000000000, $2)) as kind (base, length),
          generate_series(1, $3) id, generate_series(1, length) sequence
     order by sequence, base, id";
-
-fn variable(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
 
 /// The connections and counters of the benchmark.
 struct Bench {
@@ -164,7 +160,7 @@ fn rows() -> Vec<Row> {
 #[tokio::main]
 async fn main() {
     let url = std::env::var("DATABASE_URL").unwrap();
-    let rounds = variable("BENCH_ROUNDS", 5);
+    let rounds = number("BENCH_ROUNDS", 5);
     let bench = Bench::prepare(url).await;
     println!("{}\n", bench.machine().await);
     bench.table("append", rounds).await;
@@ -199,7 +195,7 @@ impl Bench {
             bus: Bus::new(pools.appender.clone(), pools.short.clone()),
             other: Bus::new(other.appender.clone(), other.short.clone()),
             cqrs: Arc::new(cqrs_es::CqrsFramework::new(store, vec![], ())),
-            time: Duration::from_secs(variable("BENCH_SECONDS", 4)),
+            time: Duration::from_secs(number("BENCH_SECONDS", 4)),
             next: AtomicU64::new(0),
             url,
             pools,

@@ -1,5 +1,5 @@
 -- import_customers of migration 10 with an insert of its own. All events of a chunk create customers, with ids that
--- nobody has used and one metadata, so the decisions of append_events are no use here: that no id is taken follows
+-- no event has used and one metadata, so the decisions of append_events are no use here: that no id is taken follows
 -- from the unique sequence of each stream, and the check of the metadata is made once.
 create or replace function import_customers(
     of_account     text,

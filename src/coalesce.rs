@@ -14,7 +14,7 @@ use futures_util::FutureExt as _;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
-/// Who asks after an answer has been under way for longer does not wait for it.
+/// A caller that asks after an answer has been under way for longer does not wait for it.
 const SLOW_AFTER: Duration = Duration::from_millis(10);
 
 /// How many answers of one key are under way at most.

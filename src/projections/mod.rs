@@ -26,7 +26,7 @@ pub mod checkpoint;
 /// One page of the log, applied to a table.
 mod page;
 
-/// The progress of a projector, and those who wait for it.
+/// The progress of a projector, and the requests that wait for it.
 mod progress;
 
 /// The statements of a projector.

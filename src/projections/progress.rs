@@ -1,4 +1,4 @@
-//! The progress of a projector in this process, and those who wait for it.
+//! The progress of a projector in this process, and the requests that wait for it.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -16,11 +16,11 @@ pub(super) struct Progress {
     pub(super) has_parked: bool,
 }
 
-/// The last progress, and those who wait until a position is applied. Each is woken once.
+/// The last progress, and the requests that wait until a position is applied. Each is woken once.
 #[derive(Default)]
 pub(super) struct ProgressBoard {
     state: Mutex<State>,
-    /// Wakes the projector when somebody begins to wait.
+    /// Wakes the projector when a request begins to wait.
     demanded: Notify,
 }
 
@@ -36,7 +36,7 @@ impl ProgressBoard {
         self.state().progress
     }
 
-    /// Shows the progress, and wakes those who have waited for it.
+    /// Shows the progress, and wakes the requests that have waited for it.
     pub(super) fn show(&self, progress: Progress) {
         let reached = {
             let mut state = self.state();
@@ -45,7 +45,7 @@ impl ProgressBoard {
             mem::replace(&mut state.waiting, later)
         };
         for waiting in reached.into_values().flatten() {
-            // Who has given up is gone.
+            // A request that has given up is gone.
             let _ = waiting.send(());
         }
     }
@@ -70,7 +70,7 @@ impl ProgressBoard {
         !self.state().waiting.is_empty()
     }
 
-    /// Waits until somebody begins to wait, after the last who was seen.
+    /// Waits until a request begins to wait, after the last one that was seen.
     pub(super) async fn demanded(&self) {
         self.demanded.notified().await;
     }
@@ -80,7 +80,7 @@ impl ProgressBoard {
     }
 }
 
-/// One who waits. Leaves the board when it is dropped.
+/// A request that waits. Leaves the board when it is dropped.
 struct Waiting<'b> {
     board: &'b ProgressBoard,
     position: i64,

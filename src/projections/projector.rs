@@ -28,7 +28,7 @@ const PAGE: usize = 1000;
 /// How often the log is read without a notification: other processes write too.
 const POLL: Duration = Duration::from_secs(1);
 
-/// How long events may wait to be applied while nobody waits for them: a page of many costs PostgreSQL little
+/// How long events may wait to be applied while no request waits for them: a page of many costs PostgreSQL little
 /// more than a page of one.
 const PACE: Duration = Duration::from_millis(20);
 
@@ -93,7 +93,7 @@ async fn follow(
     let mut connection = KeptConnection::new(pool.clone(), prepare(projection, PAGE));
     loop {
         appends.mark_seen();
-        // Who has begun to wait so far is served by the next page.
+        // Requests that have begun to wait so far are served by the next page.
         let _ = board.demanded().now_or_never();
         match apply_next_page(projection, &mut connection, mode).await {
             Ok(applied) => {
@@ -134,7 +134,7 @@ async fn follow(
     }
 }
 
-/// Waits for [`PACE`], or until somebody waits.
+/// Waits for [`PACE`], or until a request waits.
 async fn pace(board: &ProgressBoard) {
     if !board.has_waiting() {
         let _ = tokio::time::timeout(PACE, board.demanded()).await;
