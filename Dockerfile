@@ -4,6 +4,9 @@
 # one, so the tests' stage comes last.
 
 FROM rust:1.95-slim-bookworm AS toolchain
+RUN apt-get update && apt-get install --yes --no-install-recommends make && rm -rf /var/lib/apt/lists/*
+# A kernel for ARM may have pages of 64 KiB, on which an allocator that is built for smaller ones does not start.
+RUN [ "$(uname -m)" != aarch64 ] || printf '[env]\nJEMALLOC_SYS_WITH_LG_PAGE = "16"\n' >>"$CARGO_HOME/config.toml"
 WORKDIR /src
 ENV SQLX_OFFLINE=true
 

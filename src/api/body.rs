@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
-use axum::http::{HeaderMap, HeaderName, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::Response;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -170,6 +171,13 @@ impl<'de> Visitor<'de> for UniqueMembers {
         }
         Ok(self)
     }
+}
+
+/// An answer of JSON that is finished.
+pub(super) fn json_answer(json: impl Into<axum::body::Body>) -> Response {
+    let mut answer = Response::new(json.into());
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
 }
 
 /// `application/json`, or a type with the suffix `+json` (RFC 6839).

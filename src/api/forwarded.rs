@@ -17,12 +17,15 @@ const X_FORWARDED_FOR: &str = "x-forwarded-for";
 /// `Forwarded` that the client has written.
 pub(super) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let is_trusted = |ip: IpAddr| trusted.iter().any(|net| net.contains(&ip));
+    let mut client = peer.to_canonical();
+    if !is_trusted(client) {
+        return client;
+    }
     let is_x = headers.contains_key(X_FORWARDED_FOR);
     let seen = |element: &[u8]| if is_x { address(&unquoted(element)?) } else { seen_by(element) };
     let lines =
         if is_x { headers.get_all(X_FORWARDED_FOR) } else { headers.get_all(header::FORWARDED) };
     let mut elements = lines.iter().rev().flat_map(|line| from_the_right(line.as_bytes(), b','));
-    let mut client = peer.to_canonical();
     while is_trusted(client) {
         match elements.next().map(<[u8]>::trim_ascii) {
             Some([]) => {}

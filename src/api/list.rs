@@ -14,6 +14,7 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 
 use super::as_of;
+use super::body::json_answer;
 use super::coalesced;
 use super::cursor::Cursor;
 use super::customer_json::Customer;
@@ -137,7 +138,7 @@ pub(super) async fn list(
     }
     if let (Selection::Youngest(number @ ..=SHORT_MAX), None) = (&query.selection, shown) {
         let json = coalesced::youngest(&api, source, *number).await?;
-        return Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response());
+        return Ok(json_answer(json));
     }
     let after = query.after.map(|after| (after.dob, after.id));
     let number = query.selection.rows();

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use tokio::fs::File;
 use tokio::io::AsyncReadExt as _;
 use tokio::time::Instant;
 
 use super::account_slots::AccountSlot;
+use super::body::json_answer;
 use super::error::ApiError;
 use super::pace::Sender;
 use super::session_watch::SessionWatch;
@@ -120,10 +121,8 @@ impl<'a> LongAnswer<'a> {
                 body
             }
         };
-        let mut response = body.into_response();
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        let mut response = json_answer(body);
+        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         Ok(response)
     }
 }

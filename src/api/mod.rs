@@ -9,6 +9,9 @@ pub mod request;
 /// A row of the table of routes.
 mod route;
 
+/// The table of routes as a router.
+mod table;
+
 /// What surrounds each handler.
 mod frame;
 
@@ -123,25 +126,21 @@ pub mod waiting;
 /// Liveness, readiness, metrics, public keys.
 mod ops;
 
-use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::Request;
 use axum::http::Method;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{MethodFilter, on};
-use tower::ServiceExt as _;
 
 use self::cors::Origins;
 pub use self::cursor::key as cursor_key;
-use self::error::ApiError;
 use self::frame::Frame;
 use self::limits::RateLimit;
 pub use self::route::Route;
 use self::route::row;
 pub use self::state::{Api, ApiState};
+use self::table::Table;
 use crate::events::values::Role;
 
 /// The table of routes, with role and limits. A test over all rows checks that each handler requires the
@@ -185,26 +184,18 @@ pub fn routes() -> Vec<Route> {
 pub struct Service {
     api: Api,
     origins: Origins,
-    table: Router,
+    table: Arc<Table>,
 }
 
 impl Service {
-    /// The table of routes. Each route has its frame (`api::frame`), so that 404 and 405 come before it. With
-    /// a path in the public URL the table is there twice, with the path and without: a proxy may remove it or
-    /// leave it.
+    /// The table of routes. Each route has its frame (`api::frame`), so that 404 and 405 come before it.
     #[must_use]
     pub fn new(api: Api, rate_limit: Option<&RateLimit>, origins: &[String]) -> Self {
-        let mut table = Router::new();
-        for route in routes() {
+        let rows = routes().into_iter().map(|route| {
             let method = Method::from_bytes(route.method.as_bytes()).expect("a method");
-            let filter = MethodFilter::try_from(method).expect("a known method");
-            let frame = Arc::new(Frame::new(&route, &api, rate_limit));
-            let framed = async move |request| frame.answer(request).await;
-            table = table.route(route.path, on(filter, framed));
-        }
-        let table = table.method_not_allowed_fallback(async || ApiError::MethodNotAllowed);
-        let table = with_path(table, &api.public_path).fallback(async || ApiError::NoRoute);
-        let table = table.with_state(api.clone());
+            (method, route.path, Frame::new(&route, &api, rate_limit))
+        });
+        let table = Arc::new(Table::new(rows, &api.public_path));
         Self { api, origins: Origins::new(origins), table }
     }
 
@@ -213,21 +204,9 @@ impl Service {
         let Self { api, origins, table } = self;
         let routed = async |request| match host::refuse(&request) {
             Some(refused) => refused.into_response(),
-            None => infallible(table.oneshot(request).await),
+            None => table.answer(request).await,
         };
         let answered = |request| origins.answer(request, routed);
         request::envelope(&api, peer, request, answered).await
     }
-}
-
-fn infallible(response: Result<Response, Infallible>) -> Response {
-    match response {
-        Ok(response) => response,
-        Err(never) => match never {},
-    }
-}
-
-/// The routes, and the same below the path.
-fn with_path<S: Clone + Send + Sync + 'static>(table: Router<S>, path: &str) -> Router<S> {
-    if path.is_empty() { table } else { table.clone().nest(path, table) }
 }

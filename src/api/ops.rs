@@ -10,6 +10,7 @@ use metrics::gauge;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::body::json_answer;
 use super::error::ApiError;
 use super::query::Params;
 use super::state::Api;
@@ -30,8 +31,7 @@ pub(super) struct Health {
 /// `GET /livez`: the process answers. Checks no dependency.
 pub(super) async fn livez(params: Params) -> Result<Response, ApiError> {
     params.none()?;
-    let json = [(header::CONTENT_TYPE, "application/json")];
-    Ok((json, r#"{"status":"ok","checks":{}}"#).into_response())
+    Ok(json_answer(r#"{"status":"ok","checks":{}}"#))
 }
 
 /// `GET /readyz`: checks PostgreSQL with its schema, Redis, and that no background task is down. Reports the lag of

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use axum::extract::{FromRequestParts, Path};
+use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
 
@@ -84,15 +84,15 @@ pub(super) fn page_limit(text: Option<&str>) -> Result<usize, ApiError> {
     }
 }
 
-/// A name in a path; `None` if it is not UTF-8.
+/// A name in a path, decoded; `None` if it is not UTF-8. The table of routes gives it to the request.
+#[derive(Clone)]
 pub struct PathName(pub Option<String>);
 
 impl<S: Send + Sync> FromRequestParts<S> for PathName {
     type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
-        let name = Path::<String>::from_request_parts(parts, state).await;
-        Ok(Self(name.ok().map(|Path(name)| name)))
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get().cloned().unwrap_or(Self(None)))
     }
 }
 
@@ -102,9 +102,9 @@ pub struct CustomerPath(Option<CustomerId>);
 impl<S: Send + Sync> FromRequestParts<S> for CustomerPath {
     type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
-        let PathName(name) = PathName::from_request_parts(parts, state).await?;
-        Ok(Self(name.and_then(|name| CustomerId::parse(&name).ok())))
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let name = parts.extensions.get().and_then(|PathName(name)| name.as_deref());
+        Ok(Self(name.and_then(|name| CustomerId::parse(name).ok())))
     }
 }
 

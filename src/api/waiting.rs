@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 use super::error::ApiError;
 use super::ops::Health;
 use super::request;
-use super::with_path;
 
 /// Answers on the listener until `work` is done.
 pub async fn answer_during<F: Future>(
@@ -43,4 +42,9 @@ async fn unready() -> Response {
     let checks = json!({"postgres": "unavailable"});
     let health = Health { status: "unavailable", checks };
     (StatusCode::SERVICE_UNAVAILABLE, Json(health)).into_response()
+}
+
+/// The routes, and the same below the path of the public URL.
+fn with_path<S: Clone + Send + Sync + 'static>(table: Router<S>, path: &str) -> Router<S> {
+    if path.is_empty() { table } else { table.clone().nest(path, table) }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 pub type Settings = &'static [(&'static str, &'static str)];
 
 /// The settings of every connection. One that the server does not know is left out.
-const PINNED: [(&str, &str); 9] = [
+const PINNED: [(&str, &str); 10] = [
     // The names of tables in the statements of the service have no schema.
     ("search_path", "public"),
     // Events are appended, and tables filled, under locks: a snapshot from before the lock shows less.
@@ -22,6 +22,8 @@ const PINNED: [(&str, &str); 9] = [
     ("idle_session_timeout", "0"),
     ("transaction_timeout", "0"),
     ("array_nulls", "on"),
+    // The statements are short. By a wrong estimate PostgreSQL would compile one for longer than it runs.
+    ("jit", "off"),
 ];
 
 /// A statement that sets the settings: those of the URL, [`PINNED`] and these, for the session or for the

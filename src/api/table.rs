@@ -1,0 +1,103 @@
+//! The table of routes as a router: a request finds the frame of its row, or gets 404 or 405.
+
+use std::borrow::Cow;
+
+use axum::body::{Body, HttpBody as _};
+use axum::extract::Request;
+use axum::http::{HeaderValue, Method, header};
+use axum::response::{IntoResponse as _, Response};
+use percent_encoding::percent_decode_str;
+
+use super::error::ApiError;
+use super::frame::Frame;
+use super::query::PathName;
+
+/// The frames of a path, by their methods.
+#[derive(Default)]
+struct Methods(Vec<(Method, Frame)>);
+
+impl Methods {
+    /// The frame of a method. That of GET answers HEAD, too.
+    fn find(&self, method: &Method) -> Option<&Frame> {
+        let method = if method == Method::HEAD { &Method::GET } else { method };
+        self.0.iter().find(|(of, _)| of == method).map(|(_, frame)| frame)
+    }
+
+    /// The value of `Allow` (RFC 9110, section 10.2.1).
+    fn allowed(&self) -> HeaderValue {
+        let names = self.0.iter().flat_map(|(method, _)| match *method {
+            Method::GET => vec!["GET", "HEAD"],
+            ref method => vec![method.as_str()],
+        });
+        let names: Vec<&str> = names.collect();
+        HeaderValue::from_str(&names.join(",")).expect("names of methods")
+    }
+}
+
+/// The rows by path and method.
+pub(super) struct Table {
+    paths: matchit::Router<Methods>,
+    /// The path of the public URL. A proxy in front may remove it or leave it.
+    public_path: String,
+}
+
+impl Table {
+    /// A row is a method, a path with at most one parameter, and its frame.
+    pub(super) fn new(
+        rows: impl IntoIterator<Item = (Method, &'static str, Frame)>,
+        public_path: &str,
+    ) -> Self {
+        let mut paths: Vec<(&str, Methods)> = vec![];
+        for (method, path, frame) in rows {
+            let known = paths.iter().position(|(known, _)| *known == path);
+            let known = known.unwrap_or_else(|| {
+                paths.push((path, Methods::default()));
+                paths.len() - 1
+            });
+            paths[known].1.0.push((method, frame));
+        }
+        let mut router = matchit::Router::new();
+        for (path, methods) in paths {
+            router.insert(path, methods).expect("paths that differ");
+        }
+        Self { paths: router, public_path: public_path.to_owned() }
+    }
+
+    pub(super) async fn answer(&self, mut request: Request) -> Response {
+        let Some((methods, name)) = self.find(request.uri().path()) else {
+            return ApiError::NoRoute.into_response();
+        };
+        let Some(frame) = methods.find(request.method()) else {
+            let mut refused = ApiError::MethodNotAllowed.into_response();
+            refused.headers_mut().insert(header::ALLOW, methods.allowed());
+            return refused;
+        };
+        if let Some(name) = name {
+            request.extensions_mut().insert(name);
+        }
+        if request.method() == Method::HEAD {
+            return without_body(frame.answer(request).await);
+        }
+        frame.answer(request).await
+    }
+
+    /// The methods of the path, and the name in it that its parameter stands for, with the public path or without.
+    fn find(&self, path: &str) -> Option<(&Methods, Option<PathName>)> {
+        let below = path.strip_prefix(&self.public_path).filter(|below| below.starts_with('/'));
+        let found = below.and_then(|below| self.paths.at(below).ok());
+        let found = found.or_else(|| self.paths.at(path).ok())?;
+        let name = found.params.iter().next().map(|(_, segment)| {
+            PathName(percent_decode_str(segment).decode_utf8().ok().map(Cow::into_owned))
+        });
+        Some((found.value, name))
+    }
+}
+
+/// The answer to HEAD: the headers of the one to GET.
+fn without_body(answer: Response) -> Response {
+    let (mut head, body) = answer.into_parts();
+    if let Some(length) = body.size_hint().exact() {
+        head.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+    }
+    Response::from_parts(head, Body::empty())
+}
