@@ -9,7 +9,7 @@ use sqlx::PgExecutor;
 
 use super::projection::ProjectionError;
 use super::reader::Reader;
-use super::table::{TableProjection, TableRow};
+use super::table::{TableProjection, TableRow, copy_many};
 use crate::events::customer::{CUSTOMER, CustomerEvent};
 use crate::events::log::read::{LastEvent, ReadError};
 use crate::events::log::{StoredEvent, read};
@@ -140,7 +140,16 @@ impl TableProjection for Customers {
 
     async fn apply_page(db: &mut Connection, page: &[StoredEvent]) -> Result<(), ProjectionError> {
         let changes = fold(page)?;
-        upsert(db, &changes).await?;
+        let rows = |are_new: bool| {
+            let changes = changes.iter().filter(move |(_, change)| change.is_new() == are_new);
+            changes.filter_map(|(id, change)| change.clone().into_row(*id))
+        };
+        let mut written: Vec<Row> = rows(true).collect();
+        if copy_many(db, &written).await? {
+            written.clear();
+        }
+        written.extend(rows(false));
+        upsert(db, &written).await?;
         delete(db, &changes).await
     }
 }
@@ -157,6 +166,10 @@ struct Change {
 }
 
 impl Change {
+    fn is_new(&self) -> bool {
+        self.created_at.is_some()
+    }
+
     fn into_row(self, id: i64) -> Option<Row> {
         let (name, dob) = self.present?;
         Some(Row {
@@ -189,13 +202,8 @@ fn fold(page: &[StoredEvent]) -> Result<BTreeMap<i64, Change>, ProjectionError> 
     Ok(changes)
 }
 
-/// Writes the customers that are present. A row that exists keeps its `created_at`.
-async fn upsert(
-    db: &mut Connection,
-    changes: &BTreeMap<i64, Change>,
-) -> Result<(), ProjectionError> {
-    let rows: Vec<Row> =
-        changes.iter().filter_map(|(id, change)| change.clone().into_row(*id)).collect();
+/// Writes rows. One that exists keeps its `created_at`.
+async fn upsert(db: &mut Connection, rows: &[Row]) -> Result<(), ProjectionError> {
     if rows.is_empty() {
         return Ok(());
     }

@@ -445,5 +445,16 @@ async fn row_security_on_the_read_tables_leaves_the_service_its_rows() {
             customers::projections::rebuild::rebuild(customers, &service.pools.rebuild).await;
         rebuilt.unwrap();
     }
+    // So many at once that they are written by COPY where there are no policies.
+    let lines: String = (0..700).map(|n| format!("Person {n},1990-12-10\n")).collect();
+    let import = service.post("/customers/import").header("content-type", "text/csv");
+    let imported = send(import.login(&editor).body(format!("name,dob\n{lines}"))).await;
+    assert_eq!(imported.status, 200, "{imported:?}");
+    service.caught_up().await;
+    for projection in customers::projections::ALL {
+        let verified =
+            customers::projections::verify::verify(projection, &service.pools.long).await.unwrap();
+        assert_eq!((verified.difference, verified.parked.len()), (None, 0));
+    }
     service.stop().await;
 }

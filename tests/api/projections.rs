@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use serde_json::json;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
-use crate::harness::{Service, With as _, send};
+use crate::harness::{Login, Service, With as _, send};
 
 /// A generated command for the customer with this index, if it exists.
 #[derive(Debug, Clone)]
@@ -145,6 +145,57 @@ fn a_rebuild_gives_what_following_gave_and_what_the_log_says() {
         })?;
     });
     runtime.block_on(service.stop());
+}
+
+/// Imports so many customers.
+async fn import(service: &Service, admin: &Login, lines: usize) {
+    let lines: String =
+        (0..lines).map(|n| format!("Person {n},1990-01-{:02}\n", 1 + n % 28)).collect();
+    let import = service.post("/customers/import").header("content-type", "text/csv");
+    let imported = send(import.login(admin).body(format!("name,dob\n{lines}"))).await;
+    assert_eq!(imported.status, 200, "{imported:?}");
+    service.caught_up().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_of_many_new_customers_gives_what_pages_of_few_give() {
+    let service = Service::start().await;
+    let admin = service.log_in_as(Role::Admin).await;
+    let bus = Bus::new(service.pools.appender.clone(), service.pools.short.clone());
+    let steps = [Step::Create(1), Step::Create(2), Step::Update(0, 3), Step::Delete(1)];
+    execute(&bus, &steps).await;
+    import(&service, &admin, 700).await;
+    execute(&bus, &[&steps[..], &[Step::Update(0, 5), Step::Create(6)]].concat()).await;
+    import(&service, &admin, 250).await;
+    service.caught_up().await;
+    let pool = &service.pools.long;
+    let live = (rows(pool).await, history(pool).await);
+    assert_eq!(live.0.len(), 953);
+    for sizes in [&[1][..], &[199, 3], &[200, 201, 400], &[2_000]] {
+        assert_eq!(by_pages(pool, sizes).await, live, "{sizes:?}");
+    }
+    for projection in ALL {
+        assert_eq!(verify(projection, pool).await.unwrap().difference, None);
+    }
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_the_service_has_not_written_is_overwritten_in_a_page_of_many() {
+    let service = Service::start().await;
+    let foreign = "insert into customers (id, name, dob, version, created_at, updated_at)
+                   select 150, 'Mallory', date '1990-01-01', 7, now(), now()";
+    let mut owner = PgConnection::connect(service.database_url()).await.unwrap();
+    owner.execute(foreign).await.unwrap();
+    let admin = service.log_in_as(Role::Admin).await;
+    import(&service, &admin, 700).await;
+    let row: (String, i64) = sqlx::query_as("select name, version from customers where id = 150")
+        .fetch_one(&service.pools.long)
+        .await
+        .unwrap();
+    assert_eq!(row, ("Person 149".to_owned(), 1));
+    assert_eq!(verify(ALL[0], &service.pools.long).await.unwrap().parked.len(), 0);
+    service.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,7 +12,7 @@ use crate::events::values::CustomerId;
 use crate::postgres::Connection;
 use crate::postgres::copy::CopyEncoder;
 use crate::projections::projection::ProjectionError;
-use crate::projections::table::{TableProjection, TableRow};
+use crate::projections::table::{TableProjection, TableRow, copy_many};
 
 /// Keeps the table `customer_history`.
 pub struct CustomerHistory;
@@ -75,7 +75,13 @@ impl TableProjection for CustomerHistory {
     async fn apply_page(db: &mut Connection, page: &[StoredEvent]) -> Result<(), ProjectionError> {
         let entries = fold(page)?;
         end_previous_states(db, &entries).await?;
-        insert(db, &entries).await
+        let (mut written, later): (Vec<_>, Vec<_>) =
+            entries.into_iter().partition(|entry| entry.version == 1);
+        if copy_many(db, &written).await? {
+            written.clear();
+        }
+        written.extend(later);
+        insert(db, &written).await
     }
 }
 
