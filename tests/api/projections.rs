@@ -149,10 +149,10 @@ fn a_rebuild_gives_what_following_gave_and_what_the_log_says() {
 
 /// Imports so many customers.
 async fn import(service: &Service, admin: &Login, lines: usize) {
-    let lines: String =
+    let lines: Vec<String> =
         (0..lines).map(|n| format!("Person {n},1990-01-{:02}\n", 1 + n % 28)).collect();
     let import = service.post("/customers/import").header("content-type", "text/csv");
-    let imported = send(import.login(admin).body(format!("name,dob\n{lines}"))).await;
+    let imported = send(import.login(admin).body(format!("name,dob\n{}", lines.concat()))).await;
     assert_eq!(imported.status, 200, "{imported:?}");
     service.caught_up().await;
 }
