@@ -1,8 +1,6 @@
 //! Cross-origin resource sharing: the origins whose pages may call the API. None by default. A request of any
 //! other origin is answered as if it had none, without a header for its page.
 
-use std::sync::Arc;
-
 use axum::extract::Request;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -26,8 +24,7 @@ const EXPOSED_HEADERS: HeaderValue = HeaderValue::from_static(
 );
 
 /// The origins whose pages may call the API.
-#[derive(Clone)]
-pub(super) struct Origins(Arc<[HeaderValue]>);
+pub(super) struct Origins(Vec<HeaderValue>);
 
 impl Origins {
     /// Of origins that `config` has validated.

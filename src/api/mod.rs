@@ -179,12 +179,11 @@ pub fn routes() -> Vec<Route> {
     ]
 }
 
-/// The API as a service. Clones share its state.
-#[derive(Clone)]
+/// The API as a service.
 pub struct Service {
     api: Api,
     origins: Origins,
-    table: Arc<Table>,
+    table: Table,
 }
 
 impl Service {
@@ -195,18 +194,17 @@ impl Service {
             let method = Method::from_bytes(route.method.as_bytes()).expect("a method");
             (method, route.path, Frame::new(&route, &api, rate_limit))
         });
-        let table = Arc::new(Table::new(rows, &api.public_path));
+        let table = Table::new(rows, &api.public_path);
         Self { api, origins: Origins::new(origins), table }
     }
 
     /// The answer to a request of this peer.
-    pub async fn answer(self, peer: IpAddr, request: Request) -> Response {
-        let Self { api, origins, table } = self;
+    pub async fn answer(self: Arc<Self>, peer: IpAddr, request: Request) -> Response {
         let routed = async |request| match host::refuse(&request) {
             Some(refused) => refused.into_response(),
-            None => table.answer(request).await,
+            None => self.table.answer(request).await,
         };
-        let answered = |request| origins.answer(request, routed);
-        request::envelope(&api, peer, request, answered).await
+        let answered = |request| self.origins.answer(request, routed);
+        request::envelope(&self.api, peer, request, answered).await
     }
 }

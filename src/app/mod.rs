@@ -70,7 +70,7 @@ const PURGE_EVERY: Duration = Duration::from_mins(1);
 /// One process of the service.
 pub struct App {
     listener: TcpListener,
-    service: api::Service,
+    service: Arc<api::Service>,
     bus: Bus,
     auth: Auth,
     projector: Projector,
@@ -172,7 +172,7 @@ impl App {
         });
         api.watch_replica();
         let rate_limit = RateLimit::new(config.rate_limit, &tasks);
-        let service = api::Service::new(api, rate_limit.as_ref(), &config.cors_origins);
+        let service = Arc::new(api::Service::new(api, rate_limit.as_ref(), &config.cors_origins));
         Ok(Self { listener, service, bus, auth, projector, history, pools, shutdown, tasks })
     }
 
@@ -211,7 +211,8 @@ impl App {
         let close = CancellationToken::new();
         let port = Port::new(self.listener, close.clone());
         let service = self.service;
-        let answer = move |peer: SocketAddr, request| service.clone().answer(peer.ip(), request);
+        let answer =
+            move |peer: SocketAddr, request| Arc::clone(&service).answer(peer.ip(), request);
         let serve = serve::serve(port, answer, self.shutdown.stopping.clone());
         let deadline = async {
             stop.cancelled().await;
