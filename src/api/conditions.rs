@@ -5,12 +5,12 @@
 use std::convert::Infallible;
 
 use axum::body::{Body, Bytes};
-use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
 
 use super::error::{ApiError, FieldError};
+use super::request::BoxRequest;
 use crate::commands::IfMatch;
 
 /// The conditions that a change must not ignore.
@@ -176,7 +176,7 @@ fn not_modified(response: Response) -> Response {
 }
 
 /// Compares the conditions of a request with the response to a read, if it has succeeded.
-pub(super) async fn of_read<F>(request: Request, read: impl FnOnce(Request) -> F) -> Response
+pub(super) async fn of_read<F>(request: BoxRequest, read: impl FnOnce(BoxRequest) -> F) -> Response
 where
     F: Future<Output = Response>,
 {

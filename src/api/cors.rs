@@ -5,6 +5,8 @@ use axum::extract::Request;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
+use super::request::BoxRequest;
+
 /// How long a browser may cache the answer to a preflight request, in seconds.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 
@@ -35,8 +37,8 @@ impl Origins {
     /// The answer to a request, for the page that sent it.
     pub(super) async fn answer<F>(
         &self,
-        request: Request,
-        answer: impl FnOnce(Request) -> F,
+        request: BoxRequest,
+        answer: impl FnOnce(BoxRequest) -> F,
     ) -> Response
     where
         F: Future<Output = Response>,

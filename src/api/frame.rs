@@ -3,7 +3,6 @@
 
 use std::sync::{Arc, OnceLock};
 
-use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use metrics::Counter;
@@ -12,6 +11,7 @@ use super::conditions;
 use super::limits::{Limits, RateLimit};
 use super::pace;
 use super::read_again::read_again;
+use super::request::BoxRequest;
 use super::route::{Endpoint, Route};
 use super::state::Api;
 
@@ -53,7 +53,7 @@ impl Frame {
     }
 
     /// Answers a request of the route.
-    pub(super) async fn answer(&self, request: Request) -> Response {
+    pub(super) async fn answer(&self, request: BoxRequest) -> Response {
         let answer = match self.limits.refuse(request.headers()) {
             Some(refused) => refused.into_response(),
             None => self.limits.in_time(self.limited(request)).await,
@@ -65,7 +65,7 @@ impl Frame {
         answer
     }
 
-    async fn limited(&self, request: Request) -> Response {
+    async fn limited(&self, request: BoxRequest) -> Response {
         let handle = |request| self.handle(request);
         match &self.rate_limit {
             Some(limit) => limit.answer(request, handle).await,
@@ -73,12 +73,12 @@ impl Frame {
         }
     }
 
-    async fn handle(&self, request: Request) -> Response {
-        let endpoint = |request| (self.endpoint)(request, self.api.clone());
+    async fn handle(&self, request: BoxRequest) -> Response {
+        let endpoint = |request: BoxRequest| (self.endpoint)(*request, self.api.clone());
         if self.method != "GET" {
             return endpoint(request).await;
         }
-        let read = async |request| {
+        let read = async |request: BoxRequest| {
             if self.reads_data {
                 read_again(&self.api, self.replicated, request, endpoint).await
             } else {

@@ -5,7 +5,6 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use governor::clock::{Clock as _, DefaultClock};
@@ -17,7 +16,7 @@ use tower_governor::key_extractor::KeyExtractor;
 
 use super::body::BODY_MAX;
 use super::error::ApiError;
-use super::request::Caller;
+use super::request::{BoxRequest, Caller};
 use crate::tasks::Tasks;
 
 /// How often the counts of idle clients are dropped.
@@ -136,8 +135,8 @@ impl RateLimit {
     /// Answers, or refuses, a request, with the headers of draft-ietf-httpapi-ratelimit-headers-10.
     pub(super) async fn answer<F>(
         &self,
-        request: Request,
-        answer: impl FnOnce(Request) -> F,
+        request: BoxRequest,
+        answer: impl FnOnce(BoxRequest) -> F,
     ) -> Response
     where
         F: Future<Output = Response>,

@@ -137,6 +137,7 @@ use self::cors::Origins;
 pub use self::cursor::key as cursor_key;
 use self::frame::Frame;
 use self::limits::RateLimit;
+use self::request::BoxRequest;
 pub use self::route::Route;
 use self::route::row;
 pub use self::state::{Api, ApiState};
@@ -200,11 +201,11 @@ impl Service {
 
     /// The answer to a request of this peer.
     pub async fn answer(self: Arc<Self>, peer: IpAddr, request: Request) -> Response {
-        let routed = async |request| match host::refuse(&request) {
+        let routed = async |request: BoxRequest| match host::refuse(&request) {
             Some(refused) => refused.into_response(),
             None => self.table.answer(request).await,
         };
         let answered = |request| self.origins.answer(request, routed);
-        request::envelope(&self.api, peer, request, answered).await
+        request::envelope(&self.api, peer, Box::new(request), answered).await
     }
 }

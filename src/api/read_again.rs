@@ -11,6 +11,7 @@ use axum::response::Response;
 
 use super::error::Problem;
 use super::pool_choice::Source;
+use super::request::BoxRequest;
 use super::state::Api;
 use crate::auth::Principal;
 
@@ -23,8 +24,8 @@ pub(super) struct KnownPrincipal(pub(super) Arc<OnceLock<Principal>>);
 pub(super) async fn read_again<F>(
     api: &Api,
     replicated: bool,
-    request: Request,
-    endpoint: impl Fn(Request) -> F,
+    request: BoxRequest,
+    endpoint: impl Fn(BoxRequest) -> F,
 ) -> Response
 where
     F: Future<Output = Response>,
@@ -34,7 +35,7 @@ where
     let principal = KnownPrincipal::default();
     parts.extensions.insert(principal.clone());
     let read = |source: Source| {
-        let mut request = Request::from_parts(parts.clone(), Body::empty());
+        let mut request = Box::new(Request::from_parts(parts.clone(), Body::empty()));
         request.extensions_mut().insert(source);
         endpoint(request)
     };

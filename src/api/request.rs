@@ -32,6 +32,10 @@ const REQUEST_ID_MAX: usize = 64;
 /// The number of bytes that are kept of a user agent.
 const USER_AGENT_MAX: usize = 256;
 
+/// A request on its way to its handler. Each step on that way is a future that keeps what it is given: all of them
+/// together would have copied a request 26 times.
+pub(super) type BoxRequest = Box<Request>;
+
 /// The caller of a request, before authentication. Clones share what the headers say.
 #[derive(Debug, Clone)]
 pub struct Caller {
@@ -85,8 +89,8 @@ impl Caller {
 pub(super) async fn envelope<F>(
     api: &Api,
     peer: IpAddr,
-    mut request: Request,
-    answer: impl FnOnce(Request) -> F,
+    mut request: BoxRequest,
+    answer: impl FnOnce(BoxRequest) -> F,
 ) -> Response
 where
     F: Future<Output = Response>,

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 
 use axum::body::{Body, HttpBody as _};
-use axum::extract::Request;
 use axum::http::{HeaderValue, Method, header};
 use axum::response::{IntoResponse as _, Response};
 use percent_encoding::percent_decode_str;
@@ -11,6 +10,7 @@ use percent_encoding::percent_decode_str;
 use super::error::ApiError;
 use super::frame::Frame;
 use super::query::PathName;
+use super::request::BoxRequest;
 
 /// The frames of a path, by their methods.
 #[derive(Default)]
@@ -63,7 +63,7 @@ impl Table {
         Self { paths: router, public_path: public_path.to_owned() }
     }
 
-    pub(super) async fn answer(&self, mut request: Request) -> Response {
+    pub(super) async fn answer(&self, mut request: BoxRequest) -> Response {
         let Some((methods, name)) = self.find(request.uri().path()) else {
             return ApiError::NoRoute.into_response();
         };
