@@ -4,9 +4,8 @@
 # one, so the tests' stage comes last.
 
 FROM rust:1.95-slim-bookworm AS toolchain
+# The allocator is built with make.
 RUN apt-get update && apt-get install --yes --no-install-recommends make && rm -rf /var/lib/apt/lists/*
-# A kernel for ARM may have pages of 64 KiB, on which an allocator that is built for smaller ones does not start.
-RUN [ "$(uname -m)" != aarch64 ] || printf '[env]\nJEMALLOC_SYS_WITH_LG_PAGE = "16"\n' >>"$CARGO_HOME/config.toml"
 WORKDIR /src
 ENV SQLX_OFFLINE=true
 
@@ -14,6 +13,7 @@ ENV SQLX_OFFLINE=true
 FROM toolchain AS builder
 ENV CARGO_PROFILE_RELEASE_DEBUG=false CARGO_PROFILE_RELEASE_STRIP=symbols
 COPY Cargo.toml Cargo.lock ./
+COPY .cargo .cargo
 COPY benches benches
 RUN mkdir src && echo 'fn main() {}' >src/main.rs && touch src/lib.rs \
     && cargo build --release --locked --no-default-features

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-// A request is worked on by several threads, and that of glibc locks when one frees what another has allocated.
+// Several threads work on a request, and glibc's allocator locks when one frees what another has allocated.
 #[cfg(target_os = "linux")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

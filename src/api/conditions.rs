@@ -170,7 +170,8 @@ fn not_modified(response: Response) -> Response {
     head.status = StatusCode::NOT_MODIFIED;
     head.headers.remove(header::CONTENT_TYPE);
     head.headers.remove(header::CONTENT_LENGTH);
-    // Of a length that is not told: axum would add a `Content-Length` of 0, which is not that of the version.
+    // Of a length that is not told: the answer to HEAD would get a `Content-Length` of 0, which is not that of the
+    // version.
     let nothing = stream::empty::<Result<Bytes, Infallible>>();
     Response::from_parts(head, Body::from_stream(nothing))
 }

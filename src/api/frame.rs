@@ -74,15 +74,15 @@ impl Frame {
     }
 
     async fn handle(&self, request: BoxRequest) -> Response {
-        let endpoint = |request: BoxRequest| (self.endpoint)(*request, self.api.clone());
+        let endpoint = |request| (self.endpoint)(request, self.api.clone());
         if self.method != "GET" {
-            return endpoint(request).await;
+            return endpoint(*request).await;
         }
         let read = async |request: BoxRequest| {
             if self.reads_data {
                 read_again(&self.api, self.replicated, request, endpoint).await
             } else {
-                endpoint(request).await
+                endpoint(*request).await
             }
         };
         conditions::of_read(request, read).await

@@ -10,7 +10,7 @@ pub mod request;
 mod route;
 
 /// The table of routes as a router.
-mod table;
+mod router;
 
 /// What surrounds each handler.
 mod frame;
@@ -140,8 +140,8 @@ use self::limits::RateLimit;
 use self::request::BoxRequest;
 pub use self::route::Route;
 use self::route::row;
+use self::router::Router;
 pub use self::state::{Api, ApiState};
-use self::table::Table;
 use crate::events::values::Role;
 
 /// The table of routes, with role and limits. A test over all rows checks that each handler requires the
@@ -184,7 +184,7 @@ pub fn routes() -> Vec<Route> {
 pub struct Service {
     api: Api,
     origins: Origins,
-    table: Table,
+    router: Router,
 }
 
 impl Service {
@@ -195,15 +195,15 @@ impl Service {
             let method = Method::from_bytes(route.method.as_bytes()).expect("a method");
             (method, route.path, Frame::new(&route, &api, rate_limit))
         });
-        let table = Table::new(rows, &api.public_path);
-        Self { api, origins: Origins::new(origins), table }
+        let router = Router::new(rows, &api.public_path);
+        Self { api, origins: Origins::new(origins), router }
     }
 
     /// The answer to a request of this peer.
     pub async fn answer(self: Arc<Self>, peer: IpAddr, request: Request) -> Response {
         let routed = async |request: BoxRequest| match host::refuse(&request) {
             Some(refused) => refused.into_response(),
-            None => self.table.answer(request).await,
+            None => self.router.answer(request).await,
         };
         let answered = |request| self.origins.answer(request, routed);
         request::envelope(&self.api, peer, Box::new(request), answered).await

@@ -25,7 +25,7 @@ pub(super) async fn read_again<F>(
     api: &Api,
     replicated: bool,
     request: BoxRequest,
-    endpoint: impl Fn(BoxRequest) -> F,
+    endpoint: impl Fn(Request) -> F,
 ) -> Response
 where
     F: Future<Output = Response>,
@@ -35,7 +35,7 @@ where
     let principal = KnownPrincipal::default();
     parts.extensions.insert(principal.clone());
     let read = |source: Source| {
-        let mut request = Box::new(Request::from_parts(parts.clone(), Body::empty()));
+        let mut request = Request::from_parts(parts.clone(), Body::empty());
         request.extensions_mut().insert(source);
         endpoint(request)
     };

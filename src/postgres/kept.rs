@@ -26,27 +26,37 @@ impl KeptConnection {
         Self { pool, prepare, open: None, opened_at: Instant::now() }
     }
 
-    /// Begins a transaction with a statement, whose rows are returned, in text form. If the connection is lost, on
-    /// a fresh one.
+    /// Whether there is a connection that may be used: without one the server may have crashed, and lost what it had
+    /// not written.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.open.is_some() && self.pool.server().is_valid_since(self.opened_at)
+    }
+
+    /// Waits until the connection may not be used any more.
+    pub async fn replaced(&self) {
+        self.pool.server().replaced(self.opened_at).await;
+    }
+
+    /// Whether the error of a transaction says that the connection was lost.
+    #[must_use]
+    pub fn has_lost(&self, error: &sqlx::Error) -> bool {
+        self.pool.server().report(error)
+    }
+
+    /// Begins a transaction with a statement, whose rows are returned, in text form.
     pub async fn begin(
         &mut self,
         statement: &str,
     ) -> Result<(KeptTransaction<'_>, Vec<PgRow>), sqlx::Error> {
-        let statements = format!("begin; {statement}");
-        let was_open = self.open.is_some();
-        let (connection, rows) = match self.execute(&statements).await {
-            Err(error) if self.pool.server().report(&error) && was_open => {
-                self.execute(&statements).await?
-            }
-            begun => begun?,
-        };
+        let (connection, rows) = self.execute(&format!("begin; {statement}")).await?;
         Ok((KeptTransaction { connection, kept: self }, rows))
     }
 
     /// Takes the connection out of its place: it is put back only outside of a transaction.
     async fn execute(&mut self, statements: &str) -> Result<(Connection, Vec<PgRow>), sqlx::Error> {
-        let is_valid = self.pool.server().is_valid_since(self.opened_at);
-        let mut connection = if let Some(open) = self.open.take().filter(|_| is_valid) {
+        let is_open = self.is_open();
+        let mut connection = if let Some(open) = self.open.take().filter(|_| is_open) {
             open
         } else {
             // Not after: the server may be replaced meanwhile.

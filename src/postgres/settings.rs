@@ -22,7 +22,8 @@ const PINNED: [(&str, &str); 10] = [
     ("idle_session_timeout", "0"),
     ("transaction_timeout", "0"),
     ("array_nulls", "on"),
-    // The statements are short. By a wrong estimate PostgreSQL would compile one for longer than it runs.
+    // By a wrong estimate a short statement was compiled for far longer than it runs; what runs for long here (lists,
+    // COPY, indexes) waits for rows and computes little.
     ("jit", "off"),
 ];
 

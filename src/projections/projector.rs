@@ -87,14 +87,17 @@ async fn follow(
     appends: &mut Subscription,
     board: &ProgressBoard,
 ) {
-    // After a panic the position is unknown.
-    board.show(Progress::default());
     let mut mode = PageMode::Whole;
     let mut connection = KeptConnection::new(pool.clone(), prepare(projection, PAGE));
     loop {
         appends.mark_seen();
         // Requests that have begun to wait so far are served by the next page.
         let _ = board.demanded().now_or_never();
+        let was_open = connection.is_open();
+        if !was_open {
+            // The position is unknown until the database answers: a crash may have lost commits.
+            board.show(Progress::default());
+        }
         match apply_next_page(projection, &mut connection, mode).await {
             Ok(applied) => {
                 mode = PageMode::Whole;
@@ -110,6 +113,7 @@ async fn follow(
                         tokio::select! {
                             () = appends.wait(POLL) => pace(board).await,
                             () = board.demanded() => {}
+                            () = connection.replaced() => {}
                         }
                     }
                 }
@@ -121,12 +125,13 @@ async fn follow(
                 );
                 mode = PageMode::Isolate;
             }
+            // The next attempt is on a fresh connection.
+            Err(ProjectionError::Database(error)) if was_open && connection.has_lost(&error) => {}
             Err(error) => {
                 tracing::error!(
                     projection = projection.name(), %error,
                     "projector: page failed, retrying"
                 );
-                // The position is unknown until the database answers: a crash may have lost commits.
                 board.show(Progress::default());
                 tokio::time::sleep(FAILURE_PAUSE).await;
             }

@@ -181,3 +181,38 @@ async fn an_import_of_an_ended_session_frees_its_place_whether_its_client_reads_
     drop(held);
     service.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_answer_to_head_has_the_headers_of_the_one_to_get_and_no_body() {
+    let service = Service::start().await;
+    let editor = service.log_in_as(Role::Editor).await;
+    let created = service.post("/customers").login(&editor);
+    let ada = serde_json::json!({"name": "Ada", "dob": "1990-12-10"});
+    assert_eq!(send(created.json(&ada)).await.status, 201);
+    let client = Client::new(&service, 65_535).await;
+    let nobody = Login { token: "none".to_owned(), ..editor.clone() };
+    let cases = [
+        ("/livez", &editor, 200),
+        ("/customers/1", &editor, 200),
+        ("/customers", &editor, 200),
+        ("/customers/77", &editor, 404),
+        ("/nowhere", &editor, 404),
+        ("/login", &editor, 405),
+        ("/customers/1", &nobody, 401),
+        ("/customers?numbers=x", &editor, 400),
+    ];
+    for (path, login, status) in cases {
+        let get = service.request(Method::GET, path).login(login).send().await.unwrap();
+        assert_eq!(get.status(), status, "{path}");
+        let length = get.headers().get(header::CONTENT_LENGTH).cloned();
+        let over_http_1 = service.request(Method::HEAD, path).login(login).send().await.unwrap();
+        assert_eq!(over_http_1.status(), status, "{path}");
+        assert_eq!(over_http_1.headers().get(header::CONTENT_LENGTH), length.as_ref(), "{path}");
+        let head = client.request(Method::HEAD, path, login);
+        let mut over_http_2 = client.send(head, Bytes::new()).await;
+        assert_eq!(over_http_2.status(), status, "{path}");
+        assert_eq!(over_http_2.headers().get(header::CONTENT_LENGTH), length.as_ref(), "{path}");
+        assert!(over_http_2.body_mut().data().await.is_none(), "{path}: a body");
+    }
+    service.stop().await;
+}

@@ -92,7 +92,10 @@ async fn a_retired_key_verifies_until_its_window_ends_and_not_a_second_longer() 
     signed_by(&service, &new).await;
     let end = service.hands.clock().now() + TimeDelta::minutes(5);
     let file = service.config.keys_dir.join(format!("{old}.retired"));
-    std::fs::write(&file, end.to_rfc3339()).unwrap();
+    // Whole at once: the process may read the folder at any moment.
+    let part = service.config.keys_dir.join("part");
+    std::fs::write(&part, end.to_rfc3339()).unwrap();
+    std::fs::rename(&part, &file).unwrap();
     service.hands.forward(290);
     assert_eq!(token_alone(&service, &login).await, "200");
     service.hands.forward(20);

@@ -75,13 +75,13 @@ impl TableProjection for CustomerHistory {
     async fn apply_page(db: &mut Connection, page: &[StoredEvent]) -> Result<(), ProjectionError> {
         let entries = fold(page)?;
         end_previous_states(db, &entries).await?;
-        let (mut written, later): (Vec<_>, Vec<_>) =
+        let (mut by_statement, later): (Vec<_>, Vec<_>) =
             entries.into_iter().partition(|entry| entry.version == 1);
-        if copy_many(db, &written).await? {
-            written.clear();
+        if copy_many(db, &by_statement).await? {
+            by_statement.clear();
         }
-        written.extend(later);
-        insert(db, &written).await
+        by_statement.extend(later);
+        insert(db, &by_statement).await
     }
 }
 

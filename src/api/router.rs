@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use axum::body::{Body, HttpBody as _};
 use axum::http::{HeaderValue, Method, header};
 use axum::response::{IntoResponse as _, Response};
 use percent_encoding::percent_decode_str;
@@ -35,13 +34,13 @@ impl Methods {
 }
 
 /// The rows by path and method.
-pub(super) struct Table {
+pub(super) struct Router {
     paths: matchit::Router<Methods>,
     /// The path of the public URL. A proxy in front may remove it or leave it.
     public_path: String,
 }
 
-impl Table {
+impl Router {
     /// A row is a method, a path with at most one parameter, and its frame.
     pub(super) fn new(
         rows: impl IntoIterator<Item = (Method, &'static str, Frame)>,
@@ -75,9 +74,6 @@ impl Table {
         if let Some(name) = name {
             request.extensions_mut().insert(name);
         }
-        if request.method() == Method::HEAD {
-            return without_body(frame.answer(request).await);
-        }
         frame.answer(request).await
     }
 
@@ -91,13 +87,4 @@ impl Table {
         });
         Some((found.value, name))
     }
-}
-
-/// The answer to HEAD: the headers of the one to GET.
-fn without_body(answer: Response) -> Response {
-    let (mut head, body) = answer.into_parts();
-    if let Some(length) = body.size_hint().exact() {
-        head.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
-    }
-    Response::from_parts(head, Body::empty())
 }
