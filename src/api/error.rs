@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::problem_types::{self, ProblemType};
 use crate::events::values::{Role, ValueError};
 
 /// Why a request failed.
@@ -128,56 +129,36 @@ impl ApiError {
     }
 
     /// Maps errors to HTTP; the only place that does.
-    pub(super) fn problem(&self) -> Problem {
-        let (status, slug, title) = match self {
-            Self::Unauthenticated | Self::LoginFailed => {
-                (StatusCode::UNAUTHORIZED, "unauthenticated", "Unauthenticated")
-            }
-            Self::TokenReplay | Self::CookieRefused(_) => {
-                (StatusCode::UNAUTHORIZED, "token-replay", "Token replay")
-            }
-            Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden", "Forbidden"),
-            Self::NoRoute | Self::NoCustomer | Self::NoSession => {
-                (StatusCode::NOT_FOUND, "not-found", "Not found")
-            }
-            Self::MethodNotAllowed => {
-                (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")
-            }
-            Self::Malformed(_) => (StatusCode::BAD_REQUEST, "malformed", "Malformed request"),
-            Self::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "Invalid values"),
+    fn problem_type(&self) -> &'static ProblemType {
+        match self {
+            Self::Unauthenticated | Self::LoginFailed => &problem_types::UNAUTHENTICATED,
+            Self::TokenReplay | Self::CookieRefused(_) => &problem_types::TOKEN_REPLAY,
+            Self::Forbidden(_) => &problem_types::FORBIDDEN,
+            Self::NoRoute | Self::NoCustomer | Self::NoSession => &problem_types::NOT_FOUND,
+            Self::MethodNotAllowed => &problem_types::METHOD_NOT_ALLOWED,
+            Self::Malformed(_) => &problem_types::MALFORMED,
+            Self::Invalid(_) => &problem_types::INVALID,
             Self::UnsupportedMediaType(_)
             | Self::UnsupportedCharset
             | Self::ContentCoding
-            | Self::TransferCoding => (
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported-media-type",
-                "Unsupported media type",
-            ),
-            Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Body too large"),
-            Self::VersionMismatch { .. } | Self::NoVersion => {
-                (StatusCode::PRECONDITION_FAILED, "version-mismatch", "Version mismatch")
-            }
-            Self::Obstructed(_) => (StatusCode::CONFLICT, "obstructed", "Rebuild obstructed"),
-            Self::IdempotencyMismatch => {
-                (StatusCode::UNPROCESSABLE_ENTITY, "idempotency-mismatch", "Idempotency key reused")
-            }
-            Self::LogRestarted(_) => (StatusCode::CONFLICT, "log-restarted", "Log restarted"),
-            Self::RateLimited { .. } | Self::TooManyAtOnce { .. } => {
-                (StatusCode::TOO_MANY_REQUESTS, "rate-limited", "Too many requests")
-            }
-            Self::Overloaded | Self::SpoolFull => {
-                (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded")
-            }
+            | Self::TransferCoding => &problem_types::UNSUPPORTED_MEDIA_TYPE,
+            Self::TooLarge(_) => &problem_types::TOO_LARGE,
+            Self::VersionMismatch { .. } | Self::NoVersion => &problem_types::VERSION_MISMATCH,
+            Self::Obstructed(_) => &problem_types::OBSTRUCTED,
+            Self::IdempotencyMismatch => &problem_types::IDEMPOTENCY_MISMATCH,
+            Self::LogRestarted(_) => &problem_types::LOG_RESTARTED,
+            Self::RateLimited { .. } | Self::TooManyAtOnce { .. } => &problem_types::RATE_LIMITED,
+            Self::Overloaded | Self::SpoolFull => &problem_types::OVERLOADED,
             Self::Unavailable(_)
             | Self::DatabaseUnavailable(_)
             | Self::ConnectionLost(_)
-            | Self::PositionNotShown => {
-                (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Service unavailable")
-            }
-            Self::Internal(_) | Self::StatementRefused(_) => {
-                (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error")
-            }
-        };
+            | Self::PositionNotShown => &problem_types::UNAVAILABLE,
+            Self::Internal(_) | Self::StatementRefused(_) => &problem_types::INTERNAL,
+        }
+    }
+
+    /// What the client is told.
+    pub(super) fn problem(&self) -> Problem {
         let errors = if let Self::Malformed(errors) | Self::Invalid(errors) = self {
             errors.clone()
         } else {
@@ -197,7 +178,8 @@ impl ApiError {
         let is_of_database = self.is_of_database();
         let log = if let Self::LogRestarted(log) = self { Some(*log) } else { None };
         let detail = self.to_string();
-        Problem { status, slug, title, detail, errors, log, cause, is_of_database, is_lost }
+        let kind = self.problem_type();
+        Problem { kind, detail, errors, log, cause, is_of_database, is_lost }
     }
 
     /// Whether this is what a database answered, or that it did not answer: another one may do better.
@@ -263,9 +245,7 @@ impl ApiError {
 /// The body of a failed request, without the request id.
 #[derive(Debug, Clone)]
 pub struct Problem {
-    pub status: StatusCode,
-    slug: &'static str,
-    title: &'static str,
+    kind: &'static ProblemType,
     detail: String,
     errors: Vec<FieldError>,
     log: Option<CurrentLog>,
@@ -278,6 +258,10 @@ pub struct Problem {
 }
 
 impl Problem {
+    pub(super) fn status(&self) -> StatusCode {
+        self.kind.status
+    }
+
     /// The body, as `application/problem+json`. Its type is an address below the path of the public URL.
     pub(super) fn body(&self, public_path: &str, request_id: &str) -> String {
         #[derive(Serialize)]
@@ -293,9 +277,9 @@ impl Problem {
             log: Option<CurrentLog>,
         }
         serde_json::to_string(&Body {
-            r#type: format!("{public_path}/problems/{}", self.slug),
-            title: self.title,
-            status: self.status.as_u16(),
+            r#type: format!("{public_path}/problems/{}", self.kind.slug),
+            title: self.kind.title,
+            status: self.kind.status.as_u16(),
             detail: &self.detail,
             request_id,
             errors: &self.errors,
@@ -308,7 +292,7 @@ impl Problem {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let problem = self.problem();
-        let mut response = problem.status.into_response();
+        let mut response = problem.kind.status.into_response();
         if let Some((name, value)) = self.header() {
             response.headers_mut().insert(name, value);
         }

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::error::{ApiError, CurrentLog};
 use super::guard::{Auditor, Authorized};
+use super::headers::{accept, quality};
 use super::query::{Params, page_limit, plain_number};
 use super::read_your_writes;
 use super::state::Api;
@@ -51,12 +52,7 @@ impl Format {
 
     /// The format that `Accept` prefers (RFC 9110, section 12.5.1); JSON when it accepts none of them.
     fn accepted(headers: &HeaderMap) -> Self {
-        let accept: Vec<&str> = headers
-            .get_all(header::ACCEPT)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .collect();
+        let accept = accept(headers);
         let mut best = (Self::Json, 0);
         for format in Self::ALL {
             let quality = quality(&accept, format.media_type());
@@ -66,28 +62,6 @@ impl Format {
         }
         best.0
     }
-}
-
-/// The quality of a media type, in thousandths: that of the most specific range that covers it.
-fn quality(accept: &[&str], media_type: &str) -> u16 {
-    let mut found = (0, 0);
-    for range in accept {
-        let mut parts = range.split(';').map(str::trim);
-        let name = parts.next().unwrap_or_default().to_ascii_lowercase();
-        let specific = match name.as_str() {
-            name if name == media_type => 3,
-            "application/*" => 2,
-            "*/*" => 1,
-            _ => continue,
-        };
-        let quality = parts.find_map(|part| part.strip_prefix("q=")?.parse::<f32>().ok());
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 1000")]
-        let quality = (quality.unwrap_or(1.0).clamp(0.0, 1.0) * 1000.0) as u16;
-        if specific > found.0 {
-            found = (specific, quality);
-        }
-    }
-    found.1
 }
 
 /// `GET /events?after=&limit=&type=&customer=&actor=&log=`

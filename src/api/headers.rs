@@ -1,6 +1,6 @@
 //! Parsers of request headers. An error names its header.
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::error::ApiError;
 
@@ -83,4 +83,38 @@ pub(super) fn prefers_async(headers: &HeaderMap) -> bool {
         // A preference may have parameters; `respond-async` defines none.
         .filter_map(|preference| preference.split(';').next())
         .any(|preference| preference.trim().eq_ignore_ascii_case("respond-async"))
+}
+
+/// The media ranges of `Accept` (RFC 9110, section 12.5.1).
+pub(super) fn accept(headers: &HeaderMap) -> Vec<&str> {
+    let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).collect()
+}
+
+/// The quality of a media type, in thousandths: that of the most specific range that covers it.
+pub(super) fn quality(accept: &[&str], media_type: &str) -> u16 {
+    let mut found = (0, 0);
+    for range in accept {
+        let mut parts = range.split(';').map(str::trim);
+        let name = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let specific = match name.as_str() {
+            name if name == media_type => 3,
+            "application/*" => 2,
+            "*/*" => 1,
+            _ => continue,
+        };
+        let quality = parts.find_map(|part| part.strip_prefix("q=")?.parse::<f32>().ok());
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 1000")]
+        let quality = (quality.unwrap_or(1.0).clamp(0.0, 1.0) * 1000.0) as u16;
+        if specific > found.0 {
+            found = (specific, quality);
+        }
+    }
+    found.1
+}
+
+/// Whether a page is wanted, as by a browser, and not JSON.
+pub(super) fn prefers_html(headers: &HeaderMap) -> bool {
+    let accept = accept(headers);
+    quality(&accept, "text/html") > quality(&accept, "application/json")
 }

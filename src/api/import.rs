@@ -215,7 +215,7 @@ impl Import {
             let Prepared { lines, request, _slot, _share } =
                 prepared.await.inspect_err(|error| {
                     let problem = error.problem();
-                    if problem.status.is_server_error() {
+                    if problem.status().is_server_error() {
                         tracing::error!(request_id, cause = problem.cause, "import: not begun");
                     }
                 })?;
@@ -227,7 +227,7 @@ impl Import {
                     error => error.into(),
                 };
                 // What the client has caused is told to the client.
-                if error.problem().status.is_server_error() {
+                if error.problem().status().is_server_error() {
                     tracing::error!(request_id, error = cause, "import: stopped");
                 } else {
                     tracing::info!(request_id, error = cause, "import: stopped");

@@ -45,6 +45,9 @@ mod forwarded;
 /// Conditional requests.
 mod conditions;
 
+/// The types of problem details, and what to do about each.
+pub mod problem_types;
+
 /// Errors as problem details.
 pub mod error;
 
@@ -126,6 +129,12 @@ pub mod waiting;
 /// Liveness, readiness, metrics, public keys.
 mod ops;
 
+/// The OpenAPI document and its page; the types of errors.
+mod documentation;
+
+/// The OpenAPI document, made from the table of routes.
+mod openapi;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -148,36 +157,51 @@ use crate::events::values::Role;
 /// role of its row.
 #[must_use]
 pub fn routes() -> Vec<Route> {
+    use openapi as doc;
+
     use Role::{Admin, Auditor, Editor, Viewer};
     let limited = |limits, route| Route { limits, ..route };
     let replicated = |route| Route { replicated: true, ..route };
-    vec![
-        row("POST", "/login", None, sessions::login),
-        row("DELETE", "/logout", Some(Viewer), sessions::logout),
-        row("GET", "/session_cookie_experiment", Some(Viewer), sessions::experiment),
-        row("GET", "/sessions", Some(Viewer), sessions::list),
-        row("DELETE", "/sessions", Some(Viewer), sessions::end_all),
-        row("DELETE", "/sessions/{sid}", Some(Viewer), sessions::end_one),
-        row("POST", "/password", Some(Viewer), sessions::change_password),
-        replicated(row("GET", "/customers", Some(Viewer), list::list)),
-        row("POST", "/customers", Some(Editor), customers::create),
-        row("POST", "/customers/create", Some(Editor), customers::legacy_create),
-        limited(import::LIMITS, row("POST", "/customers/import", Some(Editor), import::import)),
-        row("POST", "/customers/update", Some(Editor), customers::legacy_update),
-        row("DELETE", "/customers/delete", Some(Editor), customers::legacy_delete),
-        replicated(row("GET", "/customers/{id}", Some(Viewer), customers::show)),
-        row("PUT", "/customers/{id}", Some(Editor), customers::update),
-        row("DELETE", "/customers/{id}", Some(Editor), customers::delete),
-        replicated(row("GET", "/customers/{id}/history", Some(Auditor), history::show)),
-        row("GET", "/events", Some(Auditor), events::feed),
-        row("GET", "/events/stream", Some(Auditor), stream::stream),
-        row("GET", "/projections", Some(Admin), projections::list),
-        row("POST", "/projections/{name}/rebuild", Some(Admin), projections::rebuild),
-        row("GET", "/livez", None, ops::livez),
-        row("GET", "/readyz", None, ops::readyz),
-        row("GET", "/metrics", None, ops::metrics),
-        row("GET", "/.well-known/jwks.json", None, ops::jwks),
-    ]
+    #[rustfmt::skip]
+    let rows = vec![
+        row("POST", "/login", None, sessions::login, doc::log_in),
+        row("DELETE", "/logout", Some(Viewer), sessions::logout, doc::log_out),
+        row("GET", "/session_cookie_experiment", Some(Viewer), sessions::experiment, doc::prove_binding),
+        row("GET", "/sessions", Some(Viewer), sessions::list, doc::list_sessions),
+        row("DELETE", "/sessions", Some(Viewer), sessions::end_all, doc::end_sessions),
+        row("DELETE", "/sessions/{sid}", Some(Viewer), sessions::end_one, doc::end_session),
+        row("POST", "/password", Some(Viewer), sessions::change_password, doc::change_password),
+        replicated(row("GET", "/customers", Some(Viewer), list::list, doc::list_customers)),
+        row("POST", "/customers", Some(Editor), customers::create, doc::create_customer),
+        row("POST", "/customers/create", Some(Editor), customers::legacy_create, doc::legacy_create_customer),
+        limited(import::LIMITS, row("POST", "/customers/import", Some(Editor), import::import, doc::import_customers)),
+        row("POST", "/customers/update", Some(Editor), customers::legacy_update, doc::legacy_update_customer),
+        row("DELETE", "/customers/delete", Some(Editor), customers::legacy_delete, doc::legacy_delete_customer),
+        replicated(row("GET", "/customers/{id}", Some(Viewer), customers::show, doc::get_customer)),
+        row("PUT", "/customers/{id}", Some(Editor), customers::update, doc::update_customer),
+        row("DELETE", "/customers/{id}", Some(Editor), customers::delete, doc::delete_customer),
+        replicated(row("GET", "/customers/{id}/history", Some(Auditor), history::show, doc::get_history)),
+        row("GET", "/events", Some(Auditor), events::feed, doc::list_events),
+        row("GET", "/events/stream", Some(Auditor), stream::stream, doc::stream_events),
+        row("GET", "/projections", Some(Admin), projections::list, doc::list_projections),
+        row("POST", "/projections/{name}/rebuild", Some(Admin), projections::rebuild, doc::rebuild_projection),
+        row("GET", "/livez", None, ops::livez, doc::get_liveness),
+        row("GET", "/readyz", None, ops::readyz, doc::get_readiness),
+        row("GET", "/metrics", None, ops::metrics, doc::get_metrics),
+        row("GET", "/.well-known/jwks.json", None, ops::jwks, doc::get_keys),
+        row("GET", "/openapi.json", None, documentation::openapi, doc::get_openapi),
+        row("GET", "/docs", None, documentation::docs, doc::get_docs),
+        row("GET", "/docs/{file}", None, documentation::docs_file, doc::get_docs_file),
+        row("GET", "/problems/{slug}", None, documentation::problem_type, doc::get_problem_type),
+    ];
+    rows
+}
+
+/// The OpenAPI document as JSON. `base` is the path of the public URL, and `cookie` the name of the session's cookie.
+#[must_use]
+pub fn openapi_json(base: &str, cookie: &str) -> String {
+    let document = openapi::document(&routes(), base, cookie);
+    document.to_pretty_json().expect("a document is plain JSON")
 }
 
 /// The API as a service.

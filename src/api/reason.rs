@@ -134,7 +134,7 @@ mod tests {
                             prop_assert_eq!(parse_reason(&reason), Ok(Some(reason)));
                         }
                         Ok(None) => {}
-                        Err(error) => prop_assert_eq!(error.problem().status.as_u16(), 400),
+                        Err(error) => prop_assert_eq!(error.problem().status().as_u16(), 400),
                     }
                 }
             }

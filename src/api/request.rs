@@ -148,18 +148,16 @@ pub(super) async fn early_envelope(
 }
 
 /// Sets headers for browsers and caches: no content sniffing, no subresources, no frames, no referrer, no
-/// caching unless the handler allows it, and HSTS if the service is on https.
+/// caching, unless the handler has set its own, and HSTS if the service is on https.
 fn protect(headers: &mut HeaderMap, https: bool) {
     let set = [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
         (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
     ];
     for (name, value) in set {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    if !headers.contains_key(header::CACHE_CONTROL) {
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
     if https {
         let year = HeaderValue::from_static("max-age=31536000");
@@ -168,8 +166,8 @@ fn protect(headers: &mut HeaderMap, https: bool) {
 }
 
 fn write_problem(response: &mut Response, problem: &Problem, request_id: &str, public_path: &str) {
-    if problem.status.is_server_error() {
-        let (status, cause) = (problem.status.as_u16(), problem.cause.as_deref());
+    if problem.status().is_server_error() {
+        let (status, cause) = (problem.status().as_u16(), problem.cause.as_deref());
         tracing::error!(request_id, status, cause, "request failed");
     }
     let body = problem.body(public_path, request_id);

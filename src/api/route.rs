@@ -8,6 +8,7 @@ use axum::response::Response;
 use futures_util::future::BoxFuture;
 
 use super::limits::Limits;
+use super::openapi::doc::Doc;
 use super::state::Api;
 use crate::events::values::Role;
 
@@ -24,6 +25,8 @@ pub struct Route {
     /// A replica may serve it.
     pub replicated: bool,
     pub(super) endpoint: Endpoint,
+    /// What the OpenAPI document says of it.
+    pub(super) doc: fn() -> Doc,
 }
 
 /// A row with the usual limits.
@@ -32,8 +35,9 @@ pub(super) fn row<T: 'static>(
     path: &'static str,
     role: Option<Role>,
     handler: impl Handler<T, Api>,
+    doc: fn() -> Doc,
 ) -> Route {
     let endpoint: Endpoint =
         Arc::new(move |request, api| Box::pin(handler.clone().call(request, api)));
-    Route { method, path, role, limits: Limits::default(), replicated: false, endpoint }
+    Route { method, path, role, limits: Limits::default(), replicated: false, endpoint, doc }
 }

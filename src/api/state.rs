@@ -64,6 +64,8 @@ pub struct ApiState {
     pub https: bool,
     /// The path of the public URL, without a slash at its end; empty at the root of a host.
     pub public_path: String,
+    /// The OpenAPI document.
+    pub openapi: Bytes,
     /// The URL of the feed: the source of its CloudEvents.
     pub feed_url: String,
     pub tail: Tail,

@@ -132,9 +132,8 @@ impl App {
         };
         let (projector, history) = (follow(&Customers), follow(&CustomerHistory));
         let served = [Customers.name(), CustomerHistory.name()];
-        for other in projections::ALL.into_iter().filter(|other| !served.contains(&other.name())) {
-            let _ = follow(other);
-        }
+        let others = projections::ALL.into_iter().filter(|other| !served.contains(&other.name()));
+        others.for_each(|other| drop(follow(other)));
         let frame = api::stream::frame;
         let tail = Tail::start(pools.short.clone(), appends.clone(), frame, &tasks);
         let shutdown = Shutdown { drain_delay: config.drain_delay, ..Shutdown::default() };
@@ -154,6 +153,7 @@ impl App {
             trusted_proxies: config.trusted_proxies.clone(),
             https: config.is_https(),
             public_path: config.public_path().to_owned(),
+            openapi: api::openapi_json(config.public_path(), auth.cookies().shared_name()).into(),
             feed_url: format!("{}/events", config.public_url()),
             tail,
             cursor_key: api::cursor_key(&cursor_key),

@@ -86,6 +86,12 @@ impl SessionCookies {
         &self.name
     }
 
+    /// The name that installations of one host share.
+    #[must_use]
+    pub fn shared_name(&self) -> &'static str {
+        self.shared_name
+    }
+
     /// A new value: 256 random bits and their MAC, in base64url.
     #[must_use]
     pub fn value(&self) -> String {

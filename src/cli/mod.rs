@@ -130,6 +130,8 @@ enum Command {
     Redis(redis_keys::Command),
     /// List the routes and the roles that they need
     Routes(serve::RoutesArguments),
+    /// Print the OpenAPI document of the API
+    Openapi,
     /// Create customers from a file, or restore a whole log into an empty installation
     Import(import::Arguments),
     /// Write the log to standard output
@@ -226,6 +228,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Projection(command) => return projection::run(&config, command).await,
         Command::Redis(command) => redis_keys::run(&config, &command).await?,
         Command::Routes(arguments) => serve::routes(&arguments)?,
+        Command::Openapi => serve::openapi()?,
         Command::Import(arguments) => return import::run(&config, arguments).await,
         Command::Export(arguments) => export::run(&config, &arguments).await?,
         Command::Doctor(arguments) => return doctor::run(&config, &arguments).await,

@@ -93,6 +93,14 @@ pub fn routes(arguments: &RoutesArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// `customers openapi`: the document of an installation on plain http, at the root of its host.
+pub fn openapi() -> anyhow::Result<()> {
+    for line in api::openapi_json("", "customers_session").lines() {
+        say!("{line}");
+    }
+    Ok(())
+}
+
 /// `customers health`: exit code 0 if the service is ready; for a container without curl.
 pub async fn health(config: &Config) -> anyhow::Result<ExitCode> {
     let mut address = config.listen;

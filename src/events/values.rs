@@ -18,6 +18,9 @@ pub struct CustomerId(i64);
 const ID_END: i64 = 1 << 53;
 
 impl CustomerId {
+    /// The largest.
+    pub const MAX: Self = Self(ID_END - 1);
+
     /// `None` outside 1 to 2^53 - 1.
     #[must_use]
     pub fn new(id: i64) -> Option<Self> {

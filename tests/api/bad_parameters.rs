@@ -4,6 +4,7 @@ use customers::api;
 use reqwest::{Method, RequestBuilder};
 
 use crate::bad_input::table::{Table, named};
+use crate::harness::address_of;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_customers_id_is_refused_wherever_it_stands() {
@@ -86,7 +87,7 @@ async fn what_is_not_the_parameter_asked_for_is_refused() {
 async fn no_route_passes_over_a_parameter_that_it_does_not_know() {
     let mut table = Table::start().await;
     for route in api::routes() {
-        let path = route.path.replace("{id}", "1");
+        let path = address_of(&route);
         let method: Method = route.method.parse().unwrap();
         for query in ["surprise=1", "surprise=1&other=&surprise=1"] {
             let path = format!("{path}?{query}");
@@ -129,7 +130,7 @@ async fn a_body_that_is_not_said_to_be_json_is_refused() {
     let mut table = Table::start().await;
     let ada = named("Ada");
     for route in api::routes().iter().filter(|route| matches!(route.method, "POST" | "PUT")) {
-        let path = route.path.replace("{id}", "1");
+        let path = address_of(route);
         let method: Method = route.method.parse().unwrap();
         for value in ["text/plain", "application/x-www-form-urlencoded", "text/json"] {
             let shape = |request: RequestBuilder| request.header("content-type", value);

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use customers::api;
 use customers::app::App;
 use customers::auth::account::Accounts;
 use customers::auth::fair_queue::Network;
@@ -26,6 +27,8 @@ use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio_util::sync::CancellationToken;
+
+use crate::contract;
 
 /// The password of every account that a test adds.
 pub const PASSWORD: &str = "correct horse battery";
@@ -397,7 +400,10 @@ pub struct Answer {
 /// Sends a request and reads the whole response. Checks that it has a request id, and that an error is
 /// problem details (RFC 9457).
 pub async fn send(request: RequestBuilder) -> Answer {
-    let response = request.send().await.unwrap();
+    let (client, request) = request.build_split();
+    let request = request.unwrap();
+    let (method, path) = (request.method().clone(), request.url().path().to_owned());
+    let response = client.execute(request).await.unwrap();
     let (status, headers) = (response.status(), response.headers().clone());
     let text = response.text().await.unwrap();
     let body = serde_json::from_str(&text).unwrap_or(Value::Null);
@@ -407,6 +413,7 @@ pub async fn send(request: RequestBuilder) -> Answer {
         assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{answer:?}");
         assert_eq!(answer.body["request_id"], answer.header("x-request-id").unwrap());
     }
+    contract::check(&method, &path, &answer);
     answer
 }
 
@@ -459,4 +466,11 @@ pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
         }
     };
     assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "timed out: {what}");
+}
+
+/// An address of the route: of customer 1, and of a file and a type of problems that are there.
+pub fn address_of(route: &api::Route) -> String {
+    [("{id}", "1"), ("{file}", "start.js"), ("{slug}", "not-found")]
+        .iter()
+        .fold(route.path.to_owned(), |path, (name, value)| path.replace(name, value))
 }

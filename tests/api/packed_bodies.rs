@@ -5,7 +5,7 @@ use customers::api;
 use customers::events::values::Role;
 use reqwest::Method;
 
-use crate::harness::{Answer, Service, With as _, send};
+use crate::harness::{Answer, Service, With as _, address_of, send};
 
 const PACKED: &str = "the body must have no content coding: send it as it is";
 
@@ -25,7 +25,7 @@ async fn a_packed_body_is_refused_with_what_is_accepted_instead() {
         if !takes_body {
             continue;
         }
-        let path = route.path.replace("{id}", "1");
+        let path = address_of(&route);
         let is_import = route.path == "/customers/import";
         let json = if is_import { "application/x-ndjson" } else { "application/json" };
         let method: Method = route.method.parse().unwrap();

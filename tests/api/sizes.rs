@@ -7,7 +7,7 @@ use reqwest::{Body, Method};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::harness::{Service, With as _, send};
+use crate::harness::{Service, With as _, address_of, send};
 
 const LIMIT: usize = 64 * 1024;
 
@@ -53,7 +53,7 @@ async fn a_body_of_64_kib_is_taken_and_not_a_byte_more() {
 async fn every_route_refuses_a_body_that_says_it_is_too_large_before_it_is_sent() {
     let service = Service::start().await;
     for route in api::routes() {
-        let path = route.path.replace("{id}", "1");
+        let path = address_of(&route);
         let mut stream = TcpStream::connect(service.address).await.unwrap();
         let head = format!(
             "{} {path} HTTP/1.1\r\nHost: customers.test\r\nContent-Length: {}\r\n\r\n",

@@ -1,0 +1,179 @@
+//! The documentation of customers: reads, changes, the import.
+
+use utoipa::openapi::schema::ObjectBuilder;
+
+use super::doc::{Doc, Tag};
+use super::headers::OF_CHANGES;
+use super::plain::{integer, string, time};
+use super::schemas;
+use crate::api::problem_types::{
+    FORBIDDEN, IDEMPOTENCY_MISMATCH, NOT_FOUND, OVERLOADED, ProblemType, RATE_LIMITED,
+    VERSION_MISMATCH,
+};
+use crate::events::values::CustomerId;
+
+/// The headers of the answer to a change.
+const OF_CHANGED: [&str; 4] =
+    ["event-position", "projection-pending", "preference-applied", "idempotent-replayed"];
+
+const CREATED: [&str; 6] = [
+    "location",
+    "etag",
+    "event-position",
+    "projection-pending",
+    "preference-applied",
+    "idempotent-replayed",
+];
+
+const UPDATED: [&str; 5] =
+    ["etag", "event-position", "projection-pending", "preference-applied", "idempotent-replayed"];
+
+/// The problems of a change of a customer.
+const OF_CHANGE: [&ProblemType; 3] = [&NOT_FOUND, &VERSION_MISMATCH, &IDEMPOTENCY_MISMATCH];
+
+fn id() -> ObjectBuilder {
+    integer(1, Some(CustomerId::MAX.get()))
+}
+
+pub(crate) fn list_customers() -> Doc {
+    Doc::new(
+        Tag::Customers, "list_customers",
+        "List customers",
+        "Without parameters all customers, as one consistent state of any size; with `numbers` the youngest; with \
+         `limit` or `after` a page. `as_of` shows the same as the registry stood then, and needs the role auditor.",
+    )
+    .query("numbers", "How many of the youngest; 0 gives an empty list.", integer(0, None))
+    .query("number", "Another spelling of `numbers`.", integer(0, None))
+    .query("limit", "The size of a page; 100 without it.", integer(1, Some(1000)))
+    .query("after", "The `next` of the page before.", string())
+    .query("as_of", "A time that is not in the future.", time())
+    .headers(&["min-event-position"])
+    .json::<schemas::CustomerList>(200, "The customers, the youngest first.", &["link"])
+    .problems(&[&FORBIDDEN, &OVERLOADED, &RATE_LIMITED])
+}
+
+pub(crate) fn create_customer() -> Doc {
+    Doc::new(
+        Tag::Customers, "create_customer",
+        "Create a customer",
+        "Appends `CustomerCreated`. Two customers may share a name. The answer waits until every read shows the \
+         customer.",
+    )
+    .headers(&["idempotency-key", "x-reason", "prefer"])
+    .json_body::<schemas::CustomerValues>()
+    .json::<schemas::Customer>(201, "The customer.", &CREATED)
+    .problems(&[&IDEMPOTENCY_MISMATCH])
+}
+
+pub(crate) fn legacy_create_customer() -> Doc {
+    Doc::new(
+        Tag::Customers,
+        "legacy_create_customer",
+        "Create a customer (the path of the first version)",
+        "The same as `POST /customers`, but for the status.",
+    )
+    .headers(&["idempotency-key", "x-reason", "prefer"])
+    .json_body::<schemas::CustomerValues>()
+    .json::<schemas::Customer>(200, "The customer.", &CREATED)
+    .problems(&[&IDEMPOTENCY_MISMATCH])
+}
+
+pub(crate) fn get_customer() -> Doc {
+    Doc::new(
+        Tag::Customers, "get_customer",
+        "Read a customer",
+        "The customer as it is. `version` and `as_of` show an earlier state, also of a deleted customer, and need the \
+         role auditor.",
+    )
+    .path("id", "The customer.", id())
+    .query("version", "The number of a version.", integer(0, None))
+    .query("as_of", "A time that is not in the future.", time())
+    .headers(&["min-event-position"])
+    .json::<schemas::Customer>(200, "The customer.", &["etag"])
+    .problems(&[&FORBIDDEN, &NOT_FOUND])
+}
+
+pub(crate) fn update_customer() -> Doc {
+    Doc::new(
+        Tag::Customers, "update_customer",
+        "Overwrite a customer",
+        "Appends `CustomerUpdated`. The values that the customer has already change nothing, and append no event.",
+    )
+    .path("id", "The customer.", id())
+    .headers(&OF_CHANGES)
+    .json_body::<schemas::CustomerValues>()
+    .json::<schemas::Customer>(200, "The customer.", &UPDATED)
+    .problems(&OF_CHANGE)
+}
+
+pub(crate) fn legacy_update_customer() -> Doc {
+    Doc::new(
+        Tag::Customers,
+        "legacy_update_customer",
+        "Overwrite a customer (the path of the first version)",
+        "The same as `PUT /customers/{id}`, with the id in the body.",
+    )
+    .headers(&OF_CHANGES)
+    .json_body::<schemas::CustomerUpdate>()
+    .json::<schemas::Customer>(200, "The customer.", &UPDATED)
+    .problems(&OF_CHANGE)
+}
+
+pub(crate) fn delete_customer() -> Doc {
+    Doc::new(
+        Tag::Customers,
+        "delete_customer",
+        "Delete a customer",
+        "Appends `CustomerDeleted`. The customer is in no list any more; its history stays.",
+    )
+    .path("id", "The customer.", id())
+    .headers(&OF_CHANGES)
+    .json::<schemas::DeletedCustomer>(200, "The customer is deleted.", &OF_CHANGED)
+    .problems(&OF_CHANGE)
+}
+
+pub(crate) fn legacy_delete_customer() -> Doc {
+    Doc::new(
+        Tag::Customers,
+        "legacy_delete_customer",
+        "Delete a customer (the path of the first version)",
+        "The same as `DELETE /customers/{id}`.",
+    )
+    .required_query("id", "The customer.", id())
+    .headers(&OF_CHANGES)
+    .json::<schemas::DeletedCustomer>(200, "The customer is deleted.", &OF_CHANGED)
+    .problems(&OF_CHANGE)
+}
+
+pub(crate) fn get_history() -> Doc {
+    Doc::new(
+        Tag::Customers, "get_history",
+        "Read the history of a customer",
+        "Every change: who, when, from where, why, and what it changed. Also of a deleted customer.",
+    )
+    .path("id", "The customer.", id())
+    .query("limit", "The size of a page; 100 without it.", integer(1, Some(1000)))
+    .query("after", "The `next` of the page before.", integer(0, None))
+    .headers(&["min-event-position"])
+    .json::<schemas::History>(200, "The changes, the oldest first.", &[])
+    .problems(&[&NOT_FOUND])
+}
+
+pub(crate) fn import_customers() -> Doc {
+    Doc::new(
+        Tag::Customers, "import_customers",
+        "Import customers",
+        "Creates a customer for each good line of a file, up to 1 GiB. The answer is a line of JSON for each refused \
+         line, for the progress, and at the end for the summary, or for the error that has ended the import. What \
+         was created stays.",
+    )
+    .headers(&["import-id", "x-reason"])
+    .text_body(&["text/csv", "application/x-ndjson", "application/ndjson", "application/jsonl"])
+    .contents::<schemas::ImportLine>(
+        200,
+        "Lines of JSON, each of this shape.",
+        &["application/x-ndjson"],
+        &["x-accel-buffering"],
+    )
+    .problems(&[&IDEMPOTENCY_MISMATCH, &OVERLOADED, &RATE_LIMITED])
+}

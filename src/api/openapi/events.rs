@@ -1,0 +1,60 @@
+//! The documentation of the log: the feed and the stream.
+
+use super::doc::{Doc, Tag};
+use super::plain::{integer, one_of, string};
+use super::schemas;
+use crate::api::problem_types::{LOG_RESTARTED, RATE_LIMITED};
+use crate::events::account::AccountEvent;
+use crate::events::customer::CustomerEvent;
+
+pub(crate) fn list_events() -> Doc {
+    let types = CustomerEvent::TYPES.iter().chain(AccountEvent::TYPES).copied();
+    Doc::new(
+        Tag::Events, "list_events",
+        "Read a page of the log",
+        "The events after a position, in the order of the log. A page with filters reads a bounded stretch of the log, \
+         so it may be empty although more events follow: go on with `next` until it is `head`.",
+    )
+    .query("after", "The position before the first event; 0 without it.", integer(0, None))
+    .query("limit", "The size of a page; 100 without it.", integer(1, Some(1000)))
+    .query("type", "Only events of this type.", one_of(types))
+    .query("customer", "Only events of this customer.", integer(1, None))
+    .query("actor", "Only events that this account has caused.", string())
+    .query("log", "The identity of the log that the client knows.", string())
+    .headers(&["accept", "min-event-position"])
+    .feed_page(&["event-next", "event-head", "event-log", "vary"])
+    .problems(&[&LOG_RESTARTED])
+}
+
+pub(crate) fn stream_events() -> Doc {
+    Doc::new(
+        Tag::Events, "stream_events",
+        "Follow the log",
+        "Server-Sent Events: each event of the log once, in its order, as soon as it is committed. The id of each is \
+         its position, its data that of the feed. Without a position the stream begins at the end of the log.",
+    )
+    .query("after", "The position before the first event.", integer(0, None))
+    .query("lastEventId", "The same, for clients that cannot send the header.", integer(0, None))
+    .query("log", "The identity of the log that the client knows.", string())
+    .headers(&["last-event-id"])
+    .text(
+        200,
+        "The events, until the client or the service closes the stream.",
+        "text/event-stream",
+        &["event-log", "x-accel-buffering"],
+    )
+    .problems(&[&LOG_RESTARTED, &RATE_LIMITED])
+}
+
+impl Doc {
+    /// A page of the log in its three forms.
+    fn feed_page(self, headers: &[&'static str]) -> Self {
+        self.json::<schemas::EventPage>(
+            200,
+            "The events, in the form that Accept prefers.",
+            headers,
+        )
+        .also::<schemas::Event>("application/x-ndjson")
+        .also_list::<schemas::CloudEvent>("application/cloudevents-batch+json")
+    }
+}
