@@ -22,6 +22,8 @@ pub struct Connection {
     raw: Option<Raw>,
     limit: AnswerLimit,
     is_silent: bool,
+    /// A COPY has begun and not ended. sqlx does not know that of a connection whose COPY was dropped.
+    is_copying: bool,
 }
 
 enum Raw {
@@ -40,7 +42,7 @@ impl Raw {
 
 impl Connection {
     pub(super) fn new(raw: PoolConnection<Postgres>, limit: AnswerLimit) -> Self {
-        Self { raw: Some(Raw::Pooled(raw)), limit, is_silent: false }
+        Self { raw: Some(Raw::Pooled(raw)), limit, is_silent: false, is_copying: false }
     }
 
     /// Connects, outside of all pools, as [`Server::connect`] does.
@@ -53,7 +55,7 @@ impl Connection {
         let raw = Raw::Own(server.connect(name, settings, limit).await?);
         // Not before: connecting may find another host.
         let limit = AnswerLimit::of_statements(server, statement_timeout(settings));
-        Ok(Self { raw: Some(raw), limit, is_silent: false })
+        Ok(Self { raw: Some(raw), limit, is_silent: false, is_copying: false })
     }
 
     /// Takes the connection out of its pool, which may open another one.
@@ -63,7 +65,12 @@ impl Connection {
             Some(Raw::Pooled(connection)) => Some(Raw::Own(connection.detach())),
             own => own,
         };
-        Self { raw, limit: self.limit.clone(), is_silent: self.is_silent }
+        Self {
+            raw,
+            limit: self.limit.clone(),
+            is_silent: self.is_silent,
+            is_copying: self.is_copying,
+        }
     }
 
     /// Tells PostgreSQL that the connection ends; without it PostgreSQL notices later.
@@ -83,7 +90,8 @@ impl Connection {
     /// The connection of sqlx, and the wait for what it is asked.
     pub(super) fn parts(&mut self) -> (&mut PgConnection, Wait<'_>) {
         let raw = self.raw.as_mut().expect("present until it is dropped");
-        (raw.get_mut(), Wait { limit: &self.limit, is_silent: &mut self.is_silent })
+        let (is_silent, is_copying) = (&mut self.is_silent, &mut self.is_copying);
+        (raw.get_mut(), Wait { limit: &self.limit, is_silent, is_copying })
     }
 }
 
@@ -91,9 +99,23 @@ impl Connection {
 pub(super) struct Wait<'c> {
     limit: &'c AnswerLimit,
     is_silent: &'c mut bool,
+    is_copying: &'c mut bool,
 }
 
 impl Wait<'_> {
+    /// Carries out a whole COPY, with this wait for its answers. If it is dropped before its end, the connection is
+    /// not used again.
+    pub(super) async fn copy<T>(
+        &mut self,
+        copy: impl AsyncFnOnce(&mut Self) -> Result<T, sqlx::Error>,
+    ) -> Result<T, sqlx::Error> {
+        *self.is_copying = true;
+        let copied = copy(self).await;
+        // After an error of PostgreSQL itself it has ended, too.
+        *self.is_copying = !matches!(copied, Ok(_) | Err(sqlx::Error::Database(_)));
+        copied
+    }
+
     pub(super) async fn of<T>(
         &mut self,
         answer: impl Future<Output = Result<T, sqlx::Error>>,
@@ -120,7 +142,9 @@ impl Wait<'_> {
 impl Drop for Connection {
     fn drop(&mut self) {
         match (self.raw.take(), Handle::try_current()) {
-            (Some(Raw::Pooled(mut connection)), Ok(runtime)) if !self.is_silent => {
+            (Some(Raw::Pooled(mut connection)), Ok(runtime))
+                if !self.is_silent && !self.is_copying =>
+            {
                 // sqlx waits here, for as long as it takes, for the answers of statements that were dropped, and
                 // for one to a last question. Its own `drop` does the same without a limit.
                 let returned = connection.return_to_pool();

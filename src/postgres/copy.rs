@@ -6,7 +6,7 @@ use sqlx::Postgres;
 use sqlx::encode::{Encode, IsNull};
 use sqlx::postgres::PgArgumentBuffer;
 
-use super::connection::Connection;
+use super::connection::{Connection, Wait};
 
 /// The signature, no flags, no extension.
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
@@ -82,10 +82,13 @@ pub async fn copy_in(
     rows: CopyEncoder,
 ) -> Result<(), sqlx::Error> {
     let (raw, mut wait) = db.parts();
-    let mut into = wait.of(raw.copy_in_raw(statement)).await?;
-    wait.of(into.send(rows.finish())).await?;
-    wait.of(into.finish()).await?;
-    Ok(())
+    let copy = async |wait: &mut Wait<'_>| {
+        let mut into = wait.of(raw.copy_in_raw(statement)).await?;
+        wait.of(into.send(rows.finish())).await?;
+        wait.of(into.finish()).await?;
+        Ok(())
+    };
+    wait.copy(copy).await
 }
 
 /// Calls `row` with the bytes of each row of `statement`, a `COPY ... TO STDOUT (FORMAT binary)`: the same
@@ -96,15 +99,18 @@ pub async fn copy_out(
     mut row: impl FnMut(&[u8]),
 ) -> Result<(), sqlx::Error> {
     let (raw, mut wait) = db.parts();
-    let mut messages = wait.of(raw.copy_out_raw(statement)).await?;
-    let mut decoder = CopyDecoder::default();
-    while let Some(message) = wait.next(&mut messages).await? {
-        decoder.push(&message);
-        while let Some(bytes) = decoder.next_row()? {
-            row(&bytes);
+    let copy = async |wait: &mut Wait<'_>| {
+        let mut messages = wait.of(raw.copy_out_raw(statement)).await?;
+        let mut decoder = CopyDecoder::default();
+        while let Some(message) = wait.next(&mut messages).await? {
+            decoder.push(&message);
+            while let Some(bytes) = decoder.next_row()? {
+                row(&bytes);
+            }
         }
-    }
-    if decoder.is_complete { Ok(()) } else { Err(malformed("ends without its trailer")) }
+        if decoder.is_complete { Ok(()) } else { Err(malformed("ends without its trailer")) }
+    };
+    wait.copy(copy).await
 }
 
 /// Splits the stream of a binary COPY into rows, independently of the boundaries of its messages.

@@ -13,10 +13,13 @@ use customers::dev::{Servers, StartError};
 use customers::events::log::{AppendError, Appender, read};
 use customers::events::metadata::Metadata;
 use customers::events::values::Role;
+use customers::postgres::copy::{CopyEncoder, copy_in, copy_out};
 use customers::postgres::server::Demand;
 use customers::postgres::transaction::begin;
 use customers::postgres::{Pool, Server};
 use customers::schema;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use rustix::process::{Pid, Signal, kill_process};
 use secrecy::SecretString;
 use serde_json::json;
@@ -296,4 +299,44 @@ async fn a_transaction_that_was_idle_for_too_long_costs_no_other_connection() {
     let error = idle.execute("select 1").await.unwrap_err();
     assert!(server.report(&error), "{error:?}");
     assert!(server.is_valid_since(before), "all connections are discarded after {error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_is_dropped_half_way_leaves_no_connection_in_its_middle() {
+    let url = database().await;
+    let server = Server::new(&url, Demand::Primary).unwrap();
+    let pool = Pool::new(&server, "copies", 1, PATIENCE, &[]);
+    let mut owner = PgConnection::connect(&url).await.unwrap();
+    owner.execute("create table copied (id bigint)").await.unwrap();
+    for polls in 1..40 {
+        let mut transaction = begin(&pool).await.unwrap();
+        let mut rows = CopyEncoder::default();
+        for id in 0..2_000_i64 {
+            rows.row(1);
+            rows.field(id).unwrap();
+        }
+        let into = "copy copied from stdin (format binary)";
+        let out = "copy (select n from generate_series(1, 20000) n) to stdout (format binary)";
+        let mut copy: BoxFuture<'_, _> = if polls % 2 == 0 {
+            copy_in(&mut transaction, into, rows).boxed()
+        } else {
+            copy_out(&mut transaction, out, |_| {}).boxed()
+        };
+        for _ in 0..polls {
+            if futures_util::poll!(&mut copy).is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(copy);
+        drop(transaction);
+        let mut next = begin(&pool).await.unwrap_or_else(|error| panic!("{polls} polls: {error}"));
+        let answer: i64 =
+            sqlx::query_scalar("select 41::bigint + 1").fetch_one(&mut *next).await.unwrap();
+        assert_eq!(answer, 42, "{polls} polls");
+        next.commit().await.unwrap();
+    }
+    let copied: i64 =
+        sqlx::query_scalar("select count(*) from copied").fetch_one(&mut owner).await.unwrap();
+    assert_eq!(copied, 0, "what was dropped is rolled back");
 }
