@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 
@@ -21,15 +21,15 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
                            img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
                            frame-ancestors 'none'";
 
+const HTML: &str = "text/html; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+const STYLE: &str = "text/css; charset=utf-8";
+
 /// The files of the page: name, type, text.
 const FILES: [(&str, &str, &str); 3] = [
-    ("start.js", "text/javascript", include_str!("documentation/start.js")),
-    (
-        "swagger-ui-bundle.js",
-        "text/javascript",
-        include_str!("../../vendor/swagger-ui/swagger-ui-bundle.js"),
-    ),
-    ("swagger-ui.css", "text/css", include_str!("../../vendor/swagger-ui/swagger-ui.css")),
+    ("start.js", SCRIPT, include_str!("documentation/start.js")),
+    ("swagger-ui-bundle.js", SCRIPT, include_str!("../../vendor/swagger-ui/swagger-ui-bundle.js")),
+    ("swagger-ui.css", STYLE, include_str!("../../vendor/swagger-ui/swagger-ui.css")),
 ];
 
 /// `GET /openapi.json`
@@ -42,10 +42,7 @@ pub(super) async fn openapi(State(api): State<Api>, params: Params) -> Result<Re
 pub(super) async fn docs(State(api): State<Api>, params: Params) -> Result<Response, ApiError> {
     params.none()?;
     let page = PAGE.replace("{base}", &api.public_path);
-    let headers = [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CONTENT_SECURITY_POLICY, PAGE_POLICY),
-    ];
+    let headers = [(header::CONTENT_TYPE, HTML), (header::CONTENT_SECURITY_POLICY, PAGE_POLICY)];
     Ok((headers, page).into_response())
 }
 
@@ -57,9 +54,7 @@ pub(super) async fn docs_file(
     params.none()?;
     let file = FILES.iter().find(|(file, ..)| name.as_deref() == Some(file));
     let (_, media_type, text) = file.ok_or(ApiError::NoRoute)?;
-    let media_type = HeaderValue::try_from(format!("{media_type}; charset=utf-8"))
-        .map_err(|error| ApiError::Internal(error.to_string()))?;
-    Ok(([(header::CONTENT_TYPE, media_type)], *text).into_response())
+    Ok(([(header::CONTENT_TYPE, *media_type)], *text).into_response())
 }
 
 /// The explanation of a type of errors.
@@ -84,7 +79,7 @@ pub(super) async fn problem_type(
     let kind = found.ok_or(ApiError::NoRoute)?;
     let vary = [(header::VARY, "accept")];
     if prefers_html(&headers) {
-        let html = [(header::CONTENT_TYPE, "text/html; charset=utf-8")];
+        let html = [(header::CONTENT_TYPE, HTML)];
         return Ok((vary, html, page_of(kind)).into_response());
     }
     let ProblemType { slug, status, title, meaning, remedy } = kind;

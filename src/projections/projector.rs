@@ -126,7 +126,7 @@ async fn follow(
                 mode = PageMode::Isolate;
             }
             // The next attempt is on a fresh connection.
-            Err(ProjectionError::Database(error)) if was_open && connection.has_lost(&error) => {}
+            Err(ProjectionError::Database(error)) if connection.has_lost(&error) && was_open => {}
             Err(error) => {
                 tracing::error!(
                     projection = projection.name(), %error,

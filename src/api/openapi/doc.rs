@@ -229,9 +229,14 @@ impl Doc {
 
     /// A reference to a schema, which the document then has.
     fn schema<T: ToSchema>(&mut self) -> RefOr<Schema> {
-        let name = T::name().into_owned();
-        self.schemas.push((name.clone(), T::schema()));
-        T::schemas(&mut self.schemas);
-        Ref::from_schema_name(name).into()
+        add_schema::<T>(&mut self.schemas).into()
     }
+}
+
+/// Adds a schema with those that it refers to, and returns a reference to it.
+pub(super) fn add_schema<T: ToSchema>(schemas: &mut Vec<NamedSchema>) -> Ref {
+    let name = T::name().into_owned();
+    schemas.push((name.clone(), T::schema()));
+    T::schemas(schemas);
+    Ref::from_schema_name(name)
 }

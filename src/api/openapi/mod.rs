@@ -28,7 +28,6 @@ mod operation;
 use std::collections::BTreeMap;
 
 use strum::VariantArray as _;
-use utoipa::ToSchema as _;
 use utoipa::openapi::extensions::ExtensionsBuilder;
 use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder, PathsBuilder};
 use utoipa::openapi::schema::Components;
@@ -42,7 +41,7 @@ use utoipa::openapi::{
 };
 
 pub(super) use self::customers::*;
-use self::doc::{Doc, NamedSchema, Tag};
+use self::doc::{Doc, NamedSchema, Tag, add_schema};
 pub(super) use self::events::*;
 pub(super) use self::operation::*;
 pub(super) use self::sessions::*;
@@ -70,13 +69,15 @@ const COOKIE: &str = "cookie";
 /// The document. `base` is the path of the public URL, and `cookie` the name of the session's cookie.
 pub(super) fn document(routes: &[Route], base: &str, cookie: &str) -> OpenApi {
     let mut paths = PathsBuilder::new();
-    let mut schemas: Vec<NamedSchema> = vec![problem_schema()];
-    schemas::Problem::schemas(&mut schemas);
+    let mut schemas = vec![];
+    let problem = add_schema::<schemas::Problem>(&mut schemas);
     for route in routes {
         let doc = (route.doc)();
         schemas.extend(doc.schemas.iter().cloned());
-        paths =
-            paths.path(route.path, PathItem::new(http_method(route.method), operation(route, doc)));
+        paths = paths.path(
+            route.path,
+            PathItem::new(http_method(route.method), operation(route, doc, &problem)),
+        );
     }
     let info = InfoBuilder::new()
         .title("customers")
@@ -93,11 +94,6 @@ pub(super) fn document(routes: &[Route], base: &str, cookie: &str) -> OpenApi {
         .components(Some(components(schemas, cookie)))
         .tags(Some(tags))
         .build()
-}
-
-fn problem_schema() -> NamedSchema {
-    use utoipa::PartialSchema as _;
-    (schemas::Problem::name().into_owned(), schemas::Problem::schema())
 }
 
 fn components(schemas: Vec<NamedSchema>, cookie: &str) -> Components {
@@ -121,7 +117,7 @@ fn components(schemas: Vec<NamedSchema>, cookie: &str) -> Components {
     components.build()
 }
 
-fn operation(route: &Route, doc: Doc) -> Operation {
+fn operation(route: &Route, doc: Doc, problem: &Ref) -> Operation {
     let doc = if route.method == "GET" { of_read(doc) } else { doc };
     let problems = problems(route, &doc);
     let mut operation = OperationBuilder::new()
@@ -134,7 +130,8 @@ fn operation(route: &Route, doc: Doc) -> Operation {
     let mut answers: BTreeMap<u16, Response> = doc.answers.into_iter().collect();
     for (status, types) in by_status(&problems) {
         let answer = answers.entry(status).or_insert_with(|| failure(status, &types));
-        answer.content.insert("application/problem+json".to_owned(), problem_content().into());
+        let content = Content::new(Some(problem.clone()));
+        answer.content.insert("application/problem+json".to_owned(), content.into());
     }
     for (status, answer) in answers {
         operation = operation.response(status.to_string(), answer);
@@ -215,10 +212,6 @@ fn failure(status: u16, types: &[&'static ProblemType]) -> Response {
         answer = answer.header_ref(*name, headers::reference(name));
     }
     answer.build()
-}
-
-fn problem_content() -> Content {
-    Content::new(Some(Ref::from_schema_name(schemas::Problem::name())))
 }
 
 fn http_method(name: &str) -> HttpMethod {
