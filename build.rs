@@ -24,7 +24,7 @@ fn main() {
             hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
     }
-    println!("cargo:rustc-env=CUSTOMERS_PROJECTION_CODE={hash:016x}");
+    println!("cargo:rustc-env=PROJECTION_CODE_HASH={hash:016x}");
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {

@@ -22,7 +22,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 
 /// The fingerprint of the code that turns the log into rows (build.rs): only attempts of the same code are
 /// resumed.
-const PROGRAM: &str = env!("CUSTOMERS_PROJECTION_CODE");
+const PROGRAM: &str = env!("PROJECTION_CODE_HASH");
 
 /// An attempt that has begun.
 #[derive(Clone)]
