@@ -15,8 +15,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use customers::commands::customer::Customer;
-use customers::commands::{Bus, CustomerCommand, IfMatch};
+use customers::commands::{Bus, CustomerCommand, ExternalIdChange, IfMatch};
 use customers::demo;
+use customers::events::customer::CustomerValues;
 use customers::events::metadata::Metadata;
 use customers::events::values::CustomerId;
 use customers::pools::Pools;
@@ -268,7 +269,7 @@ impl Bench {
                         let (name, dob) = demo::person(n);
                         let metadata: HashMap<String, String> =
                             serde_json::from_str(METADATA).unwrap();
-                        let command = CustomerCommand::Create { name, dob };
+                        let command = CustomerCommand::Create(CustomerValues::new(name, dob));
                         let id = format!("{n}");
                         cqrs.execute_with_metadata(&id, command, metadata).await.unwrap();
                     }
@@ -280,7 +281,7 @@ impl Bench {
                     let bus = bench.bus.clone();
                     async move {
                         let (name, dob) = demo::person(n);
-                        bus.create(name, dob, metadata()).await.unwrap();
+                        bus.create(CustomerValues::new(name, dob), metadata()).await.unwrap();
                     }
                 })
                 .await
@@ -336,7 +337,12 @@ impl Bench {
         for id in 1..=UPDATED {
             let n = self.next.fetch_add(1, Ordering::Relaxed);
             let (name, dob) = demo::person(n);
-            let command = CustomerCommand::Update { name, dob, if_match: IfMatch::Any };
+            let command = CustomerCommand::Update {
+                name,
+                dob,
+                external_id: ExternalIdChange::Keep,
+                if_match: IfMatch::Any,
+            };
             let id = CustomerId::new(base + id).unwrap();
             bus.change(id, command, metadata()).await.unwrap();
         }

@@ -73,7 +73,7 @@ impl Log {
         let mut connection = PgConnection::connect(&url).await.unwrap();
         log::fill(&mut connection, events).await;
         println!("| {events} events | time, s | maximum memory, MiB |\n|---|---|---|");
-        for projection in ["customers", "customer_history"] {
+        for projection in ["customers", "customer_history", "customer_search"] {
             let began = Instant::now();
             let peak = peak_memory_of(&url, &["projection", "rebuild", projection]).await;
             let seconds = began.elapsed().as_secs_f64();

@@ -79,7 +79,7 @@ async fn fill(database_url: &str, customers_wanted: u64) {
     // 70 % of the events are creates.
     let events = i64::try_from(customers_wanted * 10 / 7).unwrap();
     log::fill(&mut connection, events).await;
-    for projection in ["customers", "customer_history"] {
+    for projection in ["customers", "customer_history", "customer_search"] {
         let mut rebuild = customers(&["projection", "rebuild", projection]);
         assert!(rebuild.stdout(Stdio::null()).status().await.unwrap().success());
     }

@@ -303,7 +303,7 @@ async fn main() {
     };
     assert!(customers(&["migrate"]).status().await.unwrap().success());
     log::fill(&mut connection, i64::try_from(size * 10 / 7).unwrap()).await;
-    for projection in ["customers", "customer_history"] {
+    for projection in ["customers", "customer_history", "customer_search"] {
         let mut rebuild = customers(&["projection", "rebuild", projection]);
         assert!(rebuild.stdout(Stdio::null()).status().await.unwrap().success());
     }

@@ -8,6 +8,7 @@ use crate::auth::account::{AccountError, Accounts};
 use crate::auth::fair_queue::Network;
 use crate::auth::password::Passwords;
 use crate::commands::{Bus, BusError, Written};
+use crate::events::customer::CustomerValues;
 use crate::events::metadata::Metadata;
 use crate::events::values::{DateOfBirth, Name, Role, Username};
 
@@ -79,7 +80,7 @@ pub async fn create(bus: &Bus, number: u64, done: impl Fn()) -> Result<(), BusEr
     stream::iter(0..number)
         .map(|i| async move {
             let (name, dob) = person(i);
-            bus.create(name, dob, Metadata::of_program(ACTOR)).await
+            bus.create(CustomerValues::new(name, dob), Metadata::of_program(ACTOR)).await
         })
         .buffered(in_flight)
         .try_for_each(|_: Written| {

@@ -87,6 +87,25 @@ impl Body {
         }
     }
 
+    /// A member that is a string, parsed, or null; `None` if it is missing.
+    pub fn nullable_text<T>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, ValueError>,
+    ) -> Option<Option<T>> {
+        match self.members.get(name) {
+            None => None,
+            Some(Value::Null) => Some(None),
+            Some(_) => self.text(name, parse).map(Some),
+        }
+    }
+
+    /// The number of a version, a JSON integer of at least 1.
+    pub fn version(&mut self, name: &str) -> Option<i64> {
+        const SHAPE: ValueError = ValueError("must be an integer of at least 1");
+        self.member(name, |value| value.as_i64().filter(|version| *version > 0).ok_or(SHAPE))
+    }
+
     /// The member `reason`: the caller's reason for the change.
     pub fn reason(&mut self) -> Option<String> {
         self.optional_text("reason", parse_reason).flatten()
@@ -116,6 +135,11 @@ impl Body {
             None => Err(ValueError("is required")),
             Some(value) => parse(value),
         };
+        self.checked(name, parsed)
+    }
+
+    /// A value that is not a member; the response names its error together with those of the members.
+    pub fn checked<T>(&mut self, name: &str, parsed: Result<T, ValueError>) -> Option<T> {
         parsed.map_err(|error| self.errors.push(FieldError::new(name, error.to_string()))).ok()
     }
 }
@@ -125,6 +149,14 @@ pub trait AllPresent {
     type Present;
 
     fn all(self) -> Option<Self::Present>;
+}
+
+impl<A> AllPresent for (Option<A>,) {
+    type Present = A;
+
+    fn all(self) -> Option<A> {
+        self.0
+    }
 }
 
 impl<A, B> AllPresent for (Option<A>, Option<B>) {

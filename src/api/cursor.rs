@@ -4,6 +4,7 @@ use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use chrono::NaiveDate;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::error::ApiError;
@@ -24,30 +25,41 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
-    /// The cursor as text: its JSON and the signature, in base64url.
+    /// See [`sign`].
     pub fn sign(&self, key: &hmac::Key) -> Result<String, ApiError> {
-        let mut bytes = serde_json::to_vec(self)
-            .map_err(|error| ApiError::Internal(format!("cursor: {error}")))?;
-        let signature = hmac::sign(key, &bytes);
-        bytes.extend_from_slice(&signature.as_ref()[..SIGNATURE]);
-        Ok(BASE64_URL_SAFE_NO_PAD.encode(bytes))
+        sign(self, key)
     }
 
-    /// Verifies the signature (in constant time) and reads the cursor; 400 when this service did not
-    /// sign it.
+    /// See [`verify`].
     pub fn verify(key: &hmac::Key, text: &str) -> Result<Self, ApiError> {
-        let invalid = || ApiError::malformed("after", "is not a cursor of this list");
-        let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|_| invalid())?;
-        let at = bytes.len().checked_sub(SIGNATURE).ok_or_else(invalid)?;
-        let (body, signature) = bytes.split_at(at);
-        let expected = hmac::sign(key, body);
-        aws_lc_rs::constant_time::verify_slices_are_equal(
-            &expected.as_ref()[..SIGNATURE],
-            signature,
-        )
-        .map_err(|_| invalid())?;
-        serde_json::from_slice(body).map_err(|_| invalid())
+        verify(key, text)
     }
+}
+
+/// A cursor as text: its JSON and the signature, in base64url.
+pub(super) fn sign(cursor: &impl Serialize, key: &hmac::Key) -> Result<String, ApiError> {
+    let mut bytes = serde_json::to_vec(cursor)
+        .map_err(|error| ApiError::Internal(format!("cursor: {error}")))?;
+    let signature = hmac::sign(key, &bytes);
+    bytes.extend_from_slice(&signature.as_ref()[..SIGNATURE]);
+    Ok(BASE64_URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// Verifies the signature (in constant time) and reads the cursor; 400 when this service did not sign it, or for
+/// a list of another kind.
+pub(super) fn verify<C: DeserializeOwned>(key: &hmac::Key, text: &str) -> Result<C, ApiError> {
+    let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|_| of_another_list())?;
+    let at = bytes.len().checked_sub(SIGNATURE).ok_or_else(of_another_list)?;
+    let (body, signature) = bytes.split_at(at);
+    let expected = hmac::sign(key, body);
+    aws_lc_rs::constant_time::verify_slices_are_equal(&expected.as_ref()[..SIGNATURE], signature)
+        .map_err(|_| of_another_list())?;
+    serde_json::from_slice(body).map_err(|_| of_another_list())
+}
+
+/// 400: the cursor is no use here.
+pub(super) fn of_another_list() -> ApiError {
+    ApiError::malformed("after", "is not a cursor of this list")
 }
 
 /// The HMAC key for the secret of the installation.

@@ -21,7 +21,9 @@ use super::reason::with_reasons;
 use super::state::Api;
 use crate::clock;
 use crate::commands::customer;
-use crate::commands::{CustomerCommand, IfMatch, Origin, Written};
+use crate::commands::{CustomerCommand, ExternalIdChange, IfMatch, Origin, Written};
+use crate::events::customer::CustomerValues;
+use crate::events::external_id::ExternalId;
 use crate::events::metadata::Metadata;
 use crate::events::values::{CustomerId, DateOfBirth, Name};
 
@@ -95,11 +97,22 @@ async fn create_with(
 ) -> Result<Response, ApiError> {
     params.none()?;
     let (name, dob) = name_and_dob(api, &mut body);
+    let external_id = body.optional_text("external_id", ExternalId::parse);
     let reason = body.reason();
     let (name, dob) = body.finish((name, dob))?;
     let origin = origin(authorized.metadata(), headers, reason)?;
-    let written = api.bus.create(name, dob, origin).await?;
-    let mut response = shown(api, headers, status, &written).await?;
+    let written = api.bus.create(CustomerValues { name, dob, external_id }, origin).await?;
+    created(api, headers, status, &written).await
+}
+
+/// The answer to a create.
+pub(super) async fn created(
+    api: &Api,
+    headers: &HeaderMap,
+    status: StatusCode,
+    written: &Written,
+) -> Result<Response, ApiError> {
+    let mut response = shown(api, headers, status, written).await?;
     let location = HeaderValue::from_str(&format!("{}/customers/{}", api.public_path, written.id));
     if let Ok(location) = location {
         response.headers_mut().insert(header::LOCATION, location);
@@ -119,10 +132,12 @@ pub(super) async fn update(
     let if_match = params.compared(&headers)?;
     params.none()?;
     let (name, dob) = name_and_dob(&api, &mut body);
+    let external_id = external_id_change(&mut body);
     let reason = body.reason();
     let (name, dob) = body.finish((name, dob))?;
     let origin = origin(authorized.metadata(), &headers, reason)?;
-    overwrite(origin, &api, &headers, path.id()?, (name, dob), if_match).await
+    let command = CustomerCommand::Update { name, dob, external_id, if_match };
+    overwrite(origin, &api, &headers, path.id()?, command).await
 }
 
 /// `POST /customers/update`: the path of the original service, with the id in the body.
@@ -137,10 +152,12 @@ pub(super) async fn legacy_update(
     params.none()?;
     let id = body.customer_id("id");
     let (name, dob) = name_and_dob(&api, &mut body);
+    let external_id = external_id_change(&mut body);
     let reason = body.reason();
     let (id, name, dob) = body.finish((id, name, dob))?;
     let origin = origin(authorized.metadata(), &headers, reason)?;
-    overwrite(origin, &api, &headers, id, (name, dob), if_match).await
+    let command = CustomerCommand::Update { name, dob, external_id, if_match };
+    overwrite(origin, &api, &headers, id, command).await
 }
 
 async fn overwrite(
@@ -148,10 +165,8 @@ async fn overwrite(
     api: &Api,
     headers: &HeaderMap,
     id: CustomerId,
-    (name, dob): (Name, DateOfBirth),
-    if_match: IfMatch,
+    command: CustomerCommand,
 ) -> Result<Response, ApiError> {
-    let command = CustomerCommand::Update { name, dob, if_match };
     let written = api.bus.change(id, command, origin).await?;
     shown(api, headers, StatusCode::OK, &written).await
 }
@@ -198,25 +213,32 @@ async fn remove(
     Ok(with_position(api, headers, Json(deleted).into_response(), &written).await)
 }
 
-fn name_and_dob(api: &Api, body: &mut Body) -> (Option<Name>, Option<DateOfBirth>) {
+pub(super) fn name_and_dob(api: &Api, body: &mut Body) -> (Option<Name>, Option<DateOfBirth>) {
     let today = api.clock.today();
     (body.text("name", Name::parse), body.text("dob", |text| DateOfBirth::parse(text, today)))
 }
 
+/// What becomes of the external id: it stays if the body does not name it.
+pub(super) fn external_id_change(body: &mut Body) -> ExternalIdChange {
+    let external_id = body.nullable_text("external_id", ExternalId::parse);
+    external_id.map_or(ExternalIdChange::Keep, ExternalIdChange::Set)
+}
+
 /// The customer after the command, with its version and its position.
-async fn shown(
+pub(super) async fn shown(
     api: &Api,
     headers: &HeaderMap,
     status: StatusCode,
     written: &Written,
 ) -> Result<Response, ApiError> {
-    let customer::State::Present { name, dob } = &written.aggregate.state else {
+    let customer::State::Present(values) = &written.aggregate.state else {
         return Err(ApiError::Internal("the write returned no customer".to_owned()));
     };
     let customer = Customer {
         id: written.id.get(),
-        name: name.as_str(),
-        dob: dob.to_string(),
+        name: values.name.as_str(),
+        dob: values.dob.to_string(),
+        external_id: values.external_id.as_ref().map(ExternalId::as_str),
         version: written.version(),
         created_at: clock::rfc3339(written.created_at),
         updated_at: clock::rfc3339(written.updated_at),
@@ -240,7 +262,7 @@ async fn with_position(
 }
 
 /// Metadata, reason and idempotency key of a write.
-fn origin(
+pub(super) fn origin(
     metadata: Metadata,
     headers: &HeaderMap,
     reason: Option<String>,

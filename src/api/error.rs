@@ -58,6 +58,9 @@ pub enum ApiError {
     /// `If-Match` on what has no entity tag.
     #[error("the resource has no version that could match")]
     NoVersion,
+    /// Another resource has this value, which only one may have.
+    #[error("another resource has this value")]
+    Exists(FieldError),
     /// Names what stands in the way of a rebuild.
     #[error("{0}")]
     Obstructed(String),
@@ -144,6 +147,7 @@ impl ApiError {
             | Self::TransferCoding => &problem_types::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLarge(_) => &problem_types::TOO_LARGE,
             Self::VersionMismatch { .. } | Self::NoVersion => &problem_types::VERSION_MISMATCH,
+            Self::Exists(_) => &problem_types::EXISTS,
             Self::Obstructed(_) => &problem_types::OBSTRUCTED,
             Self::IdempotencyMismatch => &problem_types::IDEMPOTENCY_MISMATCH,
             Self::LogRestarted(_) => &problem_types::LOG_RESTARTED,
@@ -161,6 +165,8 @@ impl ApiError {
     pub(super) fn problem(&self) -> Problem {
         let errors = if let Self::Malformed(errors) | Self::Invalid(errors) = self {
             errors.clone()
+        } else if let Self::Exists(error) = self {
+            vec![error.clone()]
         } else {
             vec![]
         };
@@ -231,6 +237,7 @@ impl ApiError {
             | Self::TooLarge(_)
             | Self::VersionMismatch { .. }
             | Self::NoVersion
+            | Self::Exists(_)
             | Self::Obstructed(_)
             | Self::IdempotencyMismatch
             // When there is room again is not known.

@@ -2,12 +2,13 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
-use super::error::ApiError;
+use super::error::{ApiError, FieldError};
 use crate::auth::AuthError;
 use crate::auth::account::AccountError;
 use crate::commands::{BusError, Refusal};
 use crate::events::log::AppendError;
 use crate::events::log::read::ReadError;
+use crate::events::values::ValueError;
 use crate::postgres::{self, lost::is_refused_by_pooler};
 use crate::projections::ProjectionError;
 
@@ -17,6 +18,17 @@ impl From<Refusal> for ApiError {
             Refusal::NotFound => Self::NoCustomer,
             Refusal::VersionMismatch { current } => Self::VersionMismatch { current },
             Refusal::Exists => Self::Internal("a create was refused: the id exists".to_owned()),
+            Refusal::ExternalIdTaken { customer } => Self::Exists(FieldError::new(
+                "external_id",
+                format!("is that of customer {customer}"),
+            )),
+            Refusal::ExternalIdMoved => Self::Overloaded,
+            Refusal::NoSuchVersion => {
+                Self::invalid("version", ValueError("must be a version of the customer"))
+            }
+            Refusal::VersionDeleted => {
+                Self::invalid("version", ValueError("must not be a deletion"))
+            }
         }
     }
 }

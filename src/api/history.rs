@@ -87,9 +87,14 @@ impl Entry {
     /// The change from one state to the next.
     fn of(before: Option<&Version>, state: &Version) -> Self {
         let fields = |state: &Version| {
-            [("name", state.name.clone()), ("dob", state.dob.map(|dob| dob.to_string()))]
+            [
+                ("name", state.name.clone()),
+                ("dob", state.dob.map(|dob| dob.to_string())),
+                ("external_id", state.external_id.clone()),
+            ]
         };
-        let from = before.map_or([("name", None), ("dob", None)], fields);
+        let nothing = [("name", None), ("dob", None), ("external_id", None)];
+        let from = before.map_or(nothing, fields);
         let changes = from
             .into_iter()
             .zip(fields(state))

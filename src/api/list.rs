@@ -5,25 +5,25 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::HeaderMap;
+use axum::response::Response;
 use chrono::{DateTime, Utc};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
-use serde::Serialize;
 
 use super::as_of;
 use super::body::json_answer;
 use super::coalesced;
 use super::cursor::Cursor;
 use super::customer_json::Customer;
+use super::customer_page::{PageOf, page_response};
 use super::error::ApiError;
 use super::guard::{Authorized, Requirement as _, Viewer};
 use super::long_answer::{Holds, LongAnswer};
 use super::pool_choice::{PoolKind, Source};
 use super::query::{Params, page_limit, plain_number};
 use super::read_your_writes;
+use super::search;
 use super::session_watch::SessionWatch;
 use super::state::Api;
 use crate::projections::Projection;
@@ -69,16 +69,62 @@ struct AsOf {
 }
 
 impl ListQuery {
-    fn parse(api: &Api, params: Params) -> Result<Self, ApiError> {
-        let [numbers, number, limit, after, as_of] =
-            params.only(["numbers", "number", "limit", "after", "as_of"])?;
+    fn parse(api: &Api, params: Params) -> Result<Asked, ApiError> {
+        let [
+            numbers,
+            number,
+            limit,
+            after,
+            as_of,
+            name,
+            born_from,
+            born_to,
+            sort,
+            external_id,
+            count,
+        ] = params.only([
+            "numbers",
+            "number",
+            "limit",
+            "after",
+            "as_of",
+            "name",
+            "born_from",
+            "born_to",
+            "sort",
+            "external_id",
+            "count",
+        ])?;
+        let search = search::Parameters {
+            name,
+            born_from,
+            born_to,
+            sort,
+            external_id,
+            count,
+            limit: None,
+            after: None,
+        };
+        if search.are_given() {
+            let others = [("numbers", &numbers), ("number", &number), ("as_of", &as_of)];
+            return match others.into_iter().find(|(_, value)| value.is_some()) {
+                Some((other, _)) => Err(ApiError::malformed(other, "conflicts with a search")),
+                None => Ok(Asked::Search(search::Parameters { limit, after, ..search })),
+            };
+        }
         let selection = Selection::parse(numbers, number, limit.as_deref(), after.is_some())?;
         let as_of = as_of
             .map(|text| as_of::parse(&text).map(|moment| AsOf { text, moment }))
             .transpose()?;
         let after = after.map(|after| Cursor::verify(&api.cursor_key, &after)).transpose()?;
-        Ok(Self { selection, after, as_of })
+        Ok(Asked::List(Self { selection, after, as_of }))
     }
+}
+
+/// What a request asks for.
+enum Asked {
+    List(ListQuery),
+    Search(search::Parameters),
 }
 
 impl Selection {
@@ -117,7 +163,7 @@ impl Selection {
     }
 }
 
-/// `GET /customers`, with `numbers=n` or `limit=&after=`, and `as_of=T`
+/// `GET /customers`, with `numbers=n` or `limit=&after=`, and `as_of=T`; or a search
 pub(super) async fn list(
     authorized: Authorized<Viewer>,
     State(api): State<Api>,
@@ -125,7 +171,12 @@ pub(super) async fn list(
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let query = ListQuery::parse(&api, params)?;
+    let query = match ListQuery::parse(&api, params)? {
+        Asked::List(query) => query,
+        Asked::Search(parameters) => {
+            return search::search(&api, source, &headers, parameters).await;
+        }
+    };
     let (shown, position) = if let Some(as_of) = &query.as_of {
         as_of::require_auditor(&authorized.principal)?;
         let position = as_of::position(&api, source, &headers, as_of.moment).await?;
@@ -224,12 +275,6 @@ fn page(
     position: Option<i64>,
     as_of: Option<&AsOf>,
 ) -> Result<Response, ApiError> {
-    #[derive(Serialize)]
-    struct Page<'a> {
-        number: usize,
-        customers: Vec<Customer<'a>>,
-        next: Option<String>,
-    }
     let keep = usize::try_from(limit).unwrap_or(usize::MAX);
     let has_more = rows.len() > keep;
     rows.truncate(keep);
@@ -237,18 +282,7 @@ fn page(
         Some(row) => Some(Cursor { dob: row.dob, id: row.id, position }.sign(&api.cursor_key)?),
         None => None,
     };
-    let link = next.as_ref().map(|next| {
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        query.append_pair("limit", &limit.to_string()).append_pair("after", next);
-        if let Some(as_of) = as_of {
-            query.append_pair("as_of", &as_of.text);
-        }
-        format!("<{}/customers?{}>; rel=\"next\"", api.public_path, query.finish())
-    });
-    let customers: Vec<_> = rows.iter().map(Customer::from).collect();
-    let mut response = Json(Page { number: customers.len(), customers, next }).into_response();
-    if let Some(link) = link.and_then(|link| HeaderValue::from_str(&link).ok()) {
-        response.headers_mut().insert(header::LINK, link);
-    }
-    Ok(response)
+    let mut link = vec![("limit", limit.to_string())];
+    link.extend(as_of.map(|as_of| ("as_of", as_of.text.clone())));
+    Ok(page_response(api, PageOf { rows: &rows, next, position, link }))
 }

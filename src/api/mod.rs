@@ -75,6 +75,12 @@ mod customer_json;
 /// Create, read, update and delete customers.
 mod customers;
 
+/// Customers by the ids that other systems have for them.
+mod external_ids;
+
+/// Gives a customer the values of an earlier version.
+mod restore;
+
 /// `as_of` and `version`: reads of an earlier state.
 mod as_of;
 
@@ -98,6 +104,12 @@ mod session_watch;
 
 /// All customers, the N youngest, a page.
 pub mod list;
+
+/// A page of customers.
+mod customer_page;
+
+/// Searches, and how many customers there are.
+mod search;
 
 /// Import: many customers from one body.
 pub mod import;
@@ -180,6 +192,8 @@ pub fn routes() -> Vec<Route> {
         replicated(row("GET", "/customers/{id}", Some(Viewer), customers::show, doc::get_customer)),
         row("PUT", "/customers/{id}", Some(Editor), customers::update, doc::update_customer),
         row("DELETE", "/customers/{id}", Some(Editor), customers::delete, doc::delete_customer),
+        row("PUT", "/customers/external/{external_id}", Some(Editor), external_ids::put, doc::put_external_customer),
+        row("POST", "/customers/{id}/restore", Some(Editor), restore::restore, doc::restore_customer),
         replicated(row("GET", "/customers/{id}/history", Some(Auditor), history::show, doc::get_history)),
         row("GET", "/events", Some(Auditor), events::feed, doc::list_events),
         row("GET", "/events/stream", Some(Auditor), stream::stream, doc::stream_events),

@@ -57,6 +57,15 @@ pub const METHOD_NOT_ALLOWED: ProblemType = ProblemType {
     remedy: "Use a method that the header Allow names.",
 };
 
+pub const EXISTS: ProblemType = ProblemType {
+    slug: "exists",
+    status: StatusCode::CONFLICT,
+    title: "Already exists",
+    meaning: "Another resource has a value that only one may have, such as an external id. The member errors names it. \
+              Nothing was changed.",
+    remedy: "Use another value, or change the resource that has it.",
+};
+
 pub const OBSTRUCTED: ProblemType = ProblemType {
     slug: "obstructed",
     status: StatusCode::CONFLICT,
@@ -159,13 +168,14 @@ pub const INTERNAL: ProblemType = ProblemType {
 };
 
 /// All types.
-pub const ALL: [&ProblemType; 17] = [
+pub const ALL: [&ProblemType; 18] = [
     &MALFORMED,
     &UNAUTHENTICATED,
     &TOKEN_REPLAY,
     &FORBIDDEN,
     &NOT_FOUND,
     &METHOD_NOT_ALLOWED,
+    &EXISTS,
     &OBSTRUCTED,
     &LOG_RESTARTED,
     &VERSION_MISMATCH,

@@ -16,6 +16,7 @@ use crate::events::log::read;
 use crate::events::values::CustomerId;
 use crate::postgres::Pool;
 use crate::projections::Projection;
+use crate::projections::projector::Projector;
 use crate::projections::reader::Reader;
 
 /// How long a request waits for the projection.
@@ -28,10 +29,10 @@ const REPLICA_ANSWER_LIMIT: Duration = Duration::from_millis(500);
 const REPLICA_WAIT: Duration = Duration::from_millis(250);
 
 /// The interval at which the database is queried for a position.
-const POLL: Duration = Duration::from_millis(10);
+pub(super) const POLL: Duration = Duration::from_millis(10);
 
 /// The position of a write's event, or of the customer's last one if the write changed nothing.
-const EVENT_POSITION: HeaderName = HeaderName::from_static("event-position");
+pub(super) const EVENT_POSITION: HeaderName = HeaderName::from_static("event-position");
 
 /// The read table does not show the write yet.
 const PROJECTION_PENDING: HeaderName = HeaderName::from_static("projection-pending");
@@ -75,7 +76,12 @@ pub(super) async fn wait_for_customers(api: &Api, position: i64) -> bool {
 
 /// Waits until the histories show the position; 503 after [`WAIT`].
 pub(super) async fn wait_for_history(api: &Api, position: i64) -> Result<(), ApiError> {
-    if api.history.wait_for_position(position, WAIT).await {
+    wait_for(&api.history, position).await
+}
+
+/// Waits until a projection shows the position; 503 after [`WAIT`].
+pub(super) async fn wait_for(projector: &Projector, position: i64) -> Result<(), ApiError> {
+    if projector.wait_for_position(position, WAIT).await {
         Ok(())
     } else {
         Err(ApiError::PositionNotShown)

@@ -25,6 +25,7 @@ use crate::commands::import::Imports;
 use crate::events::values::CustomerId;
 use crate::feed::tail::Tail;
 use crate::postgres::Pool;
+use crate::projections::customer_count::CustomerCount;
 use crate::projections::customers::Row;
 use crate::projections::projector::Projector;
 use crate::tasks::Tasks;
@@ -56,6 +57,9 @@ pub struct ApiState {
     pub projector: Projector,
     /// The projector of `customer_history`.
     pub history: Projector,
+    /// The projector of `customer_search`.
+    pub search: Projector,
+    pub customer_count: CustomerCount,
     /// The head of the log at the start of this process if a projection was empty then; otherwise 0.
     pub built_at: i64,
     pub clock: Clock,
@@ -127,9 +131,9 @@ impl Api {
         });
     }
 
-    /// Whether both projections have applied the log up to `built_at`.
+    /// Whether all projections that are read have applied the log up to `built_at`.
     pub(super) fn is_built(&self) -> bool {
-        let checkpoint = self.projector.checkpoint().min(self.history.checkpoint());
-        checkpoint >= self.built_at
+        let read = [&self.projector, &self.history, &self.search];
+        read.into_iter().all(|projector| projector.checkpoint() >= self.built_at)
     }
 }

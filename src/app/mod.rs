@@ -29,7 +29,9 @@ use crate::events::log::notify::Subscription;
 use crate::feed::tail::Tail;
 use crate::pools::{self, Pools};
 use crate::postgres::{Pool, Server};
+use crate::projections::customer_count::CustomerCount;
 use crate::projections::customer_history::CustomerHistory;
+use crate::projections::customer_search::CustomerSearch;
 use crate::projections::customers::Customers;
 use crate::projections::projector::Projector;
 use crate::projections::{self, Projection};
@@ -73,11 +75,24 @@ pub struct App {
     service: Arc<api::Service>,
     bus: Bus,
     auth: Auth,
-    projector: Projector,
-    history: Projector,
+    /// Of `customers`, `customer_history` and `customer_search`.
+    projectors: [Projector; 3],
     pools: Pools,
     shutdown: Shutdown,
     tasks: Tasks,
+}
+
+/// Starts the projectors. Returns those of the projections that the API reads.
+fn follow(pools: &Pools, appends: &Subscription, tasks: &Tasks) -> [Projector; 3] {
+    let start = |projection: &'static dyn Projection| {
+        Projector::start(projection, pools.projector.clone(), appends.clone(), tasks)
+    };
+    let read: [&'static dyn Projection; 3] = [&Customers, &CustomerHistory, &CustomerSearch];
+    let is_read = |other: &dyn Projection| read.iter().any(|read| read.name() == other.name());
+    for other in projections::ALL.into_iter().filter(|other| !is_read(*other)) {
+        start(other);
+    }
+    read.map(start)
 }
 
 /// The steps of a shutdown, in their order.
@@ -127,13 +142,7 @@ impl App {
         tasks.supervise("metrics upkeep", telemetry::keep_up);
         tasks.watch(pools.appender.task().clone());
         let appends = Subscription::start(&pools.appender, pools.notify.clone(), &tasks);
-        let follow = |projection: &'static dyn Projection| {
-            Projector::start(projection, pools.projector.clone(), appends.clone(), &tasks)
-        };
-        let (projector, history) = (follow(&Customers), follow(&CustomerHistory));
-        let served = [Customers.name(), CustomerHistory.name()];
-        let others = projections::ALL.into_iter().filter(|other| !served.contains(&other.name()));
-        others.for_each(|other| drop(follow(other)));
+        let [projector, history, search] = follow(&pools, &appends, &tasks);
         let frame = api::stream::frame;
         let tail = Tail::start(pools.short.clone(), appends.clone(), frame, &tasks);
         let shutdown = Shutdown { drain_delay: config.drain_delay, ..Shutdown::default() };
@@ -147,6 +156,8 @@ impl App {
             rebuild: pools.rebuild.clone(),
             projector: projector.clone(),
             history: history.clone(),
+            search: search.clone(),
+            customer_count: CustomerCount::default(),
             built_at,
             clock,
             metrics: telemetry::metrics(),
@@ -173,7 +184,8 @@ impl App {
         api.watch_replica();
         let rate_limit = RateLimit::new(config.rate_limit, &tasks);
         let service = Arc::new(api::Service::new(api, rate_limit.as_ref(), &config.cors_origins));
-        Ok(Self { listener, service, bus, auth, projector, history, pools, shutdown, tasks })
+        let projectors = [projector, history, search];
+        Ok(Self { listener, service, bus, auth, projectors, pools, shutdown, tasks })
     }
 
     /// The address of the listener.
@@ -190,13 +202,19 @@ impl App {
     /// The projector of the projection `customers`.
     #[must_use]
     pub fn projector(&self) -> &Projector {
-        &self.projector
+        &self.projectors[0]
     }
 
     /// The projector of the projection `customer_history`.
     #[must_use]
     pub fn history(&self) -> &Projector {
-        &self.history
+        &self.projectors[1]
+    }
+
+    /// The projector of the projection `customer_search`.
+    #[must_use]
+    pub fn search(&self) -> &Projector {
+        &self.projectors[2]
     }
 
     #[must_use]

@@ -381,6 +381,7 @@ fn appended(username: &Username, events: &[AccountEvent], metadata: Metadata) ->
         events: events.iter().map(NewEvent::from).collect(),
         metadata: metadata.into(),
         key: None,
+        external_id: None,
     }
 }
 

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use cqrs_es::Aggregate;
 
 use super::refusal::Refusal;
+use crate::events::external_id::ExternalId;
 
 /// An aggregate whose events each carry the whole state after them, so that a decision needs only the last
 /// event.
@@ -26,6 +27,11 @@ pub trait LastEventAggregate:
 
     /// The SHA-256 of a command and its target (`None`: a new aggregate); equal for equal requests.
     fn fingerprint(command: &Self::Command, id: Option<Self::Id>) -> Vec<u8>;
+
+    /// The external id, which no other aggregate of its type may have.
+    fn external_id(&self) -> Option<&ExternalId> {
+        None
+    }
 }
 
 /// A source of ids for new aggregates.

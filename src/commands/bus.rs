@@ -11,7 +11,6 @@ use tokio_util::task::TaskTracker;
 
 use super::aggregate::{IdSource, LastEventAggregate};
 use super::aggregate_cache::{AggregateCache, Loaded};
-use super::command::CustomerCommand;
 use super::customer::Customer;
 use super::idempotency;
 use super::refusal::Refusal;
@@ -21,13 +20,12 @@ use crate::events::log::id_lease::IdLease;
 use crate::events::log::read::{self, ReadError};
 use crate::events::log::{Append, AppendError, Appender, IdempotencyKey, NewEvent, Outcome};
 use crate::events::metadata::Metadata;
-use crate::events::values::{CustomerId, DateOfBirth, Name};
 use crate::postgres::Pool;
 
 /// How many times a command is decided again after another process has appended first. In each round at
 /// least one command of the aggregate succeeds, so only constant writes of many processes to one aggregate
 /// exceed it.
-const ATTEMPTS_MAX: u32 = 64;
+pub(super) const ATTEMPTS_MAX: u32 = 64;
 
 /// The longest backoff before another round. The backoff is random, half of this on average, so that two
 /// processes that have conflicted do not conflict again.
@@ -65,6 +63,21 @@ struct Inner<A: LastEventAggregate, I> {
 pub struct Origin {
     pub metadata: Metadata,
     pub key: Option<String>,
+}
+
+impl Origin {
+    /// The key with the fingerprint of its request, which is computed only for a key.
+    pub(super) fn idempotency_key(
+        &self,
+        fingerprint: impl FnOnce() -> Vec<u8>,
+    ) -> Option<IdempotencyKey> {
+        self.key.as_ref().map(|key| IdempotencyKey {
+            account: self.metadata.actor.clone().unwrap_or_default(),
+            key: key.clone(),
+            fingerprint: fingerprint(),
+            known_position: 0,
+        })
+    }
 }
 
 impl From<Metadata> for Origin {
@@ -129,35 +142,6 @@ impl From<sqlx::Error> for BusError {
     }
 }
 
-impl Bus {
-    /// Appends through `appender` and loads over `pool`, both on the same primary.
-    #[must_use]
-    pub fn new(appender: Appender, pool: Pool) -> Self {
-        let ids = IdLease::new(pool.clone());
-        Self::with_ids(appender, pool, ids)
-    }
-
-    /// Creates a customer with a new id; see [`CommandBus::execute`].
-    pub async fn create(
-        &self,
-        name: Name,
-        dob: DateOfBirth,
-        origin: impl Into<Origin>,
-    ) -> Result<Written, BusError> {
-        self.execute(None, CustomerCommand::Create { name, dob }, origin).await
-    }
-
-    /// Updates or deletes a customer; see [`CommandBus::execute`].
-    pub async fn change(
-        &self,
-        id: CustomerId,
-        command: CustomerCommand,
-        origin: impl Into<Origin>,
-    ) -> Result<Written, BusError> {
-        self.execute(Some(id), command, origin).await
-    }
-}
-
 impl<A: LastEventAggregate, I: IdSource<A::Id>> CommandBus<A, I> {
     /// As [`Bus::new`], for any aggregate and source of ids.
     #[must_use]
@@ -171,6 +155,11 @@ impl<A: LastEventAggregate, I: IdSource<A::Id>> CommandBus<A, I> {
             key_locks: StripedLock::default(),
             running: TaskTracker::new(),
         }))
+    }
+
+    /// The pool over which aggregates are loaded.
+    pub(super) fn pool(&self) -> &Pool {
+        &self.0.pool
     }
 
     /// Waits until all commands in execution have ended.
@@ -187,18 +176,23 @@ impl<A: LastEventAggregate, I: IdSource<A::Id>> CommandBus<A, I> {
         command: A::Command,
         origin: impl Into<Origin>,
     ) -> Result<Written<A>, BusError> {
-        let Origin { metadata, key } = origin.into();
+        let origin: Origin = origin.into();
+        let key = origin.idempotency_key(|| A::fingerprint(&command, id));
+        self.run(id, command, origin.metadata, key).await
+    }
+
+    /// As [`CommandBus::execute`], with the key of the request.
+    pub(super) async fn run(
+        &self,
+        id: Option<A::Id>,
+        command: A::Command,
+        metadata: Metadata,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Written<A>, BusError> {
         let bus = Arc::clone(&self.0);
         self.0
             .running
             .spawn(async move {
-                let account = metadata.actor.clone().unwrap_or_default();
-                let key = key.map(|key| IdempotencyKey {
-                    account,
-                    key,
-                    fingerprint: A::fingerprint(&command, id),
-                    known_position: 0,
-                });
                 let pending = PendingCommand { id, command, metadata, key };
                 match &pending.key {
                     None => bus.execute(&pending).await,
@@ -327,6 +321,7 @@ impl<A: LastEventAggregate, I: IdSource<A::Id>> Inner<A, I> {
             events: events.iter().map(NewEvent::from).collect(),
             metadata: (&pending.metadata).into(),
             key,
+            external_id: aggregate.external_id().map(|id| id.as_str().to_owned()),
         };
         match self.appender.append(append).await? {
             Outcome::Appended(last) => {
@@ -339,6 +334,9 @@ impl<A: LastEventAggregate, I: IdSource<A::Id>> Inner<A, I> {
             Outcome::Conflict { .. } => {
                 self.cache.remove(id);
                 Ok(None)
+            }
+            Outcome::ExternalIdTaken { customer } => {
+                Err(Refusal::ExternalIdTaken { customer }.into())
             }
             Outcome::Duplicate { fingerprint, position } => match &pending.key {
                 Some(key) => self.replay(key, &fingerprint, position).await.map(Some),
@@ -362,6 +360,7 @@ async fn with_timeout<T>(waiting: impl Future<Output = T>) -> Result<T, BusError
     tokio::time::timeout(LOCK_TIMEOUT, waiting).await.map_err(|_| BusError::Contended)
 }
 
-fn jitter() -> Duration {
+/// A random pause between two rounds.
+pub(super) fn jitter() -> Duration {
     BACKOFF_MAX * u32::from(clock::random_bytes::<1>()[0]) / 255
 }

@@ -1,13 +1,52 @@
 //! Commands: requests to change a customer.
 
+use crate::events::customer::CustomerValues;
+use crate::events::external_id::ExternalId;
 use crate::events::values::{DateOfBirth, Name};
 
 /// A command of one customer. `Create` is for a customer that does not exist yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CustomerCommand {
-    Create { name: Name, dob: DateOfBirth },
-    Update { name: Name, dob: DateOfBirth, if_match: IfMatch },
-    Delete { if_match: IfMatch },
+    Create(CustomerValues),
+    Update {
+        name: Name,
+        dob: DateOfBirth,
+        external_id: ExternalIdChange,
+        if_match: IfMatch,
+    },
+    /// As `Update`, if the customer has the external id of the values.
+    UpdateExternal {
+        values: CustomerValues,
+        if_match: IfMatch,
+    },
+    Delete {
+        if_match: IfMatch,
+    },
+    /// Gives the customer the values of an earlier version.
+    Restore {
+        values: CustomerValues,
+        from_version: i64,
+        if_match: IfMatch,
+    },
+}
+
+/// What becomes of the external id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExternalIdChange {
+    Keep,
+    /// `None` takes it away.
+    Set(Option<ExternalId>),
+}
+
+impl ExternalIdChange {
+    /// The external id after the change.
+    #[must_use]
+    pub fn applied_to(&self, before: Option<&ExternalId>) -> Option<ExternalId> {
+        match self {
+            Self::Keep => before.cloned(),
+            Self::Set(external_id) => external_id.clone(),
+        }
+    }
 }
 
 /// The versions of the customer to which the command applies (`If-Match` and `If-None-Match`, RFC 9110,

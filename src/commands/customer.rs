@@ -7,9 +7,10 @@ use super::aggregate::{IdSource, LastEventAggregate};
 use super::command::CustomerCommand;
 use super::idempotency;
 use super::refusal::Refusal;
-use crate::events::customer::{CUSTOMER, CustomerEvent};
+use crate::events::customer::{CUSTOMER, CustomerEvent, CustomerValues};
+use crate::events::external_id::ExternalId;
 use crate::events::log::id_lease::IdLease;
-use crate::events::values::{CustomerId, DateOfBirth, Name};
+use crate::events::values::CustomerId;
 
 /// A customer after the events so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,43 +24,57 @@ pub struct Customer {
 pub enum State {
     #[default]
     Unknown,
-    Present {
-        name: Name,
-        dob: DateOfBirth,
-    },
+    Present(CustomerValues),
     Deleted,
 }
 
 impl Customer {
     /// The events of the command; empty when nothing would change.
     pub fn decide(&self, command: &CustomerCommand) -> Result<Vec<CustomerEvent>, Refusal> {
+        let version = self.version;
         match (command, &self.state) {
-            (CustomerCommand::Create { name, dob }, State::Unknown) => {
-                Ok(vec![CustomerEvent::CustomerCreated { name: name.clone(), dob: *dob }])
+            (CustomerCommand::Create(values), State::Unknown) => {
+                Ok(vec![CustomerEvent::created(values.clone())])
             }
-            (CustomerCommand::Create { .. }, State::Present { .. } | State::Deleted) => {
+            (CustomerCommand::Create(_), State::Present(_) | State::Deleted) => {
                 Err(Refusal::Exists)
+            }
+            (CustomerCommand::UpdateExternal { .. }, State::Unknown | State::Deleted) => {
+                Err(Refusal::ExternalIdMoved)
             }
             (
                 CustomerCommand::Update { .. } | CustomerCommand::Delete { .. },
                 State::Unknown | State::Deleted,
-            ) => Err(Refusal::NotFound),
-            (
-                CustomerCommand::Update { if_match, .. } | CustomerCommand::Delete { if_match },
-                State::Present { .. },
-            ) if !if_match.allows(self.version) => {
-                Err(Refusal::VersionMismatch { current: self.version })
+            )
+            | (CustomerCommand::Restore { .. }, State::Unknown) => Err(Refusal::NotFound),
+            (CustomerCommand::UpdateExternal { values, .. }, State::Present(old))
+                if values.external_id != old.external_id =>
+            {
+                Err(Refusal::ExternalIdMoved)
             }
             (
-                CustomerCommand::Update { name, dob, .. },
-                State::Present { name: old_name, dob: old_dob },
-            ) => {
-                if (name, dob) == (old_name, old_dob) {
-                    return Ok(vec![]);
-                }
-                Ok(vec![CustomerEvent::CustomerUpdated { name: name.clone(), dob: *dob }])
+                CustomerCommand::Update { if_match, .. }
+                | CustomerCommand::UpdateExternal { if_match, .. }
+                | CustomerCommand::Delete { if_match }
+                | CustomerCommand::Restore { if_match, .. },
+                State::Present(_) | State::Deleted,
+            ) if !if_match.allows(version) => Err(Refusal::VersionMismatch { current: version }),
+            (CustomerCommand::Update { name, dob, external_id, .. }, State::Present(old)) => {
+                let external_id = external_id.applied_to(old.external_id.as_ref());
+                let values = CustomerValues { name: name.clone(), dob: *dob, external_id };
+                Ok(unless_equal(old, values, CustomerEvent::updated))
             }
-            (CustomerCommand::Delete { .. }, State::Present { .. }) => {
+            (CustomerCommand::UpdateExternal { values, .. }, State::Present(old)) => {
+                Ok(unless_equal(old, values.clone(), CustomerEvent::updated))
+            }
+            (CustomerCommand::Restore { values, from_version, .. }, State::Present(old)) => {
+                let restored = |values| CustomerEvent::restored(values, *from_version);
+                Ok(unless_equal(old, values.clone(), restored))
+            }
+            (CustomerCommand::Restore { values, from_version, .. }, State::Deleted) => {
+                Ok(vec![CustomerEvent::restored(values.clone(), *from_version)])
+            }
+            (CustomerCommand::Delete { .. }, State::Present(_)) => {
                 Ok(vec![CustomerEvent::CustomerDeleted {}])
             }
         }
@@ -71,16 +86,20 @@ impl Customer {
     }
 }
 
+/// The event of a change of values; none when they are the old ones.
+fn unless_equal(
+    old: &CustomerValues,
+    new: CustomerValues,
+    event: impl FnOnce(CustomerValues) -> CustomerEvent,
+) -> Vec<CustomerEvent> {
+    if *old == new { vec![] } else { vec![event(new)] }
+}
+
 impl LastEventAggregate for Customer {
     type Id = CustomerId;
 
     fn after(version: i64, last: CustomerEvent) -> Self {
-        let state = match last {
-            CustomerEvent::CustomerCreated { name, dob }
-            | CustomerEvent::CustomerUpdated { name, dob } => State::Present { name, dob },
-            CustomerEvent::CustomerDeleted {} => State::Deleted,
-        };
-        Self { version, state }
+        Self { version, state: last.into_values().map_or(State::Deleted, State::Present) }
     }
 
     fn sequence(&self) -> i64 {
@@ -89,6 +108,13 @@ impl LastEventAggregate for Customer {
 
     fn fingerprint(command: &CustomerCommand, id: Option<CustomerId>) -> Vec<u8> {
         idempotency::fingerprint(id, command)
+    }
+
+    fn external_id(&self) -> Option<&ExternalId> {
+        match &self.state {
+            State::Present(values) => values.external_id.as_ref(),
+            State::Unknown | State::Deleted => None,
+        }
     }
 }
 

@@ -64,14 +64,19 @@ pub async fn load(pool: &Pool, id: CustomerId) -> Result<Vec<Change>, HistoryErr
 }
 
 /// The fields of a customer by name, as the API writes them.
-type Fields = [(&'static str, Option<String>); 2];
+type Fields = [(&'static str, Option<String>); 3];
 
 fn fields(state: &State) -> Fields {
-    let (name, dob) = match state {
-        State::Present { name, dob } => (Some(name.to_string()), Some(dob.to_string())),
-        State::Unknown | State::Deleted => (None, None),
+    let values = match state {
+        State::Present(values) => Some(values),
+        State::Unknown | State::Deleted => None,
     };
-    [("name", name), ("dob", dob)]
+    let external_id = values.and_then(|values| values.external_id.as_ref());
+    [
+        ("name", values.map(|values| values.name.to_string())),
+        ("dob", values.map(|values| values.dob.to_string())),
+        ("external_id", external_id.map(ToString::to_string)),
+    ]
 }
 
 fn difference(before: Fields, after: Fields) -> Vec<FieldChange> {

@@ -5,7 +5,8 @@
 
 use aws_lc_rs::digest::{Context, SHA256};
 
-use super::command::{CustomerCommand, IfMatch};
+use super::command::{CustomerCommand, ExternalIdChange, IfMatch};
+use crate::events::customer::CustomerValues;
 use crate::events::log::IdempotencyKey;
 use crate::events::values::CustomerId;
 use crate::postgres::Pool;
@@ -29,13 +30,32 @@ pub fn fingerprint(id: Option<CustomerId>, command: &CustomerCommand) -> Vec<u8>
         IfMatch::OneOf(versions) => format!("{versions:?}"),
         IfMatch::NoneOf(versions) => format!("not {versions:?}"),
     };
+    let values = |values: &CustomerValues| {
+        let CustomerValues { name, dob, external_id } = values;
+        format!(
+            "{name}\n{dob}{}",
+            external_id.as_ref().map_or(String::new(), |id| format!("\n{id}"))
+        )
+    };
     let text = match command {
-        CustomerCommand::Create { name, dob } => format!("create\n{name}\n{dob}"),
-        CustomerCommand::Update { name, dob, if_match } => {
-            format!("update\n{of_customer}\n{name}\n{dob}\n{}", versions(if_match))
+        CustomerCommand::Create(of_new) => format!("create\n{}", values(of_new)),
+        CustomerCommand::Update { name, dob, external_id, if_match } => {
+            let external_id = match external_id {
+                ExternalIdChange::Keep => String::new(),
+                ExternalIdChange::Set(None) => "\nnone".to_owned(),
+                ExternalIdChange::Set(Some(id)) => format!("\nset {id}"),
+            };
+            format!("update\n{of_customer}\n{name}\n{dob}\n{}{external_id}", versions(if_match))
+        }
+        CustomerCommand::UpdateExternal { values: of_new, if_match } => {
+            format!("put\n{}\n{}", values(of_new), versions(if_match))
         }
         CustomerCommand::Delete { if_match } => {
             format!("delete\n{of_customer}\n{}", versions(if_match))
+        }
+        CustomerCommand::Restore { values: of_version, from_version, if_match } => {
+            let (of_version, versions) = (values(of_version), versions(if_match));
+            format!("restore\n{of_customer}\n{from_version}\n{of_version}\n{versions}")
         }
     };
     let mut context = Context::new(&SHA256);

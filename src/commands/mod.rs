@@ -14,6 +14,9 @@ pub mod customer;
 /// The command bus: executes a command and appends its events to the log.
 pub mod bus;
 
+/// The commands of customers on the bus.
+mod customer_bus;
+
 /// A cache of aggregates that this process has appended to.
 mod aggregate_cache;
 
@@ -34,5 +37,5 @@ pub mod history;
 
 pub use aggregate::LastEventAggregate;
 pub use bus::{Bus, BusError, CommandBus, Origin, Written};
-pub use command::{CustomerCommand, IfMatch};
+pub use command::{CustomerCommand, ExternalIdChange, IfMatch};
 pub use refusal::Refusal;

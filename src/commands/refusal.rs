@@ -12,4 +12,16 @@ pub enum Refusal {
     /// A create for an id that is taken. For a new customer the bus retries with another id instead.
     #[error("the customer exists already")]
     Exists,
+    /// Another customer has the external id.
+    #[error("the external id is that of customer {customer}")]
+    ExternalIdTaken { customer: i64 },
+    /// The customer has the external id no more. The bus looks for the customer that has it.
+    #[error("the customer has another external id")]
+    ExternalIdMoved,
+    /// A restore of a version that the customer does not have.
+    #[error("the customer has no such version")]
+    NoSuchVersion,
+    /// A restore of the version that a deletion has left.
+    #[error("the version is a deletion")]
+    VersionDeleted,
 }

@@ -8,6 +8,9 @@ pub mod characters;
 /// Names, dates, ids, roles; parsed at the edge.
 pub mod values;
 
+/// External ids: the name that another system has for a customer.
+pub mod external_id;
+
 /// Events of customers.
 pub mod customer;
 

@@ -1,5 +1,5 @@
-//! The customers as they are now: `customers(id, name, dob, version, created_at, updated_at)`,
-//! indexed youngest first.
+//! The customers as they are now: `customers(id, name, dob, external_id, version, created_at,
+//! updated_at)`, indexed youngest first.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,12 @@ use chrono::{DateTime, NaiveDate, Utc};
 use futures_util::Stream;
 use sqlx::PgExecutor;
 
+use super::last_changes::{Change, fold};
 use super::projection::ProjectionError;
 use super::reader::Reader;
 use super::table::{TableProjection, TableRow, copy_many};
-use crate::events::customer::{CUSTOMER, CustomerEvent};
+use crate::events::customer::{CUSTOMER, CustomerEvent, CustomerValues};
+use crate::events::external_id::ExternalId;
 use crate::events::log::read::{LastEvent, ReadError};
 use crate::events::log::{StoredEvent, read};
 use crate::events::values::CustomerId;
@@ -23,9 +25,30 @@ pub struct Row {
     pub id: i64,
     pub name: String,
     pub dob: NaiveDate,
+    pub external_id: Option<String>,
     pub version: i64,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
+}
+
+impl Row {
+    fn new(
+        id: i64,
+        values: CustomerValues,
+        version: i64,
+        (created_at, updated_at): (DateTime<Utc>, DateTime<Utc>),
+    ) -> Self {
+        let CustomerValues { name, dob, external_id } = values;
+        Self {
+            id,
+            name: name.as_str().to_owned(),
+            dob: dob.date(),
+            external_id: external_id.map(|id| id.as_str().to_owned()),
+            version,
+            created_at,
+            updated_at,
+        }
+    }
 }
 
 /// The customers of these ids, in their order; `None` where there is none of that id. A parked customer is
@@ -33,7 +56,7 @@ pub struct Row {
 pub async fn find(db: &mut Reader, ids: &[CustomerId]) -> Result<Vec<Option<Row>>, ReadError> {
     let asked: Vec<i64> = ids.iter().map(|id| id.get()).collect();
     let rows = sqlx::query!(
-        r#"select c.name as "name?", c.dob as "dob?", c.version as "version?",
+        r#"select c.name as "name?", c.dob as "dob?", c.external_id, c.version as "version?",
                   c.created_at as "created_at?", c.updated_at as "updated_at?",
                   exists (select from parked_customers p
                           where p.projection = $2 and p.version = $3 and p.place = 'public'
@@ -41,7 +64,8 @@ pub async fn find(db: &mut Reader, ids: &[CustomerId]) -> Result<Vec<Option<Row>
            from unnest($1::bigint[]) with ordinality as asked (id, place)
            -- Autovacuum does not analyze a partitioned table: without the limit many rows are expected.
            left join lateral (
-               select name, dob, version, created_at, updated_at from customers where id = asked.id limit 1
+               select name, dob, external_id, version, created_at, updated_at
+               from customers where id = asked.id limit 1
            ) c on true
            order by asked.place"#,
         &asked,
@@ -59,7 +83,8 @@ pub async fn find(db: &mut Reader, ids: &[CustomerId]) -> Result<Vec<Option<Row>
         }
         found.push(match (row.name, row.dob, row.version, row.created_at, row.updated_at) {
             (Some(name), Some(dob), Some(version), Some(created_at), Some(updated_at)) => {
-                Some(Row { id: id.get(), name, dob, version, created_at, updated_at })
+                let (id, external_id) = (id.get(), row.external_id);
+                Some(Row { id, name, dob, external_id, version, created_at, updated_at })
             }
             _ => None,
         });
@@ -69,20 +94,8 @@ pub async fn find(db: &mut Reader, ids: &[CustomerId]) -> Result<Vec<Option<Row>
 
 /// The row after the customer's last event.
 fn of_last_event(id: CustomerId, last: LastEvent<CustomerEvent>) -> Option<Row> {
-    let (name, dob) = state(last.event)?;
-    let (created_at, updated_at) = (last.created_at, last.recorded_at);
-    Some(Row { id: id.get(), name, dob, version: last.sequence, created_at, updated_at })
-}
-
-/// The state after an event; `None` when it deletes the customer.
-fn state(event: CustomerEvent) -> Option<(String, NaiveDate)> {
-    match event {
-        CustomerEvent::CustomerCreated { name, dob }
-        | CustomerEvent::CustomerUpdated { name, dob } => {
-            Some((name.as_str().to_owned(), dob.date()))
-        }
-        CustomerEvent::CustomerDeleted {} => None,
-    }
+    let values = last.event.into_values()?;
+    Some(Row::new(id.get(), values, last.sequence, (last.created_at, last.recorded_at)))
 }
 
 /// The `number` youngest customers, or all without a number, after the one of that date of birth and
@@ -95,7 +108,7 @@ pub fn youngest<'a>(
     let (dob, id) = after.unzip();
     sqlx::query_as!(
         Row,
-        "select id, name, dob, version, created_at, updated_at
+        "select id, name, dob, external_id, version, created_at, updated_at
          from customers
          where dob <= coalesce($2::date, 'infinity'::date)
            and ($2::date is null or dob < $2 or id > $3)
@@ -107,13 +120,45 @@ pub fn youngest<'a>(
     .fetch(db)
 }
 
+/// The customers with the external id, one at most, and the position that the table shows.
+pub async fn of_external_id(
+    db: &mut Reader,
+    external_id: &ExternalId,
+) -> Result<(Vec<Row>, i64), ProjectionError> {
+    let rows = sqlx::query!(
+        r#"select p.checkpoint, c.id as "id?", c.name as "name?", c.dob as "dob?", c.external_id,
+                  c.version as "version?", c.created_at as "created_at?", c.updated_at as "updated_at?"
+           from projections p left join customers c on c.external_id = $3
+           where p.name = $1 and p.version = $2"#,
+        Customers::NAME,
+        Customers::VERSION,
+        external_id.as_str()
+    )
+    .fetch_all(db)
+    .await?;
+    let first = rows.first().ok_or(ProjectionError::NotRegistered(Customers::NAME))?;
+    let checkpoint = first.checkpoint;
+    let rows = rows.into_iter().filter_map(|row| {
+        Some(Row {
+            id: row.id?,
+            name: row.name?,
+            dob: row.dob?,
+            external_id: row.external_id,
+            version: row.version?,
+            created_at: row.created_at?,
+            updated_at: row.updated_at?,
+        })
+    });
+    Ok((rows.collect(), checkpoint))
+}
+
 /// Keeps the table `customers`.
 pub struct Customers;
 
 impl TableRow for Row {
     const TABLE: &'static str = "customers";
     const COLUMNS: &'static [&'static str] =
-        &["id", "name", "dob", "version", "created_at", "updated_at"];
+        &["id", "name", "dob", "external_id", "version", "created_at", "updated_at"];
     const KEY: &'static [&'static str] = &["id"];
 
     fn label(&self) -> String {
@@ -124,6 +169,7 @@ impl TableRow for Row {
         row.field(self.id)?;
         row.field(self.name.as_str())?;
         row.field(self.dob)?;
+        row.field(self.external_id.as_deref())?;
         row.field(self.version)?;
         row.field(self.created_at)?;
         row.field(self.updated_at)
@@ -137,91 +183,65 @@ impl TableProjection for Customers {
 
     fn fold(streams: &[StoredEvent]) -> Result<Vec<Row>, ProjectionError> {
         let changes = fold(streams)?;
-        Ok(changes.into_iter().filter_map(|(id, change)| change.into_row(id)).collect())
+        Ok(changes.into_iter().filter_map(|(id, change)| row_of(id, &change)).collect())
     }
 
     async fn apply_page(db: &mut Connection, page: &[StoredEvent]) -> Result<(), ProjectionError> {
         let changes = fold(page)?;
         let rows = |are_new: bool| {
             let changes = changes.iter().filter(move |(_, change)| change.is_new() == are_new);
-            changes.filter_map(|(id, change)| change.clone().into_row(*id))
+            changes.filter_map(|(id, change)| row_of(*id, change))
         };
         let mut by_statement: Vec<Row> = rows(true).collect();
         if copy_many(db, &by_statement).await? {
             by_statement.clear();
         }
         by_statement.extend(rows(false));
-        upsert(db, &by_statement).await?;
+        let restored = changes.iter().filter(|(_, change)| change.is_restored && !change.is_new());
+        let restored: Vec<i64> = restored.map(|(id, _)| *id).collect();
+        upsert(db, &by_statement, &restored).await?;
         delete(db, &changes).await
     }
 }
 
-/// The last state of one customer after a run of events.
-#[derive(Debug, Clone, Default)]
-struct Change {
-    /// `None` when the last event deleted the customer.
-    present: Option<(String, NaiveDate)>,
-    version: i64,
-    /// Known when the run has the customer's first event.
-    created_at: Option<DateTime<Utc>>,
-    updated_at: DateTime<Utc>,
+/// The customer after its last change; `None` when that deletes it.
+pub(super) fn row_of(id: i64, change: &Change) -> Option<Row> {
+    let created_at = change.created_at.unwrap_or(change.updated_at);
+    Some(Row::new(id, change.present.clone()?, change.version, (created_at, change.updated_at)))
 }
 
-impl Change {
-    fn is_new(&self) -> bool {
-        self.created_at.is_some()
-    }
-
-    fn into_row(self, id: i64) -> Option<Row> {
-        let (name, dob) = self.present?;
-        Some(Row {
-            id,
-            name,
-            dob,
-            version: self.version,
-            created_at: self.created_at.unwrap_or(self.updated_at),
-            updated_at: self.updated_at,
-        })
-    }
-}
-
-/// Folds a page to its last change of each customer. Events of accounts are skipped.
-fn fold(page: &[StoredEvent]) -> Result<BTreeMap<i64, Change>, ProjectionError> {
-    let mut changes: BTreeMap<i64, Change> = BTreeMap::new();
-    for stored in page {
-        let Some(id) = stored.customer() else { continue };
-        let event = stored
-            .decode()
-            .map_err(|source| ProjectionError::Decode { position: stored.position, source })?;
-        let change = changes.entry(id.get()).or_default();
-        change.version = stored.sequence;
-        change.updated_at = stored.recorded_at;
-        if matches!(event, CustomerEvent::CustomerCreated { .. }) {
-            change.created_at = Some(stored.recorded_at);
-        }
-        change.present = state(event);
-    }
-    Ok(changes)
-}
-
-/// Writes rows. One that exists keeps its `created_at`.
-async fn upsert(db: &mut Connection, rows: &[Row]) -> Result<(), ProjectionError> {
+/// Writes rows. One that exists keeps its `created_at`; that of a restored customer, whose row may be gone, is the time
+/// of its first event.
+async fn upsert(
+    db: &mut Connection,
+    rows: &[Row],
+    restored: &[i64],
+) -> Result<(), ProjectionError> {
     if rows.is_empty() {
         return Ok(());
     }
     let written = sqlx::query!(
-        "insert into customers (id, name, dob, version, created_at, updated_at)
-         select * from unnest($1::bigint[], $2::text[], $3::date[], $4::bigint[],
-                              $5::timestamptz[], $6::timestamptz[])
+        "insert into customers (id, name, dob, external_id, version, created_at, updated_at)
+         select r.id, r.name, r.dob, r.external_id, r.version,
+                case when r.id = any($8) then (
+                    select e.recorded_at from events e
+                    where e.aggregate_type = 'customer' and e.aggregate_id = r.id::text and e.sequence = 1
+                ) else r.created_at end,
+                r.updated_at
+         from unnest($1::bigint[], $2::text[], $3::date[], $4::text[], $5::bigint[], $6::timestamptz[],
+                     $7::timestamptz[])
+              as r (id, name, dob, external_id, version, created_at, updated_at)
          on conflict (id) do update
-         set name = excluded.name, dob = excluded.dob, version = excluded.version,
-             updated_at = excluded.updated_at",
+         set name = excluded.name, dob = excluded.dob, external_id = excluded.external_id,
+             version = excluded.version, updated_at = excluded.updated_at",
         &rows.iter().map(|row| row.id).collect::<Vec<_>>(),
         &rows.iter().map(|row| row.name.clone()).collect::<Vec<_>>(),
         &rows.iter().map(|row| row.dob).collect::<Vec<_>>(),
+        &rows.iter().map(|row| row.external_id.clone()).collect::<Vec<_>>() as &[Option<String>],
         &rows.iter().map(|row| row.version).collect::<Vec<_>>(),
         &rows.iter().map(|row| row.created_at).collect::<Vec<_>>(),
         &rows.iter().map(|row| row.updated_at).collect::<Vec<_>>(),
+        restored,
     )
     .execute(db)
     .await?

@@ -14,6 +14,15 @@ pub mod table;
 /// The customers as they are now, youngest first.
 pub mod customers;
 
+/// How many customers there are.
+pub mod customer_count;
+
+/// What a run of events leaves of each customer.
+mod last_changes;
+
+/// The customers by the words of their names, and in other orders.
+pub mod customer_search;
+
 /// Every state of every customer, for histories and for reads of any moment of the past.
 pub mod customer_history;
 

@@ -1,5 +1,7 @@
 //! The interface of a projection: code that follows the log and keeps a table.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use super::checksum::Checksum;
@@ -18,6 +20,10 @@ pub trait Projection: Send + Sync {
     /// Raised when its table, or what it writes there, changes. A new version keeps a table of its
     /// own beside that of the old one, and has a row of its own in the table `projections`.
     fn version(&self) -> i32;
+
+    /// How long events may wait to be applied while no request waits for them: a page of many costs PostgreSQL
+    /// little more than a page of one.
+    fn pace(&self) -> Duration;
 
     /// The table that only this projection writes to, as its row in `projection_tables` names it.
     fn table(&self) -> &'static str;

@@ -28,10 +28,6 @@ const PAGE: usize = 1000;
 /// How often the log is read without a notification: other processes write too.
 const POLL: Duration = Duration::from_secs(1);
 
-/// How long events may wait to be applied while no request waits for them: a page of many costs PostgreSQL little
-/// more than a page of one.
-const PACE: Duration = Duration::from_millis(20);
-
 /// The pause before the next attempt while another process holds the checkpoint's row.
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
@@ -111,7 +107,7 @@ async fn follow(
                     Next::Busy => tokio::time::sleep(BUSY_PAUSE).await,
                     Next::CaughtUp => {
                         tokio::select! {
-                            () = appends.wait(POLL) => pace(board).await,
+                            () = appends.wait(POLL) => pace(board, projection.pace()).await,
                             () = board.demanded() => {}
                             () = connection.replaced() => {}
                         }
@@ -139,10 +135,10 @@ async fn follow(
     }
 }
 
-/// Waits for [`PACE`], or until a request waits.
-async fn pace(board: &ProgressBoard) {
+/// Waits for the projection's pace, or until a request waits.
+async fn pace(board: &ProgressBoard, pace: Duration) {
     if !board.has_waiting() {
-        let _ = tokio::time::timeout(PACE, board.demanded()).await;
+        let _ = tokio::time::timeout(pace, board.demanded()).await;
     }
 }
 

@@ -1,11 +1,12 @@
 //! The list of projections.
 
 use super::customer_history::CustomerHistory;
+use super::customer_search::CustomerSearch;
 use super::customers::Customers;
 use super::projection::Projection;
 
 /// Every projection, one line each.
-pub static ALL: [&'static dyn Projection; 2] = [&Customers, &CustomerHistory];
+pub static ALL: [&'static dyn Projection; 3] = [&Customers, &CustomerHistory, &CustomerSearch];
 
 /// The projection of that name.
 #[must_use]

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::FromRow;
@@ -43,6 +44,9 @@ pub trait TableProjection: Send + Sync + 'static {
     /// See [`Projection::version`].
     const VERSION: i32;
 
+    /// See [`Projection::pace`].
+    const PACE: Duration = Duration::from_millis(20);
+
     type Row: TableRow;
 
     /// The rows that whole streams fold to. Events of accounts are skipped.
@@ -63,6 +67,10 @@ impl<P: TableProjection> Projection for P {
 
     fn version(&self) -> i32 {
         P::VERSION
+    }
+
+    fn pace(&self) -> Duration {
+        P::PACE
     }
 
     fn table(&self) -> &'static str {

@@ -26,12 +26,14 @@ pub(super) const FUNCTIONS: [&str; 18] = [
 ];
 
 /// The tables that the service reads, apart from the read tables.
-const TABLES: [&str; 13] = [
+const TABLES: [&str; 15] = [
     "_sqlx_migrations",
     "events",
     "log_identities",
     "idempotency_keys",
     "imports",
+    "external_ids",
+    "taken_external_ids",
     "accounts",
     "cursor_keys",
     "projections",

@@ -163,7 +163,7 @@ async fn restore(place: &Place, lost: &Lost) {
 
     let process = place.serve().await;
     let checked = place.run(&[Place::exports().as_str(), check].concat()).await;
-    assert_eq!(checked.matches("equals the log").count(), 2, "{checked}");
+    assert_eq!(checked.matches("equals the log").count(), 3, "{checked}");
     let old = process.request(Method::GET, "/customers").login(&lost.login);
     assert_eq!(verdict(old).await, "401 unauthenticated", "the old sessions have ended");
     let login = process.log_in("root").await;

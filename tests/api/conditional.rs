@@ -233,10 +233,12 @@ async fn a_condition_is_part_of_a_request_that_is_executed_once() {
 }
 
 /// The routes that compare the version of a customer before they change it.
-const COMPARED: [(&str, &str); 4] = [
+const COMPARED: [(&str, &str); 6] = [
     ("POST", "/customers/update"),
     ("DELETE", "/customers/delete"),
     ("PUT", "/customers/{id}"),
+    ("PUT", "/customers/external/{external_id}"),
+    ("POST", "/customers/{id}/restore"),
     ("DELETE", "/customers/{id}"),
 ];
 

@@ -10,8 +10,8 @@ use cqrs_es::persist::{
 };
 use cqrs_es::{Aggregate as _, AggregateError, CqrsFramework, EventEnvelope, EventStore, Query};
 use customers::commands::customer::{Customer, State};
-use customers::commands::{CustomerCommand, IfMatch, Refusal};
-use customers::events::customer::CustomerEvent;
+use customers::commands::{CustomerCommand, ExternalIdChange, IfMatch, Refusal};
+use customers::events::customer::{CustomerEvent, CustomerValues};
 use customers::events::log::EventRepository;
 use customers::events::upcast::upcasters;
 use customers::events::values::{DateOfBirth, Name};
@@ -33,12 +33,17 @@ fn values(name: &str) -> (Name, DateOfBirth) {
 
 fn create(name: &str) -> CustomerCommand {
     let (name, dob) = values(name);
-    CustomerCommand::Create { name, dob }
+    CustomerCommand::Create(CustomerValues::new(name, dob))
 }
 
 fn update(name: &str) -> CustomerCommand {
     let (name, dob) = values(name);
-    CustomerCommand::Update { name, dob, if_match: IfMatch::Any }
+    CustomerCommand::Update {
+        name,
+        dob,
+        external_id: ExternalIdChange::Keep,
+        if_match: IfMatch::Any,
+    }
 }
 
 fn metadata() -> HashMap<String, String> {
@@ -129,7 +134,10 @@ async fn the_framework_runs_on_the_log_and_each_repository_reads_what_the_other_
             cqrs_es::Aggregate::apply(&mut customer, envelope.payload);
         }
         let (name, dob) = values("Ada Lovelace");
-        assert_eq!((customer.version, customer.state), (3, State::Present { name, dob }));
+        assert_eq!(
+            (customer.version, customer.state),
+            (3, State::Present(CustomerValues::new(name, dob)))
+        );
     }
     let last = ours(&service).get_last_events::<Customer>("1", 1).await.unwrap();
     assert_eq!(last.iter().map(|event| event.sequence).collect::<Vec<_>>(), [2, 3]);
@@ -167,7 +175,7 @@ async fn a_store_that_loaded_an_older_state_is_told_of_the_conflict() {
     let [first, second] =
         [store.load_aggregate("7").await.unwrap(), store.load_aggregate("7").await.unwrap()];
     let (name, dob) = values("Ada");
-    let event = || vec![CustomerEvent::CustomerCreated { name: name.clone(), dob }];
+    let event = || vec![CustomerEvent::created(CustomerValues::new(name.clone(), dob))];
     store.commit(event(), first, metadata()).await.unwrap();
     let conflict = store.commit(event(), second, metadata()).await;
     assert!(matches!(conflict, Err(AggregateError::AggregateConflict)), "{conflict:?}");
@@ -191,7 +199,7 @@ async fn an_event_of_an_older_version_is_upcast_in_every_store() {
         .with_upcasters(upcasters());
     replay.replay_all().await.unwrap();
     let (name, dob) = values("Ada");
-    let expected = CustomerEvent::CustomerCreated { name, dob };
+    let expected = CustomerEvent::created(CustomerValues::new(name, dob));
     assert_eq!(seen.take(), [("1".to_owned(), 1, expected)]);
     let theirs = store(PostgresEventRepository::new(service.pools.short.once().clone()));
     assert_eq!(theirs.load_events("1").await.unwrap().len(), 1);

@@ -62,7 +62,7 @@ async fn a_created_customer_is_answered_whole_and_read_back_the_same() {
     for (spelling, status, id) in [(Spelling::Path, 201, 1), (Spelling::SpelledOut, 200, 2)] {
         let created = spelling.create(&service, &editor, &ada()).await;
         let whole = format!(
-            r#"{status} {{"created_at":"[time]","dob":"1990-12-10","id":{id},"name":"Ada","updated_at":"[time]","version":1}}"#
+            r#"{status} {{"created_at":"[time]","dob":"1990-12-10","external_id":null,"id":{id},"name":"Ada","updated_at":"[time]","version":1}}"#
         );
         assert_eq!(created.shape(), whole);
         assert_eq!(created.header("content-type"), Some("application/json"));
@@ -94,7 +94,7 @@ async fn an_update_overwrites_and_keeps_when_the_customer_was_created() {
         let body = json!({"name": name, "dob": "1914-11-09"});
         let updated = spelling.update(&service, &editor, 1, &body).await;
         let whole = format!(
-            r#"200 {{"created_at":"[time]","dob":"1914-11-09","id":1,"name":"{name}","updated_at":"[time]","version":{version}}}"#
+            r#"200 {{"created_at":"[time]","dob":"1914-11-09","external_id":null,"id":1,"name":"{name}","updated_at":"[time]","version":{version}}}"#
         );
         assert_eq!(updated.shape(), whole);
         assert_eq!(updated.header("etag"), Some(format!("\"{version}\"").as_str()));
@@ -189,7 +189,7 @@ async fn a_name_is_trimmed_and_composed_and_may_be_shared() {
         assert_eq!((created.status, created.body["name"].as_str()), (201, Some(stored)));
         let id = created.body["id"].as_i64().unwrap();
         assert_eq!(show(&service, &editor, id).await.body["name"], stored);
-        assert_eq!(created.body.as_object().unwrap().len(), 6, "{created:?}");
+        assert_eq!(created.body.as_object().unwrap().len(), 7, "{created:?}");
     }
     let escaped = r#"{"name":"Zoe\u0308 \ud83d\udcaf","dob":"1900-01-01"}"#;
     let request = service.post("/customers").header("content-type", "application/json");

@@ -4,8 +4,9 @@ use chrono::NaiveDate;
 use cqrs_es::test::TestFramework;
 use customers::commands::LastEventAggregate as _;
 use customers::commands::customer::{Customer, State};
-use customers::commands::{CustomerCommand, IfMatch, Refusal};
-use customers::events::customer::CustomerEvent;
+use customers::commands::{CustomerCommand, ExternalIdChange, IfMatch, Refusal};
+use customers::events::customer::{CustomerEvent, CustomerValues};
+use customers::events::external_id::ExternalId;
 use customers::events::log::NewEvent;
 use customers::events::values::{CustomerId, DateOfBirth, Name, Username};
 use proptest::prelude::*;
@@ -20,12 +21,22 @@ fn dob(text: &str) -> DateOfBirth {
     DateOfBirth::parse(text, TODAY).expect("a date of birth")
 }
 
+fn values(text: &str) -> CustomerValues {
+    CustomerValues::new(name(text), dob("1990-12-10"))
+}
+
+/// Values with an external id.
+fn known_as(text: &str, external_id: &str) -> CustomerValues {
+    let external_id = Some(ExternalId::parse(external_id).expect("an external id"));
+    CustomerValues { external_id, ..values(text) }
+}
+
 fn created(text: &str) -> CustomerEvent {
-    CustomerEvent::CustomerCreated { name: name(text), dob: dob("1990-12-10") }
+    CustomerEvent::created(values(text))
 }
 
 fn updated(text: &str) -> CustomerEvent {
-    CustomerEvent::CustomerUpdated { name: name(text), dob: dob("1990-12-10") }
+    CustomerEvent::updated(values(text))
 }
 
 fn deleted() -> CustomerEvent {
@@ -33,11 +44,12 @@ fn deleted() -> CustomerEvent {
 }
 
 fn create(text: &str) -> CustomerCommand {
-    CustomerCommand::Create { name: name(text), dob: dob("1990-12-10") }
+    CustomerCommand::Create(values(text))
 }
 
 fn update(text: &str, if_match: IfMatch) -> CustomerCommand {
-    CustomerCommand::Update { name: name(text), dob: dob("1990-12-10"), if_match }
+    let (name, dob, external_id) = (name(text), dob("1990-12-10"), ExternalIdChange::Keep);
+    CustomerCommand::Update { name, dob, external_id, if_match }
 }
 
 fn delete(if_match: IfMatch) -> CustomerCommand {
@@ -73,10 +85,67 @@ fn an_update_overwrites_and_one_that_changes_nothing_is_no_event() {
     let other_day = CustomerCommand::Update {
         name: name("Ada"),
         dob: dob("1990-12-11"),
+        external_id: ExternalIdChange::Keep,
         if_match: IfMatch::Any,
     };
-    let event = CustomerEvent::CustomerUpdated { name: name("Ada"), dob: dob("1990-12-11") };
+    let event = CustomerEvent::updated(CustomerValues::new(name("Ada"), dob("1990-12-11")));
     then(ada(), other_day).then_expect_events(vec![event]);
+}
+
+fn update_external(text: &str, external_id: &str, if_match: IfMatch) -> CustomerCommand {
+    CustomerCommand::UpdateExternal { values: known_as(text, external_id), if_match }
+}
+
+#[test]
+fn an_update_keeps_the_external_id_unless_it_names_one() {
+    let given = || vec![CustomerEvent::created(known_as("Ada", "crm-1"))];
+    let change = |external_id| CustomerCommand::Update {
+        name: name("Ada"),
+        dob: dob("1990-12-10"),
+        external_id,
+        if_match: IfMatch::Any,
+    };
+    let of = |id: &str| ExternalId::parse(id).expect("an external id");
+    then(given(), change(ExternalIdChange::Keep)).then_expect_events(vec![]);
+    then(given(), change(ExternalIdChange::Set(Some(of("crm-1"))))).then_expect_events(vec![]);
+    then(given(), change(ExternalIdChange::Set(None))).then_expect_events(vec![updated("Ada")]);
+    let moved = CustomerEvent::updated(known_as("Ada", "crm-2"));
+    then(given(), change(ExternalIdChange::Set(Some(of("crm-2"))))).then_expect_events(vec![moved]);
+    let renamed = CustomerEvent::updated(known_as("Grace", "crm-1"));
+    then(given(), update("Grace", IfMatch::Any)).then_expect_events(vec![renamed]);
+}
+
+#[test]
+fn an_update_by_external_id_is_of_the_customer_that_has_it() {
+    let given = || vec![CustomerEvent::created(known_as("Ada", "crm-1"))];
+    let renamed = CustomerEvent::updated(known_as("Grace", "crm-1"));
+    then(given(), update_external("Grace", "crm-1", IfMatch::Any))
+        .then_expect_events(vec![renamed]);
+    then(given(), update_external("Ada", "crm-1", IfMatch::Any)).then_expect_events(vec![]);
+    then(given(), update_external("Ada", "crm-2", IfMatch::Any))
+        .then_expect_error(Refusal::ExternalIdMoved);
+    then(given(), update_external("Grace", "crm-1", versions(&[2])))
+        .then_expect_error(Refusal::VersionMismatch { current: 1 });
+}
+
+#[test]
+fn a_restore_gives_the_values_of_a_version_also_after_a_deletion() {
+    let restore = |text: &str, if_match| CustomerCommand::Restore {
+        values: values(text),
+        from_version: 1,
+        if_match,
+    };
+    let restored = || vec![CustomerEvent::restored(values("Ada"), 1)];
+    let changed = || vec![created("Ada"), updated("Grace")];
+    let gone = || vec![created("Ada"), deleted()];
+    then(changed(), restore("Ada", IfMatch::Any)).then_expect_events(restored());
+    then(gone(), restore("Ada", versions(&[2]))).then_expect_events(restored());
+    then(vec![created("Ada")], restore("Ada", IfMatch::Any)).then_expect_events(vec![]);
+    then(vec![], restore("Ada", IfMatch::Any)).then_expect_error(Refusal::NotFound);
+    then(gone(), restore("Ada", versions(&[1])))
+        .then_expect_error(Refusal::VersionMismatch { current: 2 });
+    let again = [gone(), restored()].concat();
+    then(again, update("Grace", IfMatch::Any)).then_expect_events(vec![updated("Grace")]);
 }
 
 #[test]
@@ -110,12 +179,21 @@ fn only_a_version_that_was_named_is_changed() {
 
 #[test]
 fn payloads_are_written_byte_by_byte_as_they_stand_in_the_log_for_ever() {
-    let plain = CustomerEvent::CustomerCreated { name: name("Ada"), dob: dob("1990-12-10") };
+    let plain = created("Ada");
     let odd = CustomerEvent::CustomerUpdated {
         name: name("Zoe\u{308} \"O'Neil\" \\ </b> 💯"),
         dob: dob("1900-01-01"),
+        external_id: None,
     };
     for (event, payload) in [
+        (
+            CustomerEvent::created(known_as("Ada", "crm-1")),
+            r#"{"type":"CustomerCreated","name":"Ada","dob":"1990-12-10","external_id":"crm-1"}"#,
+        ),
+        (
+            CustomerEvent::restored(values("Ada"), 3),
+            r#"{"type":"CustomerRestored","name":"Ada","dob":"1990-12-10","from_version":3}"#,
+        ),
         (plain, r#"{"type":"CustomerCreated","name":"Ada","dob":"1990-12-10"}"#),
         (
             odd,
@@ -179,9 +257,10 @@ fn event() -> impl Strategy<Value = CustomerEvent> {
         let date = dob("1990-12-10").date() + chrono::Days::new(days);
         (name(&text), DateOfBirth::stored(date))
     });
-    (0..3, values).prop_map(|(kind, (name, dob))| match kind {
-        0 => CustomerEvent::CustomerCreated { name, dob },
-        1 => CustomerEvent::CustomerUpdated { name, dob },
+    (0..4, values).prop_map(|(kind, (name, dob))| match kind {
+        0 => CustomerEvent::created(CustomerValues::new(name, dob)),
+        1 => CustomerEvent::updated(CustomerValues::new(name, dob)),
+        2 => CustomerEvent::restored(CustomerValues::new(name, dob), 1),
         _ => CustomerEvent::CustomerDeleted {},
     })
 }
@@ -241,7 +320,12 @@ proptest! {
     ) {
         let customer = Customer { version, state: State::Deleted };
         let if_match = if any { IfMatch::Any } else { IfMatch::OneOf(named) };
-        for command in [create("Ada"), update("Ada", if_match.clone()), delete(if_match)] {
+        for command in [
+            create("Ada"),
+            update("Ada", if_match.clone()),
+            update_external("Ada", "crm-1", if_match.clone()),
+            delete(if_match),
+        ] {
             prop_assert!(customer.decide(&command).is_err());
         }
     }
@@ -259,7 +343,7 @@ proptest! {
             for event in led_to {
                 customer.apply(event);
             }
-            let wanted = State::Present { name: name(&text), dob: dob("1990-12-10") };
+            let wanted = State::Present(values(&text));
             prop_assert_eq!(customer.state, wanted);
         }
     }

@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 
 use customers::events::account::{AccountEvent, CloseCause, ThrottledBy};
-use customers::events::customer::CustomerEvent;
+use customers::events::customer::{CustomerEvent, CustomerValues};
+use customers::events::external_id::ExternalId;
 use customers::events::log::payload::{NewEvent, current, decode};
 use customers::events::upcast::{current_version, upcasters};
 use customers::events::values::{DateOfBirth, Name, Role, Username};
@@ -29,10 +30,13 @@ fn person() -> (Name, DateOfBirth) {
 
 pub fn customer_events() -> Vec<CustomerEvent> {
     let (name, dob) = person();
+    let external_id = Some(ExternalId::parse("crm-4711").unwrap());
+    let known = CustomerValues { name: name.clone(), dob, external_id };
     vec![
-        CustomerEvent::CustomerCreated { name: name.clone(), dob },
-        CustomerEvent::CustomerUpdated { name, dob },
+        CustomerEvent::created(CustomerValues::new(name.clone(), dob)),
+        CustomerEvent::updated(CustomerValues::new(name, dob)),
         CustomerEvent::CustomerDeleted {},
+        CustomerEvent::restored(known, 1),
     ]
 }
 
@@ -107,13 +111,13 @@ fn every_golden_file_of_an_older_version_is_read_as_todays() {
     let (name, dob) = person();
     let old = golden("CustomerCreated.v0");
     let read: CustomerEvent = decode("CustomerCreated", "0", &old).unwrap();
-    assert_eq!(read, CustomerEvent::CustomerCreated { name, dob });
+    assert_eq!(read, CustomerEvent::created(CustomerValues::new(name, dob)));
     assert_eq!(current("CustomerCreated", "0", &old).unwrap(), golden("CustomerCreated.v1"));
     // A payload of the current version is returned unchanged, not encoded again.
     let spaced = r#"{"type": "CustomerCreated", "name": "A", "dob": "1990-12-10"}"#;
     assert_eq!(current("CustomerCreated", "1", spaced).unwrap(), spaced);
     let folder = format!("{}/tests/golden", env!("CARGO_MANIFEST_DIR"));
-    assert_eq!(std::fs::read_dir(folder).unwrap().count(), 13 + upcasters().len());
+    assert_eq!(std::fs::read_dir(folder).unwrap().count(), 14 + upcasters().len());
 }
 
 #[test]
@@ -196,7 +200,7 @@ fn every_list_of_kinds_in_sql_is_one_that_the_enum_tells() {
         collect(std::path::Path::new(root).join(folder), &mut files);
     }
     let with_lists: usize = files.iter().filter(|text| !lists_of_kinds(text).is_empty()).count();
-    assert_eq!(with_lists, 4);
+    assert_eq!(with_lists, 5);
 }
 
 fn collect(folder: std::path::PathBuf, files: &mut Vec<String>) {

@@ -307,8 +307,14 @@ async fn a_closed_pipe_makes_no_failed_check_a_success() {
 async fn a_wrong_argument_has_its_exit_code_and_lost_help_is_an_error() {
     let url = database().await;
     for (arguments, problem) in [
-        (&["projection", "verify", "nope"][..], "there are: customers, customer_history"),
-        (&["projection", "rebuild", "nope"], "there are: customers, customer_history"),
+        (
+            &["projection", "verify", "nope"][..],
+            "there are: customers, customer_history, customer_search",
+        ),
+        (
+            &["projection", "rebuild", "nope"],
+            "there are: customers, customer_history, customer_search",
+        ),
         (&["export", "--format", "csv", "--to", "99999999"], "--to is beyond the end of the log"),
         // It has no end.
         (&["import", "/dev/zero"], "--format is missing"),

@@ -7,6 +7,8 @@ use chrono::NaiveDate;
 use customers::clock;
 use customers::commands::import::line::{LINE_MAX, Line};
 use customers::commands::import::lines::{Format, Lines};
+use customers::events::customer::CustomerValues;
+use customers::events::external_id::ExternalId;
 use customers::events::values::{DateOfBirth, Name};
 use customers::feed::log_copy::{Export, LogCopyError};
 use proptest::prelude::*;
@@ -54,9 +56,12 @@ fn read(file: Vec<u8>, format: Format) -> Result<Vec<Line>, TestCaseError> {
         prop_assert!(*number > before, "line {} after {}", number, before);
         before = *number;
         match customer {
-            Ok((name, dob)) => {
+            Ok(CustomerValues { name, dob, external_id }) => {
                 prop_assert_eq!(Name::parse(name.as_str()), Ok(name.clone()));
                 prop_assert_eq!(DateOfBirth::parse(&dob.to_string(), today()), Ok(*dob));
+                if let Some(id) = external_id {
+                    prop_assert_eq!(ExternalId::parse(id.as_str()), Ok(id.clone()));
+                }
             }
             Err(errors) => prop_assert!(!errors.is_empty()),
         }
@@ -124,8 +129,10 @@ fn customers_are_read_as_they_were_written_in_each_form() {
         let format = if is_json { Format::Ndjson } else { Format::Csv };
         let read = read(encoded(&file)[encoding].clone(), format)?;
         let read: Vec<_> = read.into_iter().map(|line| line.customer).collect();
-        let expected: Vec<_> =
-            customers.into_iter().map(|(name, dob, _)| Ok((name, dob))).collect();
+        let expected: Vec<_> = customers
+            .into_iter()
+            .map(|(name, dob, _)| Ok(CustomerValues::new(name, dob)))
+            .collect();
         prop_assert_eq!(read, expected, "{:?}", file);
         Ok(())
     });

@@ -256,6 +256,7 @@ pub struct Service {
     pub pools: Pools,
     pub projector: Projector,
     pub history: Projector,
+    pub search: Projector,
     pub hands: Hands,
     pub config: Config,
     accounts: Accounts,
@@ -275,15 +276,16 @@ impl Service {
         let stop = CancellationToken::new();
         let (address, pools) = (app.address(), app.pools().clone());
         let (projector, history) = (app.projector().clone(), app.history().clone());
+        let search = app.search().clone();
         let accounts = Accounts::new(pools.accounts.clone(), pools.appender.clone());
         let task = tokio::spawn(app.run(stop.clone(), Duration::from_secs(5)));
-        Self { address, pools, projector, history, hands, config, accounts, stop, task }
+        Self { address, pools, projector, history, search, hands, config, accounts, stop, task }
     }
 
     /// Waits until the read tables show the whole log.
     pub async fn caught_up(&self) {
         let head = read::head(&self.pools.short).await.unwrap();
-        for projector in [&self.projector, &self.history] {
+        for projector in [&self.projector, &self.history, &self.search] {
             assert!(projector.wait_for_position(head, PATIENCE).await, "a projection lags");
         }
     }
@@ -470,7 +472,7 @@ pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 
 /// An address of the route: of customer 1, and of a file and a type of problems that are there.
 pub fn address_of(route: &api::Route) -> String {
-    [("{id}", "1"), ("{file}", "start.js"), ("{slug}", "not-found")]
+    [("{id}", "1"), ("{external_id}", "crm-1"), ("{file}", "start.js"), ("{slug}", "not-found")]
         .iter()
         .fold(route.path.to_owned(), |path, (name, value)| path.replace(name, value))
 }

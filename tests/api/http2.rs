@@ -7,6 +7,7 @@ use axum::http::{Method, Request, Response, header};
 use customers::api::{import, list, stream};
 use customers::commands::Bus;
 use customers::demo;
+use customers::events::customer::CustomerValues;
 use customers::events::metadata::Metadata;
 use customers::events::values::Role;
 use futures_util::future::join_all;
@@ -67,7 +68,7 @@ async fn with_customers() -> Service {
     for start in (0..MANY).step_by(200) {
         let creates = (start..start + 200).map(|i| {
             let (name, dob) = demo::person(i);
-            bus.create(name, dob, Metadata::of_program("test"))
+            bus.create(CustomerValues::new(name, dob), Metadata::of_program("test"))
         });
         for created in join_all(creates).await {
             created.unwrap();

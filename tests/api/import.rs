@@ -9,7 +9,7 @@ use customers::auth::account::Accounts;
 use customers::commands::Bus;
 use customers::config::Config;
 use customers::demo;
-use customers::events::customer::{CUSTOMER, CustomerEvent};
+use customers::events::customer::{CUSTOMER, CustomerEvent, CustomerValues};
 use customers::events::log::{Append, NewEvent, append};
 use customers::events::metadata::Metadata;
 use customers::events::values::{Role, Username};
@@ -196,12 +196,13 @@ async fn lost_connections_and_taken_ids_change_nothing() {
             aggregate_type: CUSTOMER,
             aggregate_id: id.to_string(),
             expected: Some(0),
-            events: vec![NewEvent::from(&CustomerEvent::CustomerCreated {
-                name: name.clone(),
+            events: vec![NewEvent::from(&CustomerEvent::created(CustomerValues::new(
+                name.clone(),
                 dob,
-            })],
+            )))],
             metadata: Metadata::of_program("test").into(),
             key: None,
+            external_id: None,
         };
         let mut owner = PgConnection::connect(service.database_url()).await.unwrap();
         append(&mut owner, [&command]).await.unwrap();
@@ -336,7 +337,9 @@ async fn imports_leave_half_of_the_log_to_those_who_write_beside_them() {
         tokio::spawn(async move {
             while !over.load(Ordering::Relaxed) {
                 let (name, dob) = demo::person(writer);
-                bus.create(name, dob, Metadata::of_program("writer")).await.unwrap();
+                bus.create(CustomerValues::new(name, dob), Metadata::of_program("writer"))
+                    .await
+                    .unwrap();
             }
         })
     });

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::NaiveDate;
 use customers::api::list::PER_ACCOUNT;
 use customers::demo;
-use customers::events::customer::{CUSTOMER, CustomerEvent};
+use customers::events::customer::{CUSTOMER, CustomerEvent, CustomerValues};
 use customers::events::log::{Append, NewEvent, append};
 use customers::events::metadata::Metadata;
 use customers::events::values::Role;
@@ -47,7 +47,7 @@ async fn append_many(service: &Service, login: &Login) {
         .zip(FIRST_ID..)
         .map(|(i, id)| {
             let (name, dob) = demo::person(i);
-            let event = CustomerEvent::CustomerCreated { name, dob };
+            let event = CustomerEvent::created(CustomerValues::new(name, dob));
             Append {
                 command_id: uuid::Uuid::from_u128(i.into()),
                 aggregate_type: CUSTOMER,
@@ -56,6 +56,7 @@ async fn append_many(service: &Service, login: &Login) {
                 events: vec![NewEvent::from(&event)],
                 metadata: Metadata::of_program("test").into(),
                 key: None,
+                external_id: None,
             }
         })
         .collect();
@@ -110,7 +111,7 @@ async fn lists_are_youngest_first_with_ties_by_id_after_every_change() {
     }
     let all = list(&service, &editor, "").await;
     assert_eq!(names(&all), ["young", "twin", "twin too", "middle", "old"]);
-    insta::assert_snapshot!(list(&service, &editor, "?numbers=2").await.shape(), @r#"200 {"customers":[{"created_at":"[time]","dob":"2020-12-31","id":5,"name":"young","updated_at":"[time]","version":1},{"created_at":"[time]","dob":"1980-02-29","id":3,"name":"twin","updated_at":"[time]","version":1}],"number":2}"#);
+    insta::assert_snapshot!(list(&service, &editor, "?numbers=2").await.shape(), @r#"200 {"customers":[{"created_at":"[time]","dob":"2020-12-31","external_id":null,"id":5,"name":"young","updated_at":"[time]","version":1},{"created_at":"[time]","dob":"1980-02-29","external_id":null,"id":3,"name":"twin","updated_at":"[time]","version":1}],"number":2}"#);
 
     let body = json!({"name": "older twin", "dob": "1980-02-28"});
     assert_eq!(send(service.put("/customers/3").token(&editor).json(&body)).await.status, 200);

@@ -1,7 +1,7 @@
 //! The log: positions without gaps in commit order, append-only.
 
-use customers::commands::{Bus, BusError, CustomerCommand, IfMatch, Refusal};
-use customers::events::customer::{CUSTOMER, CustomerEvent};
+use customers::commands::{Bus, BusError, CustomerCommand, ExternalIdChange, IfMatch, Refusal};
+use customers::events::customer::{CUSTOMER, CustomerEvent, CustomerValues};
 use customers::events::log::{Append, AppendError, NewEvent, Outcome, append, read};
 use customers::events::metadata::Metadata;
 use customers::events::values::{DateOfBirth, Name};
@@ -42,7 +42,9 @@ async fn positions_have_no_gaps_and_time_order_is_position_order() {
             tokio::spawn(async move {
                 let (name, dob) = person();
                 for _ in 0..5 {
-                    bus.create(name.clone(), dob, Metadata::default()).await.unwrap();
+                    bus.create(CustomerValues::new(name.clone(), dob), Metadata::default())
+                        .await
+                        .unwrap();
                 }
             })
         })
@@ -77,8 +79,8 @@ async fn a_reader_that_remembers_its_position_misses_nothing_while_two_processes
     let writers = [bus(&service), bus(&service)].map(|bus| {
         tokio::spawn(async move {
             let (name, dob) = person();
-            let creates =
-                (0..EVENTS / 2).map(|_| bus.create(name.clone(), dob, Metadata::default()));
+            let creates = (0..EVENTS / 2)
+                .map(|_| bus.create(CustomerValues::new(name.clone(), dob), Metadata::default()));
             for written in futures_util::future::join_all(creates).await {
                 written.unwrap();
             }
@@ -97,11 +99,13 @@ async fn fifty_writers_on_one_customer_lose_nothing_and_with_a_version_one_wins(
     let service = Service::start().await;
     let buses = [bus(&service), bus(&service)];
     let (name, dob) = person();
-    let created = buses[0].create(name, dob, Metadata::default()).await.unwrap();
+    let created =
+        buses[0].create(CustomerValues::new(name, dob), Metadata::default()).await.unwrap();
     let update = |i: usize, if_match| {
         let bus = buses[i % 2].clone();
         let name = Name::parse(&format!("Ada {i}")).unwrap();
-        let command = CustomerCommand::Update { name, dob, if_match };
+        let command =
+            CustomerCommand::Update { name, dob, external_id: ExternalIdChange::Keep, if_match };
         async move { bus.change(created.id, command, Metadata::default()).await }
     };
     let all = (0..50).map(|i| update(i, IfMatch::Any));
@@ -140,6 +144,7 @@ async fn a_batch_gives_each_command_its_own_outcome_and_appends_all_or_nothing_o
         events: (0..events).map(event).collect(),
         metadata: Metadata::default().into(),
         key: None,
+        external_id: None,
     };
     let outcomes = futures_util::future::join_all(
         [
@@ -176,7 +181,7 @@ async fn a_batch_gives_each_command_its_own_outcome_and_appends_all_or_nothing_o
 async fn nobody_changes_what_happened() {
     let service = Service::start().await;
     let (name, dob) = person();
-    bus(&service).create(name, dob, Metadata::default()).await.unwrap();
+    bus(&service).create(CustomerValues::new(name, dob), Metadata::default()).await.unwrap();
     let mut connection = service.pools.accounts.acquire().await.unwrap();
     for replication in ["origin", "replica"] {
         let role = format!("set session_replication_role = {replication}");
@@ -214,9 +219,11 @@ async fn a_create_that_meets_a_taken_id_takes_another() {
         }],
         metadata: Metadata::default().into(),
         key: None,
+        external_id: None,
     };
     append(&service.pools.accounts, &[taken]).await.unwrap();
-    let written = bus(&service).create(name, dob, Metadata::default()).await.unwrap();
+    let written =
+        bus(&service).create(CustomerValues::new(name, dob), Metadata::default()).await.unwrap();
     assert_eq!((written.id.get(), written.version()), (33, 1), "the first id of the next block");
     service.stop().await;
 }
@@ -226,7 +233,7 @@ async fn a_command_runs_to_its_end_even_if_nobody_waits_for_it() {
     let service = Service::start().await;
     let (name, dob) = person();
     let bus = bus(&service);
-    let waiting = bus.create(name, dob, Metadata::default());
+    let waiting = bus.create(CustomerValues::new(name, dob), Metadata::default());
     // The future is polled once, so the command is queued, and then dropped.
     assert!(futures_util::FutureExt::now_or_never(waiting).is_none());
     let pool = service.pools.short.clone();
@@ -244,7 +251,9 @@ async fn a_connection_that_is_cut_in_the_middle_of_an_append_loses_and_doubles_n
         let mut holder = service.pools.long.once().begin().await.unwrap();
         holder.execute("lock table locks.append in exclusive mode").await.unwrap();
         let (name, bus) = (name.clone(), bus.clone());
-        let create = tokio::spawn(async move { bus.create(name, dob, Metadata::default()).await });
+        let create = tokio::spawn(async move {
+            bus.create(CustomerValues::new(name, dob), Metadata::default()).await
+        });
         let pool = service.pools.short.clone();
         until("the call was cut", async || {
             let cut = "select pg_terminate_backend(pid) from pg_stat_activity

@@ -7,9 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use customers::commands::{Bus, CustomerCommand, IfMatch, Origin};
+use customers::commands::{Bus, CustomerCommand, ExternalIdChange, IfMatch, Origin};
 use customers::demo;
 use customers::dev::{Servers, StartError};
+use customers::events::customer::CustomerValues;
 use customers::events::log::{AppendError, Appender, read};
 use customers::events::metadata::Metadata;
 use customers::events::values::Role;
@@ -57,7 +58,7 @@ async fn a_connection_cut_between_commit_and_answer_changes_no_answer() {
     let service = Service::start().await;
     let (bus, _, proxy) = bus_through_proxy(&service).await;
     let (name, dob) = demo::person(1);
-    let mut created = bus.create(name, dob, origin(None)).await.unwrap();
+    let mut created = bus.create(CustomerValues::new(name, dob), origin(None)).await.unwrap();
     for round in 0..40_u64 {
         let cut = if round % 2 == 0 { Cut::NextAnswer } else { Cut::NextRequest };
         let key = (round % 4 < 2).then(|| format!("k{round}"));
@@ -66,10 +67,15 @@ async fn a_connection_cut_between_commit_and_answer_changes_no_answer() {
         let (name, dob) = demo::person(round);
         let written = if round % 3 == 0 {
             let if_match = IfMatch::OneOf(vec![created.version()]);
-            let command = CustomerCommand::Update { name, dob, if_match };
+            let command = CustomerCommand::Update {
+                name,
+                dob,
+                external_id: ExternalIdChange::Keep,
+                if_match,
+            };
             bus.change(created.id, command, origin(key)).await.unwrap()
         } else {
-            bus.create(name, dob, origin(key)).await.unwrap()
+            bus.create(CustomerValues::new(name, dob), origin(key)).await.unwrap()
         };
         assert!(!proxy.is_armed(), "{round}: no connection was cut");
         let expected = if round % 3 == 0 { created.version() + 1 } else { 1 };
@@ -90,7 +96,9 @@ async fn what_waits_when_the_process_stops_still_comes_into_the_log() {
         .map(|i| {
             let bus = bus.clone();
             let (name, dob) = demo::person(i);
-            tokio::spawn(async move { bus.create(name, dob, origin(None)).await })
+            tokio::spawn(
+                async move { bus.create(CustomerValues::new(name, dob), origin(None)).await },
+            )
         })
         .collect();
     let pool = service.pools.short.clone();
@@ -154,7 +162,7 @@ impl Writers {
                     let (_, dob) = demo::person(1);
                     let name = format!("Person {}", next.fetch_add(1, Ordering::Relaxed));
                     let parsed = customers::events::values::Name::parse(&name).unwrap();
-                    if bus.create(parsed, dob, origin(None)).await.is_ok() {
+                    if bus.create(CustomerValues::new(parsed, dob), origin(None)).await.is_ok() {
                         acknowledged.insert(name);
                         done.fetch_add(1, Ordering::Relaxed);
                     } else {

@@ -22,7 +22,7 @@ async fn a_process_is_alive_and_ready_without_a_log_in() {
     insta::assert_snapshot!(send(service.get("/livez")).await.shape(), @r#"200 {"checks":{},"status":"ok"}"#);
     insta::assert_snapshot!(
         send(service.get("/readyz")).await.shape(),
-        @r#"200 {"checks":{"built":"ok","log":"ok","postgres":"ok","projections":[{"checkpoint":0,"head":0,"lag_events":0,"lag_seconds":0.0,"name":"customers","parked":0,"rebuild":null,"state":"following","version":1},{"checkpoint":0,"head":0,"lag_events":0,"lag_seconds":0.0,"name":"customer_history","parked":0,"rebuild":null,"state":"following","version":1}],"redis":"ok","tasks":{"down":[],"running":["reconciler","signing keys","postgres watch","purge","metrics upkeep","appender","notify forward","notify publish","notify listen","projector customers","projector customer_history","log tail"]}},"status":"ok"}"#
+        @r#"200 {"checks":{"built":"ok","log":"ok","postgres":"ok","projections":[{"checkpoint":0,"head":0,"lag_events":0,"lag_seconds":0.0,"name":"customers","parked":0,"rebuild":null,"state":"following","version":1},{"checkpoint":0,"head":0,"lag_events":0,"lag_seconds":0.0,"name":"customer_history","parked":0,"rebuild":null,"state":"following","version":1},{"checkpoint":0,"head":0,"lag_events":0,"lag_seconds":0.0,"name":"customer_search","parked":0,"rebuild":null,"state":"following","version":1}],"redis":"ok","tasks":{"down":[],"running":["reconciler","signing keys","postgres watch","purge","metrics upkeep","appender","notify forward","notify publish","notify listen","projector customers","projector customer_history","projector customer_search","log tail"]}},"status":"ok"}"#
     );
     for path in ["/livez", "/readyz", "/metrics", "/.well-known/jwks.json"] {
         let query = format!("{path}?verbose=1");
@@ -45,7 +45,8 @@ async fn how_far_the_projections_lag_is_told_but_takes_nothing_out() {
         json!({"name": name, "checkpoint": head, "head": head, "lag_events": events, "lag_seconds": seconds,
             "version": 1, "state": "following", "parked": 0, "rebuild": null})
     };
-    let expected = json!([status("customers"), status("customer_history")]);
+    let expected =
+        json!([status("customers"), status("customer_history"), status("customer_search")]);
     assert_eq!(ready.body["checks"]["projections"], expected);
     // While the checkpoints are locked no projector applies events, as if it had a backlog.
     let mut projector = PgConnection::connect(service.database_url()).await.unwrap();

@@ -440,7 +440,7 @@ async fn row_security_on_the_read_tables_leaves_the_service_its_rows() {
         assert_eq!((created.status, created.header("projection-pending")), (201, None));
         let listed = send(service.get("/customers").login(&editor)).await;
         assert_eq!(listed.body["number"], n, "{listed:?}");
-        let [customers, _] = customers::projections::ALL;
+        let [customers, ..] = customers::projections::ALL;
         let rebuilt =
             customers::projections::rebuild::rebuild(customers, &service.pools.rebuild).await;
         rebuilt.unwrap();

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use customers::clock::Clock;
 use customers::commands::Bus;
 use customers::demo;
+use customers::events::customer::CustomerValues;
 use customers::events::metadata::Metadata;
 use customers::events::values::Role;
 use customers::projections::customer_history::CustomerHistory;
@@ -199,7 +200,9 @@ async fn a_moment_that_was_shown_while_others_write_is_shown_again_as_it_was() {
         tokio::spawn(async move {
             while !over.load(Ordering::Relaxed) {
                 let (name, dob) = demo::person(writer);
-                bus.create(name, dob, Metadata::of_program("writer")).await.unwrap();
+                bus.create(CustomerValues::new(name, dob), Metadata::of_program("writer"))
+                    .await
+                    .unwrap();
             }
         })
     });

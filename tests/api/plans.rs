@@ -32,6 +32,20 @@ const EXPLAIN: [&str; 9] = [
     "jit_above_cost=0",
 ];
 
+/// Of rare and of frequent prefixes, in each order.
+const SEARCHES: [&str; 10] = [
+    "name=name%201234&limit=10",
+    "name=n&limit=10",
+    "name=23&sort=name&limit=10",
+    "name=2&sort=created&limit=10",
+    "sort=name&limit=100",
+    "sort=updated&limit=100",
+    "born_from=1990-01-01&born_to=1990-12-31&limit=100",
+    "external_id=none",
+    "count=true",
+    "count=true&name=name%201234",
+];
+
 /// A service on a PostgreSQL that writes its plans.
 struct Explained {
     service: Service,
@@ -130,6 +144,8 @@ async fn no_hot_statement_is_compiled_or_reads_or_sorts_more_than_its_answer_nee
     let ada = json!({"name": "Ada", "dob": "1990-12-10"});
     let grace = json!({"name": "Grace", "dob": "1990-12-10"});
     let moment = customers::clock::rfc3339(Clock::system().now());
+    // The first time, all are counted.
+    send_as(Method::GET, "/customers?count=true", None).await;
     let requests = [
         (Method::GET, "/customers?numbers=10".to_owned(), None),
         (Method::GET, "/customers?numbers=1000".to_owned(), None),
@@ -144,7 +160,8 @@ async fn no_hot_statement_is_compiled_or_reads_or_sorts_more_than_its_answer_nee
         (Method::DELETE, "/customers/15001".to_owned(), None),
         (Method::GET, "/sessions".to_owned(), None),
     ];
-    for (method, path, body) in requests {
+    let searches = SEARCHES.map(|search| (Method::GET, format!("/customers?{search}"), None));
+    for (method, path, body) in requests.into_iter().chain(searches) {
         // Often enough that PostgreSQL plans for any parameters, too.
         for round in 0..8 {
             let path = path.replace("15001", &(15_001 + round).to_string());

@@ -2,7 +2,8 @@
 //! equal.
 
 use chrono::NaiveDate;
-use customers::commands::{Bus, CustomerCommand, IfMatch};
+use customers::commands::{Bus, CustomerCommand, ExternalIdChange, IfMatch};
+use customers::events::customer::CustomerValues;
 use customers::events::log::read;
 use customers::events::metadata::Metadata;
 use customers::events::values::{CustomerId, DateOfBirth, Name, Role};
@@ -45,14 +46,20 @@ async fn execute(bus: &Bus, steps: &[Step]) {
         let result = match step {
             Step::Create(n) => {
                 let (name, dob) = person(*n);
-                let written = bus.create(name, dob, Metadata::default()).await.unwrap();
+                let written =
+                    bus.create(CustomerValues::new(name, dob), Metadata::default()).await.unwrap();
                 ids.push(written.id);
                 continue;
             }
             Step::Update(index, n) => {
                 let Some(id) = ids.get(*index) else { continue };
                 let (name, dob) = person(*n);
-                let command = CustomerCommand::Update { name, dob, if_match: IfMatch::Any };
+                let command = CustomerCommand::Update {
+                    name,
+                    dob,
+                    external_id: ExternalIdChange::Keep,
+                    if_match: IfMatch::Any,
+                };
                 bus.change(*id, command, Metadata::default()).await
             }
             Step::Delete(index) => {
@@ -73,18 +80,19 @@ async fn rows(pool: &Pool) -> Vec<String> {
         .unwrap()
 }
 
+/// The rows of the two other tables.
+const HISTORY_AND_SEARCH: &str = "select h::text from customer_history h
+    union all select s::text from customer_search s order by 1";
+
 async fn history(pool: &Pool) -> Vec<String> {
-    sqlx::query_scalar("select h::text from customer_history h order by customer_id, version")
-        .fetch_all(pool)
-        .await
-        .unwrap()
+    sqlx::query_scalar(HISTORY_AND_SEARCH).fetch_all(pool).await.unwrap()
 }
 
 /// The rows of both tables after the log is applied in pages of these sizes, in turn. The transaction is
 /// rolled back, so the tables do not change.
 async fn by_pages(pool: &Pool, sizes: &[i64]) -> (Vec<String>, Vec<String>) {
     let mut transaction = begin(pool).await.unwrap();
-    transaction.execute("truncate customers, customer_history").await.unwrap();
+    transaction.execute("truncate customers, customer_history, customer_search").await.unwrap();
     let mut position = 0;
     for size in sizes.iter().cycle() {
         let page = read::page(&mut *transaction, position, *size).await.unwrap();
@@ -100,10 +108,7 @@ async fn by_pages(pool: &Pool, sizes: &[i64]) -> (Vec<String>, Vec<String>) {
             .await
             .unwrap();
     let history =
-        sqlx::query_scalar("select h::text from customer_history h order by customer_id, version")
-            .fetch_all(&mut *transaction)
-            .await
-            .unwrap();
+        sqlx::query_scalar(HISTORY_AND_SEARCH).fetch_all(&mut *transaction).await.unwrap();
     (customers, history)
 }
 

@@ -368,7 +368,9 @@ async fn the_checksum_sees_two_names_of_one_length_that_were_swapped() {
     let mut db = service.pools.short.acquire().await.unwrap();
     for projection in ALL {
         let before = projection.checksum(&mut db).await.unwrap();
-        assert_eq!(before.rows, 20);
+        // A row for each word of a name: all these have two.
+        let is_search = projection.name() == "customer_search";
+        assert_eq!(before.rows, if is_search { 40 } else { 20 });
         let (table, key) = (projection.table(), projection.key()[0]);
         let swap = format!(
             "with two as (
@@ -378,7 +380,8 @@ async fn the_checksum_sees_two_names_of_one_length_that_were_swapped() {
                  group by a.{key}, b.{key} limit 1
              )
              update {table} t set name = s.name from {table} s, two
-             where (t.{key}, s.{key}) in ((one, other), (other, one))"
+             where (t.{key}, s.{key}) in ((one, other), (other, one))
+               and t.name is not null and s.name is not null"
         );
         assert_eq!(sqlx::query(&swap).execute(&mut db).await.unwrap().rows_affected(), 2);
         let swapped = projection.checksum(&mut db).await.unwrap();

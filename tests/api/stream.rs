@@ -5,6 +5,7 @@ use std::time::Duration;
 use customers::api::stream::PER_ACCOUNT;
 use customers::commands::Bus;
 use customers::demo;
+use customers::events::customer::CustomerValues;
 use customers::events::log::notify::{CHANNEL, Subscription};
 use customers::events::log::read;
 use customers::events::metadata::Metadata;
@@ -115,7 +116,9 @@ async fn append(pools: &Pools, count: u64) {
     for start in (0..count).step_by(200) {
         let creates = (start..count.min(start + 200)).map(|i| {
             let (bus, (name, dob)) = (bus.clone(), demo::person(i));
-            tokio::spawn(async move { bus.create(name, dob, Metadata::of_program("test")).await })
+            tokio::spawn(async move {
+                bus.create(CustomerValues::new(name, dob), Metadata::of_program("test")).await
+            })
         });
         for create in creates.collect::<Vec<_>>() {
             create.await.unwrap().unwrap();

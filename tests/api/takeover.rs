@@ -3,6 +3,7 @@
 
 use customers::commands::Bus;
 use customers::demo;
+use customers::events::customer::CustomerValues;
 use customers::events::log::read;
 use customers::events::metadata::Metadata;
 use customers::pools::Pools;
@@ -28,7 +29,7 @@ async fn serve(database_url: &str) -> Process {
 async fn create(bus: &Bus, number: u64) {
     for i in 0..number {
         let (name, dob) = demo::person(i);
-        bus.create(name, dob, Metadata::of_program("test")).await.unwrap();
+        bus.create(CustomerValues::new(name, dob), Metadata::of_program("test")).await.unwrap();
     }
 }
 

@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use customers::commands::Bus;
@@ -207,6 +208,10 @@ impl Projection for Panicking {
 
     fn version(&self) -> i32 {
         Customers.version()
+    }
+
+    fn pace(&self) -> Duration {
+        Customers.pace()
     }
 
     fn table(&self) -> &'static str {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use customers::commands::{Bus, Origin};
+use customers::events::customer::CustomerValues;
 use customers::events::metadata::Metadata;
 use customers::events::values::{DateOfBirth, Name, Role};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -49,7 +50,7 @@ async fn registry() -> String {
         Metadata { actor: text(), user_agent: text(), reason: text(), ..Metadata::default() };
     let name = Name::parse("Ada \u{202e}adA").unwrap_or_else(|_| Name::parse("Ada").unwrap());
     let dob = DateOfBirth::parse("1990-12-10", service.hands.clock().today()).unwrap();
-    bus.create(name, dob, Origin::from(metadata)).await.unwrap();
+    bus.create(CustomerValues::new(name, dob), Origin::from(metadata)).await.unwrap();
     let url = service.database_url().to_owned();
     service.stop().await;
     url

@@ -106,7 +106,7 @@ async fn an_export_in_an_empty_installation_is_the_same_registry() {
     assert_eq!(again, export.replace(&identity, &log_id(&there).await));
 
     // Nothing is applied yet, and that is not the same as equal.
-    for projection in ["customers", "customer_history"] {
+    for projection in ["customers", "customer_history", "customer_search"] {
         let (told, _) = failed(&there, &place, &["projection", "verify", projection]).await;
         let missing = format!("does not have the {count} events after position 0, up to {count}");
         assert!(told.contains(&missing), "{told}");

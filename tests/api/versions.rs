@@ -68,7 +68,8 @@ fn last_states(page: &[StoredEvent]) -> Result<BTreeMap<i64, Option<Row>>, Proje
             stored.decode().map_err(|source| ProjectionError::Decode { position, source })?;
         let state = match event {
             CustomerEvent::CustomerCreated { name, .. }
-            | CustomerEvent::CustomerUpdated { name, .. } => {
+            | CustomerEvent::CustomerUpdated { name, .. }
+            | CustomerEvent::CustomerRestored { name, .. } => {
                 Some(Row { id, shouted: name.as_str().to_uppercase(), version: stored.sequence })
             }
             CustomerEvent::CustomerDeleted {} => None,

@@ -4,13 +4,14 @@ use utoipa::openapi::schema::ObjectBuilder;
 
 use super::doc::{Doc, Tag};
 use super::headers::OF_CHANGES;
-use super::plain::{integer, string, time};
+use super::plain::{boolean, day, integer, one_of, string, time};
 use super::schemas;
 use crate::api::problem_types::{
-    FORBIDDEN, IDEMPOTENCY_MISMATCH, NOT_FOUND, OVERLOADED, ProblemType, RATE_LIMITED,
+    EXISTS, FORBIDDEN, IDEMPOTENCY_MISMATCH, NOT_FOUND, OVERLOADED, ProblemType, RATE_LIMITED,
     VERSION_MISMATCH,
 };
-use crate::events::values::CustomerId;
+use crate::events::external_id::EXTERNAL_ID_MAX_CHARS;
+use crate::events::values::{CustomerId, NAME_MAX_CHARS};
 
 /// The headers of the answer to a change.
 const OF_CHANGED: [&str; 4] =
@@ -31,6 +32,14 @@ const UPDATED: [&str; 5] =
 /// The problems of a change of a customer.
 const OF_CHANGE: [&ProblemType; 3] = [&NOT_FOUND, &VERSION_MISMATCH, &IDEMPOTENCY_MISMATCH];
 
+fn name() -> ObjectBuilder {
+    string().min_length(Some(1)).max_length(Some(NAME_MAX_CHARS))
+}
+
+fn external_id() -> ObjectBuilder {
+    string().min_length(Some(1)).max_length(Some(EXTERNAL_ID_MAX_CHARS))
+}
+
 fn id() -> ObjectBuilder {
     integer(1, Some(CustomerId::MAX.get()))
 }
@@ -40,15 +49,28 @@ pub(crate) fn list_customers() -> Doc {
         Tag::Customers, "list_customers",
         "List customers",
         "Without parameters all customers, as one consistent state of any size; with `numbers` the youngest; with \
-         `limit` or `after` a page. `as_of` shows the same as the registry stood then, and needs the role auditor.",
+         `limit` or `after` a page. `as_of` shows the same as the registry stood then, and needs the role auditor. \
+         `name`, `born_from`, `born_to`, `external_id` and `sort` ask for a page of those who match; `count` for their \
+         number.",
     )
     .query("numbers", "How many of the youngest; 0 gives an empty list.", integer(0, None))
     .query("number", "Another spelling of `numbers`.", integer(0, None))
     .query("limit", "The size of a page; 100 without it.", integer(1, Some(1000)))
     .query("after", "The `next` of the page before.", string())
     .query("as_of", "A time that is not in the future.", time())
+    .query("name", "What a word of the name begins with; case, accents and width do not matter.", name())
+    .query("born_from", "The first date of birth.", day())
+    .query("born_to", "The last date of birth.", day())
+    .query("external_id", "The id that another system has for the customer.", external_id())
+    .query(
+        "sort",
+        "By date of birth, the youngest first; by name; by the first or the last change, the newest first.",
+        one_of(["dob", "name", "created", "updated"]),
+    )
+    .query("count", "Only the number: exact, alone or with `name` and the others.", boolean())
     .headers(&["min-event-position"])
-    .json::<schemas::CustomerList>(200, "The customers, the youngest first.", &["link"])
+    .json::<schemas::CustomerList>(200, "The customers in the order of the list.", &["link", "event-position"])
+    .or_json::<schemas::CustomerCount>()
     .problems(&[&FORBIDDEN, &OVERLOADED, &RATE_LIMITED])
 }
 
@@ -62,7 +84,7 @@ pub(crate) fn create_customer() -> Doc {
     .headers(&["idempotency-key", "x-reason", "prefer"])
     .json_body::<schemas::CustomerValues>()
     .json::<schemas::Customer>(201, "The customer.", &CREATED)
-    .problems(&[&IDEMPOTENCY_MISMATCH])
+    .problems(&[&EXISTS, &IDEMPOTENCY_MISMATCH])
 }
 
 pub(crate) fn legacy_create_customer() -> Doc {
@@ -75,7 +97,7 @@ pub(crate) fn legacy_create_customer() -> Doc {
     .headers(&["idempotency-key", "x-reason", "prefer"])
     .json_body::<schemas::CustomerValues>()
     .json::<schemas::Customer>(200, "The customer.", &CREATED)
-    .problems(&[&IDEMPOTENCY_MISMATCH])
+    .problems(&[&EXISTS, &IDEMPOTENCY_MISMATCH])
 }
 
 pub(crate) fn get_customer() -> Doc {
@@ -104,6 +126,39 @@ pub(crate) fn update_customer() -> Doc {
     .json_body::<schemas::CustomerValues>()
     .json::<schemas::Customer>(200, "The customer.", &UPDATED)
     .problems(&OF_CHANGE)
+    .problems(&[&EXISTS])
+}
+
+pub(crate) fn put_external_customer() -> Doc {
+    Doc::new(
+        Tag::Customers,
+        "put_external_customer",
+        "Create or overwrite the customer with an external id",
+        "So another system needs no ids but its own: the customer that has the external id is overwritten, and one is \
+         created if there is none. `If-None-Match: *` asks for a create only, `If-Match` for an update only.",
+    )
+    .path("external_id", "The id that another system has for the customer.", external_id())
+    .headers(&OF_CHANGES)
+    .json_body::<schemas::CustomerValues>()
+    .json::<schemas::Customer>(200, "The customer, overwritten.", &UPDATED)
+    .json::<schemas::Customer>(201, "The customer, created.", &CREATED)
+    .problems(&OF_CHANGE)
+}
+
+pub(crate) fn restore_customer() -> Doc {
+    Doc::new(
+        Tag::Customers,
+        "restore_customer",
+        "Give a customer the values of an earlier version",
+        "Appends `CustomerRestored`, also to a deleted customer, which is there again. The values that the customer has \
+         already change nothing, and append no event.",
+    )
+    .path("id", "The customer.", id())
+    .headers(&OF_CHANGES)
+    .json_body::<schemas::Restoration>()
+    .json::<schemas::Customer>(200, "The customer.", &UPDATED)
+    .problems(&OF_CHANGE)
+    .problems(&[&EXISTS])
 }
 
 pub(crate) fn legacy_update_customer() -> Doc {
@@ -117,6 +172,7 @@ pub(crate) fn legacy_update_customer() -> Doc {
     .json_body::<schemas::CustomerUpdate>()
     .json::<schemas::Customer>(200, "The customer.", &UPDATED)
     .problems(&OF_CHANGE)
+    .problems(&[&EXISTS])
 }
 
 pub(crate) fn delete_customer() -> Doc {

@@ -3,7 +3,7 @@
 use utoipa::ToSchema;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
-use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema};
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema};
 use utoipa::openapi::{Content, Ref, RefOr, Required, Response, ResponseBuilder};
 
 use super::headers;
@@ -161,6 +161,19 @@ impl Doc {
         let contents = types.iter().map(|name| (*name, Content::new(Some(schema.clone()))));
         let contents = contents.collect::<Vec<_>>();
         self.answer(status, description, contents, headers)
+    }
+
+    /// Another shape of the last answer, which is of JSON.
+    pub(super) fn or_json<T: ToSchema>(mut self) -> Self {
+        let other = self.schema::<T>();
+        let last = self.answers.last_mut().and_then(|(_, answer)| {
+            let content = answer.content.get_mut("application/json")?;
+            if let RefOr::T(content) = content { content.schema.as_mut() } else { None }
+        });
+        if let Some(schema) = last {
+            *schema = OneOfBuilder::new().item(schema.clone()).item(other).into();
+        }
+        self
     }
 
     /// Another form of the last answer.

@@ -22,3 +22,12 @@ pub(super) fn integer(minimum: i64, maximum: Option<i64>) -> ObjectBuilder {
 pub(super) fn time() -> ObjectBuilder {
     string().format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
 }
+
+/// A date.
+pub(super) fn day() -> ObjectBuilder {
+    string().format(Some(SchemaFormat::KnownFormat(KnownFormat::Date)))
+}
+
+pub(super) fn boolean() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::Boolean)
+}

@@ -10,6 +10,7 @@ use chrono::NaiveDate;
 
 use super::csv_header::{Header, HeaderError};
 use super::line::{Customer, LINE_MAX, Line, LineError, customer};
+use crate::events::external_id::ExternalId;
 use crate::events::values::{DateOfBirth, Name, ValueError};
 use crate::text_file::{Encoding, TextFile};
 
@@ -23,6 +24,7 @@ pub(super) struct Csv<R> {
     columns: usize,
     name: usize,
     dob: usize,
+    external_id: Option<usize>,
     /// How many lines come before those that `reader` counts.
     lines_before: u64,
 }
@@ -126,7 +128,7 @@ fn reader<R: Read>(limited: LimitedReader<R>) -> csv::Reader<LimitedReader<R>> {
 impl<R: Read> Csv<R> {
     pub(super) fn open(mut file: TextFile<R>) -> Result<Self, HeaderError> {
         let encoding = file.encoding();
-        let Header { bytes, line, delimiter, columns, name, dob } =
+        let Header { bytes, line, delimiter, columns, name, dob, external_id } =
             Header::read(&mut file, encoding)?;
         let left = Arc::new(AtomicUsize::new(0));
         let reader = reader(LimitedReader {
@@ -138,8 +140,18 @@ impl<R: Read> Csv<R> {
             is_at_end: false,
         });
         let (record, lines_before) = (csv::ByteRecord::new(), 0);
-        let mut csv =
-            Self { reader, left, encoding, record, delimiter, columns, name, dob, lines_before };
+        let mut csv = Self {
+            reader,
+            left,
+            encoding,
+            record,
+            delimiter,
+            columns,
+            name,
+            dob,
+            external_id,
+            lines_before,
+        };
         if csv.advance()? == Record::TooLong {
             return Err(HeaderError::refused(line, vec![LineError::too_long()]));
         }
@@ -253,9 +265,15 @@ impl<R: Read> Csv<R> {
             std::str::from_utf8(self.record.get(column).unwrap_or_default())
                 .map_err(|_| ValueError("must be UTF-8"))
         };
+        let external_id = match self.external_id.map(|column| text(column).map(str::trim)) {
+            // An empty cell is none.
+            None | Some(Ok("")) => Ok(None),
+            Some(id) => id.and_then(ExternalId::parse).map(Some),
+        };
         customer(
             text(self.name).and_then(Name::parse),
             text(self.dob).and_then(|dob| DateOfBirth::parse(dob.trim(), today)),
+            external_id,
         )
     }
 }

@@ -19,6 +19,8 @@ pub(super) struct Header {
     pub(super) columns: usize,
     pub(super) name: usize,
     pub(super) dob: usize,
+    /// The column may be missing.
+    pub(super) external_id: Option<usize>,
 }
 
 /// Why a file has no header that can be used.
@@ -76,14 +78,14 @@ impl Header {
                 |problem| HeaderError::refused(line, vec![LineError::new("line", problem)]);
             encoding.check(name).map_err(refused)?;
         }
-        let Columns { delimiter, names, places, .. } = columns;
-        match places {
-            [Ok(name), Ok(dob)] => {
-                Ok(Self { bytes, line, delimiter, columns: names.len(), name, dob })
+        let Columns { delimiter, names, required: [name, dob], external_id, .. } = columns;
+        match (name, dob, external_id) {
+            (Ok(name), Ok(dob), Ok(external_id)) => {
+                Ok(Self { bytes, line, delimiter, columns: names.len(), name, dob, external_id })
             }
-            places => {
-                let errors = places.into_iter().filter_map(Result::err).collect();
-                Err(HeaderError::refused(line, errors))
+            (name, dob, external_id) => {
+                let errors = [name.err(), dob.err(), external_id.err()];
+                Err(HeaderError::refused(line, errors.into_iter().flatten().collect()))
             }
         }
     }
@@ -118,8 +120,9 @@ struct Columns {
     delimiter: u8,
     names: csv::ByteRecord,
     /// Of `name` and `dob`.
-    places: [Result<usize, LineError>; 2],
-    /// How many of the two are there, perhaps twice.
+    required: [Result<usize, LineError>; 2],
+    external_id: Result<Option<usize>, LineError>,
+    /// How many of the required ones are there, perhaps twice.
     found: usize,
 }
 
@@ -130,26 +133,27 @@ impl Columns {
             csv::ReaderBuilder::new().has_headers(false).delimiter(delimiter).from_reader(header);
         // Reading bytes from memory cannot fail.
         let _ = reader.read_byte_record(&mut names);
-        let mut found = 0;
-        let mut place = |field: &'static str| {
+        let place = |field: &'static str| {
             let named = |(number, name): (usize, &[u8])| {
                 let name = std::str::from_utf8(name).ok()?;
                 name.trim().eq_ignore_ascii_case(field).then_some(number)
             };
             let mut places = names.iter().enumerate().filter_map(named);
-            let (first, second) = (places.next(), places.next());
-            found += usize::from(first.is_some());
-            match (first, second) {
-                (Some(place), None) => Ok(place),
-                (Some(_), Some(_)) => Err(LineError::new(field, "is twice in the header")),
-                (None, _) => {
-                    let problem = "is missing in the header, whose columns are divided by commas, \
-                                   semicolons or tabs";
-                    Err(LineError::new(field, problem))
-                }
+            match (places.next(), places.next()) {
+                (place, None) => Ok(place),
+                (_, Some(_)) => Err(LineError::new(field, "is twice in the header")),
             }
         };
-        let places = [place("name"), place("dob")];
-        Self { delimiter, names, places, found }
+        let places = [("name", place("name")), ("dob", place("dob"))];
+        let found = places.iter().filter(|(_, place)| !matches!(place, Ok(None))).count();
+        let required = places.map(|(field, place)| {
+            place?.ok_or_else(|| {
+                let problem = "is missing in the header, whose columns are divided by commas, \
+                               semicolons or tabs";
+                LineError::new(field, problem)
+            })
+        });
+        let external_id = place("external_id");
+        Self { delimiter, names, required, external_id, found }
     }
 }

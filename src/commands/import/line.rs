@@ -2,7 +2,9 @@
 
 use serde::Serialize;
 
-use crate::events::values::{DateOfBirth, Name, ValueError};
+use crate::events::customer::CustomerValues;
+use crate::events::external_id::ExternalId;
+use crate::events::values::{CustomerId, DateOfBirth, Name, ValueError};
 
 /// The longest line in bytes (of UTF-8): far more than a customer needs.
 pub const LINE_MAX: usize = 64 * 1024;
@@ -16,7 +18,7 @@ pub struct Line {
 }
 
 /// The customer of a line, or all that is wrong with the line.
-pub type Customer = Result<(Name, DateOfBirth), Vec<LineError>>;
+pub type Customer = Result<CustomerValues, Vec<LineError>>;
 
 /// What is wrong with one field of a line; the field `line` is the line as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -37,22 +39,29 @@ impl LineError {
         Self { field, detail: detail.into() }
     }
 
+    /// Another customer has the external id.
+    pub(super) fn external_id_taken(customer: CustomerId) -> Self {
+        Self::new("external_id", format!("is that of customer {customer}"))
+    }
+
     pub(super) fn too_long() -> Self {
         Self::new("line", format!("is longer than {LINE_MAX} bytes"))
     }
 }
 
-/// The customer, or the errors of both values.
+/// The customer, or the errors of all values.
 pub(super) fn customer(
     name: Result<Name, ValueError>,
     dob: Result<DateOfBirth, ValueError>,
+    external_id: Result<Option<ExternalId>, ValueError>,
 ) -> Customer {
-    match (name, dob) {
-        (Ok(name), Ok(dob)) => Ok((name, dob)),
-        (name, dob) => {
+    match (name, dob, external_id) {
+        (Ok(name), Ok(dob), Ok(external_id)) => Ok(CustomerValues { name, dob, external_id }),
+        (name, dob, external_id) => {
             let name = name.err().map(|error| LineError::new("name", error.0));
             let dob = dob.err().map(|error| LineError::new("dob", error.0));
-            Err(name.into_iter().chain(dob).collect())
+            let external_id = external_id.err().map(|error| LineError::new("external_id", error.0));
+            Err(name.into_iter().chain(dob).chain(external_id).collect())
         }
     }
 }

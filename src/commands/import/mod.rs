@@ -35,7 +35,7 @@ use self::lines::{Format, Lines};
 use self::progress::{Phase, Progress};
 use crate::clock;
 use crate::events::customer::CustomerEvent;
-use crate::events::log::import::{self, ChunkError, ImportKey, Progress as LogProgress};
+use crate::events::log::import::{self, ChunkError, Create, ImportKey, Progress as LogProgress};
 use crate::events::log::{Appender, NewEvent, id_lease};
 use crate::events::metadata::Metadata;
 use crate::events::values::CustomerId;
@@ -199,7 +199,7 @@ impl Imports {
             }
             let (lines, page) = reading.await.map_err(io::Error::other)?;
             let (page, bytes_read) = (page?, lines.bytes_read());
-            if page.is_empty() {
+            if page.lines.is_empty() {
                 break;
             }
             // The next page is read while this one is appended.
@@ -207,18 +207,26 @@ impl Imports {
             if summary.refused > REFUSED_MAX && summary.refused > summary.lines / 2 {
                 return Err(ImportError::TooManyRefused);
             }
-            summary.lines += i64::try_from(page.len()).unwrap_or(i64::MAX);
-            let mut good = vec![];
-            for (number, event) in page {
+            summary.lines += i64::try_from(page.lines.len()).unwrap_or(i64::MAX);
+            let (mut good, mut bad) = (vec![], vec![]);
+            let last = page.lines.last().map_or(0, |(number, _)| *number);
+            for (number, event) in page.lines {
                 match event {
                     Ok(event) => good.push((number, event)),
-                    Err(errors) => {
-                        summary.refused += 1;
-                        let _ = rejected.send(RejectedLine { line: number, errors }).await;
-                    }
+                    Err(errors) => bad.push(RejectedLine { line: number, errors }),
                 }
             }
+            // Only the append tells whose external id is taken; without one, the others are told at once.
+            let first = good.first().map(|(number, _)| *number).filter(|_| page.has_external_ids);
+            if first.is_none() {
+                summary.refused += send(&rejected, std::mem::take(&mut bad)).await;
+            }
             let is_repeated = !run.append(&good).await? && !good.is_empty();
+            if let Some(first) = first {
+                bad.extend(run.taken(first, last).await?);
+                bad.sort_by_key(|line| line.line);
+                summary.refused += send(&rejected, bad).await;
+            }
             progress.send_modify(|at| {
                 (at.bytes, at.lines, at.refused) = (bytes_read, summary.lines, summary.refused);
                 if is_repeated {
@@ -237,18 +245,38 @@ impl Imports {
     }
 }
 
+/// Sends rejected lines; returns their number.
+async fn send(rejected: &mpsc::Sender<RejectedLine>, lines: Vec<RejectedLine>) -> i64 {
+    let number = i64::try_from(lines.len()).unwrap_or(i64::MAX);
+    for line in lines {
+        let _ = rejected.send(line).await;
+    }
+    number
+}
+
 /// The lines of a page, by their numbers, as the events that they become.
-type Page = Vec<(i64, Result<NewEvent, Vec<LineError>>)>;
+struct Page {
+    lines: Vec<(i64, Result<NewEvent, Vec<LineError>>)>,
+    has_external_ids: bool,
+}
+
+impl Page {
+    fn of(lines: Vec<Line>) -> Self {
+        let has_external_ids = lines
+            .iter()
+            .any(|line| line.customer.as_ref().is_ok_and(|values| values.external_id.is_some()));
+        let event = |line: Line| {
+            let event = line.customer.map(|values| NewEvent::from(&CustomerEvent::created(values)));
+            (line.number, event)
+        };
+        Self { lines: lines.into_iter().map(event).collect(), has_external_ids }
+    }
+}
 
 /// Reads the next lines, on a thread that may wait for the disk.
 fn read(mut lines: Lines, number: usize) -> JoinHandle<(Lines, io::Result<Page>)> {
-    let event = |Line { number, customer }| {
-        let event = customer
-            .map(|(name, dob)| NewEvent::from(&CustomerEvent::CustomerCreated { name, dob }));
-        (number, event)
-    };
     tokio::task::spawn_blocking(move || {
-        let page = lines.take(number).map(|lines| lines.into_iter().map(event).collect());
+        let page = lines.take(number).map(Page::of);
         (lines, page)
     })
 }
@@ -305,6 +333,16 @@ impl Run<'_> {
         }
     }
 
+    /// The lines from `first` to `last` whose external ids were taken when they were appended.
+    async fn taken(&self, first: i64, last: i64) -> Result<Vec<RejectedLine>, ImportError> {
+        let taken = import::taken(&self.imports.pool, &self.key, first, last).await?;
+        let rejected = taken.into_iter().map(|(line, customer)| RejectedLine {
+            line,
+            errors: vec![LineError::external_id_taken(customer)],
+        });
+        Ok(rejected.collect())
+    }
+
     /// After a chunk beside which others have appended `concurrent` events.
     fn size_next_chunk(&mut self, concurrent: i64, took: Duration) {
         if concurrent > 0 {
@@ -339,8 +377,12 @@ impl Run<'_> {
         // The ids count as used even if the append fails, so that no chunk is sent again with the same ids
         // for other customers.
         let ids = self.ids.split_off(self.ids.len() - rest.len());
-        let creates: Vec<_> =
-            ids.into_iter().rev().zip(rest).map(|(id, (_, event))| (id, event)).collect();
+        let creates: Vec<_> = ids
+            .into_iter()
+            .rev()
+            .zip(rest)
+            .map(|(id, (line, event))| Create { line: *line, id, event })
+            .collect();
         let (pool, metadata) = (&self.imports.pool, self.metadata);
         import::append_chunk(pool, &self.key, lines, &creates, metadata).await
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::line::{Customer, LINE_MAX, Line, LineError, customer};
+use crate::events::external_id::ExternalId;
 use crate::events::values::{DateOfBirth, Name, ValueError};
 use crate::text_file::{TextFile, TooLong};
 
@@ -53,6 +54,7 @@ struct Object {
     name: Option<Value>,
     #[serde(default, deserialize_with = "present")]
     dob: Option<Value>,
+    external_id: Option<Value>,
 }
 
 /// A member that is present, null included.
@@ -79,8 +81,11 @@ fn object(text: &str, today: NaiveDate) -> Customer {
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_),
         ) => Err(ValueError("must be a string")),
     };
+    let external_id =
+        object.external_id.map(|id| text(Some(id)).and_then(|id| ExternalId::parse(&id)));
     customer(
         text(object.name).and_then(|name| Name::parse(&name)),
         text(object.dob).and_then(|dob| DateOfBirth::parse(&dob, today)),
+        external_id.transpose(),
     )
 }

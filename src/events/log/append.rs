@@ -20,6 +20,9 @@ pub struct Append {
     pub events: Vec<NewEvent>,
     pub metadata: EncodedMetadata,
     pub key: Option<IdempotencyKey>,
+    /// The external id that the aggregate has after the events, which say so, too. No two commands of one batch have
+    /// the same.
+    pub external_id: Option<String>,
 }
 
 /// The idempotency key of a command, which is executed once.
@@ -40,6 +43,8 @@ pub enum Outcome {
     Appended(Appended),
     /// The aggregate was at another sequence than expected; nothing was appended.
     Conflict { sequence: i64 },
+    /// Another customer has the external id; nothing was appended.
+    ExternalIdTaken { customer: i64 },
     /// The command changes nothing; its idempotency key is stored.
     Unchanged,
     /// The idempotency key was stored before; nothing was appended.
@@ -55,7 +60,7 @@ pub struct Appended {
 }
 
 /// Appends the commands' events in the order given; returns one outcome per command, in that order. In
-/// autocommit the events are durable when this returns. No aggregate and no key may occur twice. When
+/// autocommit the events are durable when this returns. No aggregate, key or external id may occur twice. When
 /// PostgreSQL rejects a value, nothing is appended; when the connection is lost, the outcome is unknown.
 pub async fn append<'a>(
     executor: impl PgExecutor<'_>,
@@ -75,7 +80,7 @@ pub async fn append<'a>(
     }
     let rows = sqlx::query!(
         r#"select command as "command!", position, sequence as "sequence!", recorded_at,
-                  key_fingerprint
+                  key_fingerprint, taken_by
            from append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"#,
         &columns.commands,
         &columns.command_ids,
@@ -101,7 +106,8 @@ pub async fn append<'a>(
         let number =
             number.ok_or_else(|| protocol_error("append_events returned an unknown command"))?;
         let event = (row.position, row.sequence, row.recorded_at);
-        outcomes[number] = Some(outcome(changes[number], row.key_fingerprint, event));
+        let outcome = outcome(changes[number], row.key_fingerprint, row.taken_by, event);
+        outcomes[number] = Some(outcome);
     }
     outcomes
         .into_iter()
@@ -117,7 +123,7 @@ async fn append_one(
 ) -> Result<Outcome, sqlx::Error> {
     let key = command.key.as_ref();
     let row = sqlx::query!(
-        r#"select position, sequence as "sequence!", recorded_at, key_fingerprint
+        r#"select position, sequence as "sequence!", recorded_at, key_fingerprint, taken_by
            from append_event($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"#,
         command.command_id,
         command.aggregate_type,
@@ -133,13 +139,15 @@ async fn append_one(
     )
     .fetch_one(executor)
     .await?;
-    Ok(outcome(true, row.key_fingerprint, (row.position, row.sequence, row.recorded_at)))
+    let event = (row.position, row.sequence, row.recorded_at);
+    Ok(outcome(true, row.key_fingerprint, row.taken_by, event))
 }
 
 /// The outcome in one row of the result; `changes` if the command has events.
 fn outcome(
     changes: bool,
     key_fingerprint: Option<Vec<u8>>,
+    taken_by: Option<i64>,
     (position, sequence, recorded_at): (Option<i64>, i64, Option<DateTime<Utc>>),
 ) -> Outcome {
     match (key_fingerprint, position, recorded_at) {
@@ -147,6 +155,7 @@ fn outcome(
         (None, Some(position), Some(recorded_at)) => {
             Outcome::Appended(Appended { position, sequence, recorded_at })
         }
+        _ if let Some(customer) = taken_by => Outcome::ExternalIdTaken { customer },
         _ if changes => Outcome::Conflict { sequence },
         _ => Outcome::Unchanged,
     }

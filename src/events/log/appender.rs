@@ -177,13 +177,13 @@ async fn next(queue: &mut mpsc::Receiver<Job>, stopping: &CancellationToken) -> 
     queue.recv().await
 }
 
-/// Queued commands in their order, up to the limits of a batch; no aggregate and no key twice.
+/// Queued commands in their order, up to the limits of a batch; no aggregate, key or external id twice.
 fn take_batch(
     first: Job,
     deferred: &mut VecDeque<Job>,
     queue: &mut mpsc::Receiver<Job>,
 ) -> Vec<Job> {
-    let mut seen = HashSet::new();
+    let (mut seen, mut external_ids) = (HashSet::new(), HashSet::new());
     let mut bytes = 0;
     let mut batch: Vec<Job> = vec![];
     let mut waiting = std::mem::take(deferred);
@@ -193,9 +193,12 @@ fn take_batch(
         let command = &job.append;
         let aggregate = (command.aggregate_type.to_owned(), command.aggregate_id.clone());
         let key = command.key.as_ref().map(|key| (key.account.clone(), key.key.clone()));
-        let is_new = !seen.contains(&aggregate) && !key.as_ref().is_some_and(|k| seen.contains(k));
+        let is_new = !seen.contains(&aggregate)
+            && !key.as_ref().is_some_and(|key| seen.contains(key))
+            && !command.external_id.as_ref().is_some_and(|id| external_ids.contains(id));
         seen.insert(aggregate);
         seen.extend(key);
+        external_ids.extend(command.external_id.clone());
         if is_new {
             bytes += job.bytes();
             batch.push(job);

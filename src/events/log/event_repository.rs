@@ -93,11 +93,15 @@ impl PersistedEventRepository for EventRepository {
             events: events.iter().map(new_event::<A>).collect::<Result<_, _>>()?,
             metadata: EncodedMetadata::parse(&first.metadata).map_err(undecodable)?,
             key: None,
+            // The database refuses one that is taken.
+            external_id: None,
         };
         match self.appender.append(append).await.map_err(append_failed)? {
             Outcome::Appended(_) => Ok(()),
             Outcome::Conflict { .. } => Err(PersistenceError::OptimisticLockError),
-            outcome @ (Outcome::Unchanged | Outcome::Duplicate { .. }) => {
+            outcome @ (Outcome::Unchanged
+            | Outcome::Duplicate { .. }
+            | Outcome::ExternalIdTaken { .. }) => {
                 let problem = format!("unexpected outcome of an append without a key: {outcome:?}");
                 Err(PersistenceError::UnknownError(problem.into()))
             }

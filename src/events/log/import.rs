@@ -1,5 +1,5 @@
 //! Appends a chunk of an import and stores the progress of the import, in one call of `import_customers`
-//! (migration 0005).
+//! (migration 0016).
 
 use sqlx::PgExecutor;
 use uuid::Uuid;
@@ -83,24 +83,33 @@ pub async fn progress(
     })
 }
 
+/// The customer of a line.
+pub struct Create<'a> {
+    pub line: i64,
+    pub id: CustomerId,
+    pub event: &'a NewEvent,
+}
+
 /// Appends a chunk of creates and moves the import from line `before` to line `after`; appends nothing
-/// when the import is at another line. Returns its progress.
+/// when the import is at another line. A line whose external id is taken is passed over, and kept for
+/// [`taken`]. Returns its progress.
 pub async fn append_chunk(
     executor: impl PgExecutor<'_>,
     key: &ImportKey,
     (before, after): (i64, i64),
-    creates: &[(CustomerId, &NewEvent)],
+    creates: &[Create<'_>],
     metadata: &Metadata,
 ) -> Result<Progress, ChunkError> {
-    let Some((_, first)) = creates.first() else { return progress(executor, key).await };
+    let Some(first) = creates.first() else { return progress(executor, key).await };
     let command_ids: Vec<Uuid> = creates.iter().map(|_| crate::clock::new_id()).collect();
-    let aggregate_ids: Vec<String> = creates.iter().map(|(id, _)| id.to_string()).collect();
-    let payloads: Vec<&str> = creates.iter().map(|(_, event)| event.payload.as_str()).collect();
+    let aggregate_ids: Vec<String> = creates.iter().map(|create| create.id.to_string()).collect();
+    let payloads: Vec<&str> = creates.iter().map(|create| create.event.payload.as_str()).collect();
+    let lines: Vec<i64> = creates.iter().map(|create| create.line).collect();
     let metadata = EncodedMetadata::from(metadata);
     let row = sqlx::query!(
         r#"select lines_done as "lines_done!", created as "created!",
                   last_position as "last_position!", others as "others!"
-           from import_customers($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"#,
+           from import_customers($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"#,
         key.account,
         key.id,
         key.fingerprint,
@@ -108,10 +117,11 @@ pub async fn append_chunk(
         after,
         &command_ids,
         &aggregate_ids,
-        first.event_type.as_ref(),
-        first.event_version.as_ref(),
+        first.event.event_type.as_ref(),
+        first.event.event_version.as_ref(),
         &payloads as &[&str],
-        metadata.as_str()
+        metadata.as_str(),
+        &lines
     )
     .fetch_one(executor)
     .await?;
@@ -121,6 +131,28 @@ pub async fn append_chunk(
         last_position: row.last_position,
         concurrent: row.others,
     })
+}
+
+/// The lines from `first` to `last` whose external ids were taken, each with the customer that had the id.
+pub async fn taken(
+    executor: impl PgExecutor<'_>,
+    key: &ImportKey,
+    first: i64,
+    last: i64,
+) -> Result<Vec<(i64, CustomerId)>, ChunkError> {
+    let rows = sqlx::query!(
+        "select line, customer_id from taken_external_ids
+         where account = $1 and import_id = $2 and line between $3 and $4
+         order by line",
+        key.account,
+        key.id,
+        first,
+        last
+    )
+    .fetch_all(executor)
+    .await?;
+    let customer = |id| CustomerId::new(id).unwrap_or(CustomerId::MAX);
+    Ok(rows.into_iter().map(|row| (row.line, customer(row.customer_id))).collect())
 }
 
 /// Deletes the progress of an import.

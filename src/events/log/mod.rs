@@ -36,6 +36,12 @@ pub mod import;
 /// Restores a whole log into an empty installation.
 pub mod restore;
 
+/// External ids, and the customers that have them.
+pub mod external_ids;
+
+/// Single versions of a customer.
+pub mod versions;
+
 /// Customer ids, leased in blocks.
 pub mod id_lease;
 

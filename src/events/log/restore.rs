@@ -56,6 +56,12 @@ pub async fn restore<E: From<RestoreError>>(
     sink.finish().await.map_err(|error| E::from(refused(error)))?;
     check_sequences(&mut transaction).await?;
     check_order(&mut transaction).await?;
+    check_external_ids(&mut transaction).await?;
+    // The table of external ids (migration 16).
+    sqlx::query!("select keep_external_ids(0)")
+        .fetch_one(&mut *transaction)
+        .await
+        .map_err(database)?;
     // The next block of ids begins after the largest id. PostgreSQL never rolls back a sequence, so this
     // comes after all checks.
     sqlx::query!(
@@ -113,8 +119,7 @@ async fn check_sequences(connection: &mut PgConnection) -> Result<(), RestoreErr
     })
 }
 
-/// A customer begins with its creation, is created once, and is neither updated nor deleted after it was
-/// deleted.
+/// A customer begins with its creation, is created once, and is only restored after it was deleted.
 async fn check_order(connection: &mut PgConnection) -> Result<(), RestoreError> {
     let wrong = sqlx::query!(
         "select position, aggregate_id, sequence, event_type from (
@@ -123,7 +128,7 @@ async fn check_order(connection: &mut PgConnection) -> Result<(), RestoreError> 
              from events where aggregate_type = $1
          ) followed
          where (event_type = 'CustomerCreated') <> (previous is null)
-            or previous = 'CustomerDeleted'
+            or previous = 'CustomerDeleted' and event_type <> 'CustomerRestored'
          order by position limit 1",
         CUSTOMER
     )
@@ -135,5 +140,25 @@ async fn check_order(connection: &mut PgConnection) -> Result<(), RestoreError> 
             "the events of customer {id} do not follow each other: {event} is number {number}"
         );
         Err(RestoreError::Event(wrong.position, problem))
+    })
+}
+
+/// No two customers that are there have the same external id.
+async fn check_external_ids(connection: &mut PgConnection) -> Result<(), RestoreError> {
+    let shared = sqlx::query!(
+        r#"select max(position) as "position!", external_id as "external_id!" from (
+             select distinct on (aggregate_id) position, payload ->> 'external_id' as external_id
+             from events where aggregate_type = $1 order by aggregate_id, sequence desc
+         ) last
+         where external_id is not null
+         group by external_id having count(*) > 1
+         order by 1 limit 1"#,
+        CUSTOMER
+    )
+    .fetch_optional(connection)
+    .await?;
+    shared.map_or(Ok(()), |shared| {
+        let problem = format!("two customers have the external id {}", shared.external_id);
+        Err(RestoreError::Event(shared.position, problem))
     })
 }

@@ -40,14 +40,21 @@ pub(super) fn check(event: &Exported<'_>) -> Result<(), String> {
             match written(event)? {
                 CustomerEvent::CustomerCreated { dob, .. }
                 | CustomerEvent::CustomerUpdated { dob, .. }
+                | CustomerEvent::CustomerRestored { dob, .. }
                     if dob.date() > time.date_naive() + Days::new(1) =>
                 {
                     // A day later is possible: the clock of the service, which checks a dob, and that of
                     // PostgreSQL, which tells recorded_at, need not agree at midnight.
                     Err("dob must not be more than a day after recorded_at".to_owned())
                 }
+                CustomerEvent::CustomerRestored { from_version, .. }
+                    if !(1..event.sequence).contains(&from_version) =>
+                {
+                    Err("from_version must be an earlier version".to_owned())
+                }
                 CustomerEvent::CustomerCreated { .. }
                 | CustomerEvent::CustomerUpdated { .. }
+                | CustomerEvent::CustomerRestored { .. }
                 | CustomerEvent::CustomerDeleted {} => Ok(()),
             }
         }

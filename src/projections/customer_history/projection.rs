@@ -27,6 +27,7 @@ impl TableRow for Version {
         "event_type",
         "name",
         "dob",
+        "external_id",
         "created_at",
         "valid_from",
         "valid_to",
@@ -51,6 +52,7 @@ impl TableRow for Version {
         row.field(self.event_type.as_str())?;
         row.field(self.name.as_deref())?;
         row.field(self.dob)?;
+        row.field(self.external_id.as_deref())?;
         row.field(self.created_at)?;
         row.field(self.valid_from)?;
         row.field(self.valid_to)?;
@@ -111,13 +113,8 @@ pub(super) fn version_of(
     created_at: DateTime<Utc>,
 ) -> Result<Version, ProjectionError> {
     let unreadable = |source| ProjectionError::Decode { position: stored.position, source };
-    let (name, dob) = match stored.decode().map_err(unreadable)? {
-        CustomerEvent::CustomerCreated { name, dob }
-        | CustomerEvent::CustomerUpdated { name, dob } => {
-            (Some(name.as_str().to_owned()), Some(dob.date()))
-        }
-        CustomerEvent::CustomerDeleted {} => (None, None),
-    };
+    let event: CustomerEvent = stored.decode().map_err(unreadable)?;
+    let values = event.into_values();
     let metadata: Metadata = stored.metadata().map_err(unreadable)?;
     Ok(Version {
         customer_id: stored.customer().map_or(0, CustomerId::get),
@@ -125,8 +122,9 @@ pub(super) fn version_of(
         position: stored.position,
         until_position: None,
         event_type: stored.event_type.clone(),
-        name,
-        dob,
+        name: values.as_ref().map(|values| values.name.as_str().to_owned()),
+        dob: values.as_ref().map(|values| values.dob.date()),
+        external_id: values.and_then(|values| values.external_id).map(|id| id.as_str().to_owned()),
         created_at,
         valid_from: stored.recorded_at,
         valid_to: None,
@@ -179,7 +177,7 @@ async fn insert(db: &mut Connection, entries: &[Version]) -> Result<(), Projecti
     sqlx::query!(
         "insert into customer_history (
              customer_id, version, position, until_position, event_type, name, dob, created_at,
-             valid_from, valid_to, actor, role, request_id, ip, user_agent, reason
+             valid_from, valid_to, actor, role, request_id, ip, user_agent, reason, external_id
          )
          select n.customer_id, n.version, n.position, n.until_position, n.event_type, n.name, n.dob,
                 case when n.version = 1 then n.created_at else coalesce(
@@ -187,13 +185,15 @@ async fn insert(db: &mut Connection, entries: &[Version]) -> Result<(), Projecti
                      where f.customer_id = n.customer_id and f.version = 1),
                     n.created_at
                 ) end,
-                n.valid_from, n.valid_to, n.actor, n.role, n.request_id, n.ip, n.user_agent, n.reason
+                n.valid_from, n.valid_to, n.actor, n.role, n.request_id, n.ip, n.user_agent, n.reason,
+                n.external_id
          from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[],
                      $7::date[], $8::timestamptz[], $9::timestamptz[], $10::timestamptz[],
-                     $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[])
+                     $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[],
+                     $17::text[])
               as n (customer_id, version, position, until_position, event_type, name, dob,
                     created_at, valid_from, valid_to, actor, role, request_id, ip, user_agent,
-                    reason)",
+                    reason, external_id)",
         &all(entries, |entry| entry.customer_id),
         &all(entries, |entry| entry.version),
         &all(entries, |entry| entry.position),
@@ -210,6 +210,7 @@ async fn insert(db: &mut Connection, entries: &[Version]) -> Result<(), Projecti
         &all(entries, |entry| entry.ip.clone()) as &[Option<String>],
         &all(entries, |entry| entry.user_agent.clone()) as &[Option<String>],
         &all(entries, |entry| entry.reason.clone()) as &[Option<String>],
+        &all(entries, |entry| entry.external_id.clone()) as &[Option<String>],
     )
     .execute(db)
     .await?;

@@ -18,8 +18,8 @@ macro_rules! select_versions {
     ($rest:tt, $($parameter:expr),* $(,)?) => {
         sqlx::query_as!(
             Version,
-            "select customer_id, version, position, until_position, event_type, name, dob, created_at,
-                    valid_from, valid_to, actor, role, request_id, ip, user_agent, reason
+            "select customer_id, version, position, until_position, event_type, name, dob, external_id,
+                    created_at, valid_from, valid_to, actor, role, request_id, ip, user_agent, reason
              from customer_history " + $rest,
             $($parameter),*
         )
@@ -98,8 +98,8 @@ pub fn youngest_at<'a>(
     let (dob, id) = after.unzip();
     sqlx::query_as!(
         Row,
-        r#"select customer_id as id, name as "name!", dob as "dob!", version, created_at,
-                  valid_from as updated_at
+        r#"select customer_id as id, name as "name!", dob as "dob!", external_id, version,
+                  created_at, valid_from as updated_at
            from customer_history
            where position <= $1 and (until_position is null or until_position > $1)
              and dob <= coalesce($2::date, 'infinity'::date)

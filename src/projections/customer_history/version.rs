@@ -16,6 +16,7 @@ pub struct Version {
     /// `None` after a deletion, like `dob`.
     pub name: Option<String>,
     pub dob: Option<NaiveDate>,
+    pub external_id: Option<String>,
     pub created_at: DateTime<Utc>,
     pub valid_from: DateTime<Utc>,
     pub valid_to: Option<DateTime<Utc>>,
@@ -33,6 +34,7 @@ impl Version {
     pub fn into_row(self) -> Option<Row> {
         let (id, version) = (self.customer_id, self.version);
         let (created_at, updated_at) = (self.created_at, self.valid_from);
-        Some(Row { id, name: self.name?, dob: self.dob?, version, created_at, updated_at })
+        let (name, dob, external_id) = (self.name?, self.dob?, self.external_id);
+        Some(Row { id, name, dob, external_id, version, created_at, updated_at })
     }
 }

@@ -102,15 +102,18 @@ async fn a_status_says_how_far_a_projection_is() {
             "head": 3, "lag_events": 3 - checkpoint, "parked": 0, "rebuild": null})
     };
     let json = stdout(&shell, "projection status --json").await;
-    let expected = [status("customers", 0), status("customer_history", 0)];
+    let expected = ["customers", "customer_history", "customer_search"].map(|name| status(name, 0));
     assert_eq!(statuses(&json), expected, "no projector runs in this test");
     stdout(&shell, "projection rebuild customers").await;
     stdout(&shell, "projection rebuild customer_history").await;
+    stdout(&shell, "projection rebuild customer_search").await;
     let json = stdout(&shell, "projection status --json").await;
-    assert_eq!(statuses(&json), [status("customers", 3), status("customer_history", 3)]);
+    let expected = ["customers", "customer_history", "customer_search"].map(|name| status(name, 3));
+    assert_eq!(statuses(&json), expected);
     let plain = stdout(&shell, "projection status").await;
     let expected = "customers        checkpoint 3, head 3, lag 0\n\
-                    customer_history checkpoint 3, head 3, lag 0\n";
+                    customer_history checkpoint 3, head 3, lag 0\n\
+                    customer_search  checkpoint 3, head 3, lag 0\n";
     assert_eq!(plain, expected);
 }
 

@@ -16,6 +16,9 @@ pub(crate) struct Customer {
     name: String,
     #[schema(format = Date, example = "1990-12-10")]
     dob: String,
+    /// The id that another system has for the customer; null without one.
+    #[schema(required = true, example = "crm-4711")]
+    external_id: Option<String>,
     /// The number of changes; the entity tag is the same number in quotes.
     #[schema(minimum = 1, example = 1)]
     version: i64,
@@ -36,6 +39,10 @@ pub(crate) struct CustomerValues {
     /// A real date from 1900-01-01 to today (UTC).
     #[schema(format = Date, example = "1990-12-10")]
     dob: String,
+    /// 1 to 128 visible characters, unique among the customers that are there. An update without it keeps it, null takes
+    /// it away.
+    #[schema(example = "crm-4711")]
+    external_id: Option<String>,
     /// Why; the event and the history keep it. Up to 500 characters in one line.
     #[schema(max_length = 500)]
     reason: Option<String>,
@@ -50,6 +57,19 @@ pub(crate) struct CustomerUpdate {
     name: String,
     #[schema(format = Date, example = "1990-12-10")]
     dob: String,
+    #[schema(example = "crm-4711")]
+    external_id: Option<String>,
+    #[schema(max_length = 500)]
+    reason: Option<String>,
+}
+
+/// The version whose values a customer gets.
+#[derive(ToSchema)]
+pub(crate) struct Restoration {
+    #[schema(minimum = 1, example = 1)]
+    version: i64,
+    /// Instead of the external id of that version, which another customer may have by now; null for none.
+    external_id: Option<String>,
     #[schema(max_length = 500)]
     reason: Option<String>,
 }
@@ -64,6 +84,13 @@ pub(crate) struct CustomerList {
     /// Of a page only: the value of `after` for the next page; null on the last one.
     #[schema(required = false)]
     next: Option<String>,
+}
+
+/// The answer to `count`.
+#[derive(ToSchema)]
+pub(crate) struct CustomerCount {
+    #[schema(minimum = 0)]
+    number: i64,
 }
 
 #[derive(ToSchema)]
