@@ -134,8 +134,7 @@ impl App {
         let served = [Customers.name(), CustomerHistory.name()];
         let others = projections::ALL.into_iter().filter(|other| !served.contains(&other.name()));
         others.for_each(|other| drop(follow(other)));
-        let frame = api::stream::frame;
-        let tail = Tail::start(pools.short.clone(), appends.clone(), frame, &tasks);
+        let tail = Tail::start(pools.short.clone(), appends.clone(), api::stream::frame, &tasks);
         let shutdown = Shutdown { drain_delay: config.drain_delay, ..Shutdown::default() };
         let api = Api::new(ApiState {
             bus: bus.clone(),
@@ -152,6 +151,7 @@ impl App {
             metrics: telemetry::metrics(),
             trusted_proxies: config.trusted_proxies.clone(),
             https: config.is_https(),
+            require_if_match: config.require_if_match,
             public_path: config.public_path().to_owned(),
             openapi: api::openapi_json(config.public_path(), auth.cookies().shared_name()).into(),
             feed_url: format!("{}/events", config.public_url()),
