@@ -222,8 +222,18 @@ fn is_json(headers: &HeaderMap) -> Result<bool, ApiError> {
 
 /// The media type of the body, in lower case and without parameters; `None` unless it is given exactly
 /// once. 415 if the body is packed.
-pub(super) fn media_type(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
-    check_unpacked(headers)?;
+fn media_type(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    if !codings(headers, &header::CONTENT_ENCODING).all(|coding| is(coding, b"identity")) {
+        return Err(ApiError::ContentCoding);
+    }
+    unpacked_type(headers)
+}
+
+/// The same of what a packed body contains. 415 if the body has a transfer coding that the HTTP library leaves in it.
+pub(super) fn unpacked_type(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    if !codings(headers, &header::TRANSFER_ENCODING).all(|coding| is(coding, b"chunked")) {
+        return Err(ApiError::TransferCoding);
+    }
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
     let (Some(Ok(text)), None) = (types.next().map(|value| value.to_str()), types.next()) else {
         return Ok(None);
@@ -231,24 +241,19 @@ pub(super) fn media_type(headers: &HeaderMap) -> Result<Option<String>, ApiError
     Ok(Some(text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()))
 }
 
-/// Fails if the body has a content coding, or a transfer coding that the HTTP library leaves in it.
-fn check_unpacked(headers: &HeaderMap) -> Result<(), ApiError> {
-    // Codings are case-insensitive, and lists may have empty elements (RFC 9110, sections 8.4.1 and 5.6.1).
-    let are = |list: &HeaderName, known: &[u8]| {
-        let lines = headers.get_all(list).iter();
-        let mut codings = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-        codings.all(|coding| {
-            let coding = coding.trim_ascii();
-            coding.is_empty() || coding.eq_ignore_ascii_case(known)
-        })
-    };
-    if !are(&header::CONTENT_ENCODING, b"identity") {
-        Err(ApiError::ContentCoding)
-    } else if !are(&header::TRANSFER_ENCODING, b"chunked") {
-        Err(ApiError::TransferCoding)
-    } else {
-        Ok(())
-    }
+/// The codings that a header lists. Lists may have empty elements (RFC 9110, section 5.6.1).
+pub(super) fn codings<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = &'a [u8]> {
+    let lines = headers.get_all(name).iter();
+    let codings = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    codings.map(<[u8]>::trim_ascii).filter(|coding| !coding.is_empty())
+}
+
+/// Codings are case-insensitive (RFC 9110, section 8.4.1).
+fn is(coding: &[u8], known: &[u8]) -> bool {
+    coding.eq_ignore_ascii_case(known)
 }
 
 async fn read_body(request: Request) -> Result<Bytes, ApiError> {

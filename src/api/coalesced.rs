@@ -1,10 +1,7 @@
 //! Reads of the present that requests share: those that arrive while one is under way are answered together
 //! by the next one. It begins after they have arrived, so no request gets an older state than alone.
 
-use axum::body::Bytes;
-use futures_util::TryStreamExt as _;
-
-use super::customer_json::Customer;
+use super::customer_json::{Customer, MarkedJson};
 use super::error::ApiError;
 use super::pool_choice::{PoolKind, Source};
 use super::read_your_writes;
@@ -43,8 +40,12 @@ pub(super) async fn find(
     Ok(customers::find(&mut db, ids).await?)
 }
 
-/// The JSON of the `number` youngest customers as they are now.
-pub(super) async fn youngest(api: &Api, source: Source, number: i64) -> Result<Bytes, ApiError> {
+/// The `number` youngest customers as they are now.
+pub(super) async fn youngest(
+    api: &Api,
+    source: Source,
+    number: i64,
+) -> Result<MarkedJson, ApiError> {
     let of_all = api.clone();
     let answer = move |(source, number), requests: Vec<()>| {
         let api = of_all.clone();
@@ -53,16 +54,16 @@ pub(super) async fn youngest(api: &Api, source: Source, number: i64) -> Result<B
     api.youngest_reads.ask((source, number), (), answer).await.unwrap_or_else(panicked)
 }
 
-async fn read_youngest(api: &Api, source: Source, number: i64) -> Result<Bytes, ApiError> {
+async fn read_youngest(api: &Api, source: Source, number: i64) -> Result<MarkedJson, ApiError> {
     let kind = PoolKind::Short;
     let mut db = read_your_writes::reader(api, source, kind, &Customers, None).await?;
-    let rows: Vec<Row> = customers::youngest(&mut db, None, Some(number)).try_collect().await?;
+    let (mark, rows) = customers::youngest_with_mark(&mut db, None, number).await?;
     let mut json = format!("{{\"number\":{},\"customers\":", rows.len()).into_bytes();
     let customers: Vec<_> = rows.iter().map(Customer::from).collect();
     serde_json::to_writer(&mut json, &customers)
         .map_err(|error| ApiError::Internal(error.to_string()))?;
     json.push(b'}');
-    Ok(json.into())
+    Ok(MarkedJson { json: json.into(), mark })
 }
 
 fn panicked<T>() -> Result<T, ApiError> {

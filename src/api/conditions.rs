@@ -25,6 +25,14 @@ struct Tag {
 }
 
 impl Tag {
+    /// The tag of an answer.
+    fn of(etag: &HeaderValue) -> Option<Self> {
+        match Tags::parse(etag.as_bytes())? {
+            Tags::Listed(mut tags) => tags.pop(),
+            Tags::Any => None,
+        }
+    }
+
     /// The version that the tag names; `None` for a tag that is not ours.
     fn version(&self) -> Option<i64> {
         let text = std::str::from_utf8(&self.opaque).ok()?;
@@ -136,11 +144,7 @@ impl Conditions {
         if self.if_match.is_none() && self.if_none_match.is_none() {
             return response;
         }
-        let etag = response.headers().get(header::ETAG).map(HeaderValue::as_bytes);
-        let tag = match etag.and_then(Tags::parse) {
-            Some(Tags::Listed(mut tags)) => tags.pop(),
-            Some(Tags::Any) | None => None,
-        };
+        let tag = response.headers().get(header::ETAG).and_then(Tag::of);
         if self.if_match.as_ref().is_some_and(|tags| !tags.has_strong(tag.as_ref())) {
             let current = tag.and_then(|tag| tag.version());
             let mismatch = |current| ApiError::VersionMismatch { current };
@@ -165,7 +169,7 @@ fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, FieldErr
 }
 
 /// 304 with the headers of the response (section 15.4.5), without those that describe the body.
-fn not_modified(response: Response) -> Response {
+pub(super) fn not_modified(response: Response) -> Response {
     let (mut head, _) = response.into_parts();
     head.status = StatusCode::NOT_MODIFIED;
     head.headers.remove(header::CONTENT_TYPE);
@@ -174,6 +178,16 @@ fn not_modified(response: Response) -> Response {
     // version.
     let nothing = stream::empty::<Result<Bytes, Infallible>>();
     Response::from_parts(head, Body::from_stream(nothing))
+}
+
+/// Whether the client of a read has what this tag names, so that it need not be read: the answer is
+/// [`not_modified`].
+pub(super) fn has(headers: &HeaderMap, etag: &HeaderValue) -> bool {
+    let Ok(Conditions { if_match: None, if_none_match: Some(tags) }) = Conditions::parse(headers)
+    else {
+        return false;
+    };
+    tags.has_weak(Tag::of(etag).as_ref())
 }
 
 /// Compares the conditions of a request with the response to a read, if it has succeeded.
@@ -200,6 +214,14 @@ pub(super) fn of_change(headers: &HeaderMap) -> Result<IfMatch, ApiError> {
         return Err(ApiError::malformed(header::IF_UNMODIFIED_SINCE.as_str(), detail));
     }
     Ok(conditions.versions())
+}
+
+/// 428 if a change names no version, and the installation demands one (RFC 6585, section 3).
+pub(super) fn require_if_match(headers: &HeaderMap, is_required: bool) -> Result<(), ApiError> {
+    if is_required && !headers.contains_key(header::IF_MATCH) {
+        return Err(ApiError::PreconditionRequired);
+    }
+    Ok(())
 }
 
 /// The conditions that a route refuses if it does not ask for them: those of a read that cannot be parsed,

@@ -20,7 +20,7 @@ const VARY: HeaderValue = HeaderValue::from_static(
 /// The response headers that a page may read: all that are meant for clients. With credentials `*` would
 /// not name them (Fetch, section 3.3.5).
 const EXPOSED_HEADERS: HeaderValue = HeaderValue::from_static(
-    "accept,accept-encoding,allow,etag,link,location,retry-after,www-authenticate,event-head,event-log,\
+    "accept,accept-encoding,allow,as-of,etag,link,location,retry-after,www-authenticate,event-head,event-log,\
      event-next,event-position,idempotent-replayed,preference-applied,projection-pending,ratelimit,\
      ratelimit-policy,x-request-id",
 );

@@ -1,8 +1,10 @@
 //! The JSON form of a customer, in every answer that shows one.
 
+use axum::body::Bytes;
 use serde::Serialize;
 
 use crate::clock;
+use crate::projections::Mark;
 use crate::projections::customers::Row;
 
 /// The JSON form of a customer.
@@ -29,4 +31,11 @@ impl<'a> From<&'a Row> for Customer<'a> {
             updated_at: clock::rfc3339(row.updated_at),
         }
     }
+}
+
+/// The JSON of a list, and the mark of the state that it shows.
+#[derive(Debug, Clone)]
+pub struct MarkedJson {
+    pub(super) json: Bytes,
+    pub(super) mark: Mark,
 }

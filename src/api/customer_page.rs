@@ -6,7 +6,6 @@ use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 
 use super::customer_json::Customer;
-use super::read_your_writes::EVENT_POSITION;
 use super::state::Api;
 use crate::projections::customers::Row;
 
@@ -15,8 +14,6 @@ pub(super) struct PageOf<'a> {
     pub(super) rows: &'a [Row],
     /// The cursor of the next page.
     pub(super) next: Option<String>,
-    /// The position that it shows, if it is known.
-    pub(super) position: Option<i64>,
     /// The parameters of the next page, without the cursor.
     pub(super) link: Vec<(&'static str, String)>,
 }
@@ -37,12 +34,8 @@ pub(super) fn page_response(api: &Api, page: PageOf<'_>) -> Response {
     let customers: Vec<_> = page.rows.iter().map(Customer::from).collect();
     let number = customers.len();
     let mut response = Json(Page { number, customers, next: page.next }).into_response();
-    let headers = response.headers_mut();
     if let Some(link) = link.and_then(|link| HeaderValue::from_str(&link).ok()) {
-        headers.insert(header::LINK, link);
-    }
-    if let Some(position) = page.position {
-        headers.insert(EVENT_POSITION, HeaderValue::from(position));
+        response.headers_mut().insert(header::LINK, link);
     }
     response
 }

@@ -10,10 +10,12 @@ use serde::Serialize;
 use super::as_of;
 use super::body::Body;
 use super::coalesced;
+use super::conditions;
 use super::customer_json::Customer;
 use super::error::ApiError;
 use super::guard::{Authorized, Editor, Viewer};
 use super::headers as header_values;
+use super::list_position;
 use super::pool_choice::Source;
 use super::query::{CustomerPath, Params};
 use super::read_your_writes;
@@ -46,23 +48,30 @@ pub(super) async fn show(
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let row = match params.only(["version", "as_of"])? {
-        [None, None] => match read_your_writes::wait_for_present(&api, source, &headers).await? {
-            None => coalesced::customer(&api, source, path.id()?).await?,
-            position => {
-                coalesced::find(&api, source, position, &[path.id()?]).await?.pop().flatten()
-            }
-        },
+    let (row, past) = match params.only(["version", "as_of"])? {
+        [None, None] => (
+            match read_your_writes::wait_for_present(&api, source, &headers).await? {
+                None => coalesced::customer(&api, source, path.id()?).await?,
+                position => {
+                    coalesced::find(&api, source, position, &[path.id()?]).await?.pop().flatten()
+                }
+            },
+            None,
+        ),
         [Some(_), Some(_)] => {
             return Err(ApiError::malformed("as_of", "conflicts with version"));
         }
         [version, as_of] => {
             as_of::require_auditor(&authorized.principal)?;
-            as_of::find(&api, source, &headers, &path, version.as_deref(), as_of.as_deref()).await?
+            as_of::find(&api, source, &headers, &path, version.as_deref(), as_of).await?
         }
     };
     let row = row.ok_or(ApiError::NoCustomer)?;
-    Ok((etag(row.version), Json(Customer::from(&row))).into_response())
+    let answer = (etag(row.version), Json(Customer::from(&row))).into_response();
+    Ok(match past {
+        Some(past) => list_position::of_past(answer, &past),
+        None => answer,
+    })
 }
 
 /// `POST /customers`
@@ -167,6 +176,7 @@ async fn overwrite(
     id: CustomerId,
     command: CustomerCommand,
 ) -> Result<Response, ApiError> {
+    conditions::require_if_match(headers, api.require_if_match)?;
     let written = api.bus.change(id, command, origin).await?;
     shown(api, headers, StatusCode::OK, &written).await
 }
@@ -207,6 +217,7 @@ async fn remove(
     id: CustomerId,
     if_match: IfMatch,
 ) -> Result<Response, ApiError> {
+    conditions::require_if_match(headers, api.require_if_match)?;
     let command = CustomerCommand::Delete { if_match };
     let written = api.bus.change(id, command, origin).await?;
     let deleted = Deleted { msg: format!("customer {id} deleted"), id };

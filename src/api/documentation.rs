@@ -1,14 +1,16 @@
 //! What the service says of itself: the OpenAPI document, its page, and the pages of the types of errors.
 
+use std::sync::LazyLock;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 
-use super::body::json_answer;
 use super::error::ApiError;
 use super::headers::prefers_html;
+use super::packing::Kept;
 use super::problem_types::{self, ProblemType};
 use super::query::{Params, PathName};
 use super::state::Api;
@@ -26,16 +28,24 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 const STYLE: &str = "text/css; charset=utf-8";
 
 /// The files of the page: name, type, text.
-const FILES: [(&str, &str, &str); 3] = [
-    ("start.js", SCRIPT, include_str!("documentation/start.js")),
-    ("swagger-ui-bundle.js", SCRIPT, include_str!("../../vendor/swagger-ui/swagger-ui-bundle.js")),
-    ("swagger-ui.css", STYLE, include_str!("../../vendor/swagger-ui/swagger-ui.css")),
-];
+static FILES: LazyLock<[(&str, &str, Kept); 3]> = LazyLock::new(|| {
+    let bundle = include_str!("../../vendor/swagger-ui/swagger-ui-bundle.js");
+    let style = include_str!("../../vendor/swagger-ui/swagger-ui.css");
+    [
+        ("start.js", SCRIPT, Kept::new(include_str!("documentation/start.js"))),
+        ("swagger-ui-bundle.js", SCRIPT, Kept::new(bundle)),
+        ("swagger-ui.css", STYLE, Kept::new(style)),
+    ]
+});
 
 /// `GET /openapi.json`
-pub(super) async fn openapi(State(api): State<Api>, params: Params) -> Result<Response, ApiError> {
+pub(super) async fn openapi(
+    State(api): State<Api>,
+    params: Params,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     params.none()?;
-    Ok(json_answer(api.openapi.clone()))
+    api.openapi.answer(&headers, "application/json").await
 }
 
 /// `GET /docs`
@@ -50,11 +60,12 @@ pub(super) async fn docs(State(api): State<Api>, params: Params) -> Result<Respo
 pub(super) async fn docs_file(
     PathName(name): PathName,
     params: Params,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     params.none()?;
     let file = FILES.iter().find(|(file, ..)| name.as_deref() == Some(file));
-    let (_, media_type, text) = file.ok_or(ApiError::NoRoute)?;
-    Ok(([(header::CONTENT_TYPE, *media_type)], *text).into_response())
+    let (_, media_type, kept) = file.ok_or(ApiError::NoRoute)?;
+    kept.answer(&headers, media_type).await
 }
 
 /// The explanation of a type of errors.

@@ -6,6 +6,7 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -49,10 +50,17 @@ pub enum ApiError {
     UnsupportedCharset,
     #[error("the body must have no content coding: send it as it is")]
     ContentCoding,
+    #[error("the body may have one content coding, gzip or zstd")]
+    UnknownCoding,
     #[error("the body must have no transfer coding but chunked")]
     TransferCoding,
     #[error("the body must have at most {0} bytes")]
     TooLarge(usize),
+    /// Names the media types that the route answers with.
+    #[error("Accept excludes what the route answers with: {0}")]
+    NotAcceptable(Arc<str>),
+    #[error("the change must name the version that it is made of: send If-Match")]
+    PreconditionRequired,
     #[error("the customer is at version {current}")]
     VersionMismatch { current: i64 },
     /// `If-Match` on what has no entity tag.
@@ -139,11 +147,14 @@ impl ApiError {
             Self::Forbidden(_) => &problem_types::FORBIDDEN,
             Self::NoRoute | Self::NoCustomer | Self::NoSession => &problem_types::NOT_FOUND,
             Self::MethodNotAllowed => &problem_types::METHOD_NOT_ALLOWED,
+            Self::NotAcceptable(_) => &problem_types::NOT_ACCEPTABLE,
+            Self::PreconditionRequired => &problem_types::PRECONDITION_REQUIRED,
             Self::Malformed(_) => &problem_types::MALFORMED,
             Self::Invalid(_) => &problem_types::INVALID,
             Self::UnsupportedMediaType(_)
             | Self::UnsupportedCharset
             | Self::ContentCoding
+            | Self::UnknownCoding
             | Self::TransferCoding => &problem_types::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLarge(_) => &problem_types::TOO_LARGE,
             Self::VersionMismatch { .. } | Self::NoVersion => &problem_types::VERSION_MISMATCH,
@@ -215,6 +226,9 @@ impl ApiError {
             Self::ContentCoding => {
                 Some((header::ACCEPT_ENCODING, HeaderValue::from_static("identity")))
             }
+            Self::UnknownCoding => {
+                Some((header::ACCEPT_ENCODING, HeaderValue::from_static("gzip, zstd")))
+            }
             Self::RateLimited { retry_after } => {
                 Some((header::RETRY_AFTER, HeaderValue::from(seconds(*retry_after))))
             }
@@ -229,6 +243,8 @@ impl ApiError {
             | Self::NoCustomer
             | Self::NoSession
             | Self::MethodNotAllowed
+            | Self::NotAcceptable(_)
+            | Self::PreconditionRequired
             | Self::Malformed(_)
             | Self::Invalid(_)
             // `Accept` cannot name charsets.

@@ -1,4 +1,4 @@
-//! The event feed: pages of the log, for auditors and other programs, in three formats.
+//! The event feed: pages of the log, for auditors, subscribers and other programs, in three formats.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -6,18 +6,16 @@ use axum::response::{IntoResponse as _, Response};
 use uuid::Uuid;
 
 use super::error::{ApiError, CurrentLog};
-use super::guard::{Auditor, Authorized};
+use super::event_filter::{Asked, Span, view_of};
+use super::guard::{Authorized, Subscriber};
 use super::headers::{accept, quality};
 use super::query::{Params, page_limit, plain_number};
 use super::read_your_writes;
 use super::state::Api;
-use crate::events::account::AccountEvent;
-use crate::events::customer::CustomerEvent;
 use crate::events::log::end::{LogEnd, log_end};
 use crate::events::log::{DecodeError, StoredEvent, identity};
-use crate::events::values::CustomerId;
 use crate::feed::event_format;
-use crate::feed::page::{self, Filter, Page};
+use crate::feed::page::{self, Page, Stretch};
 
 /// Headers with the position of the next page and of the last event, for formats whose body cannot hold
 /// them.
@@ -26,9 +24,6 @@ const EVENT_HEAD: HeaderName = HeaderName::from_static("event-head");
 
 /// The header with the identity of the log.
 pub(super) const EVENT_LOG: HeaderName = HeaderName::from_static("event-log");
-
-/// The longest value of `actor`, in bytes; no user name is longer.
-const ACTOR_MAX: usize = 255;
 
 /// The format of the events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,40 +59,90 @@ impl Format {
     }
 }
 
-/// `GET /events?after=&limit=&type=&customer=&actor=&log=`
+/// `GET /events?after=&limit=&from=&to=&log=`, and the filters of [`Asked`]
 pub(super) async fn feed(
-    _: Authorized<Auditor>,
+    authorized: Authorized<Subscriber>,
     State(api): State<Api>,
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let [after, limit, event_type, customer, actor, log] =
-        params.only(["after", "limit", "type", "customer", "actor", "log"])?;
+    let [
+        after,
+        limit,
+        log,
+        from,
+        to,
+        aggregate_type,
+        event_types,
+        customer,
+        actor,
+        request_id,
+        session,
+    ] = params.only([
+        "after",
+        "limit",
+        "log",
+        "from",
+        "to",
+        "aggregate_type",
+        "type",
+        "customer",
+        "actor",
+        "request_id",
+        "session",
+    ])?;
+    let asked = Asked { aggregate_type, event_types, customer, actor, request_id, session };
     let after = after.map_or(Ok(0), |after| plain_number("after", &after))?;
-    let limit = i64::try_from(page_limit(limit.as_deref())?).unwrap_or(i64::MAX);
-    let filter = filter(event_type, customer.as_deref(), actor)?;
+    let page_size = i64::try_from(page_limit(limit.as_deref())?).unwrap_or(i64::MAX);
+    let view = view_of(&authorized.principal);
+    let filter = asked.filter(view)?;
+    let span = Span::parse(from.as_deref(), to.as_deref())?;
     let shown = read_your_writes::min_position(&headers)?;
-    let LogEnd { log, head } = end_of(&api, log).await?;
+    let LogEnd { log: current, head } = end_of(&api, log.as_deref()).await?;
     read_your_writes::not_beyond(shown, head)?;
     if after > head {
         return Err(ApiError::malformed("after", "is beyond the end of the log"));
     }
-    let page = page::page(&api.short, after, head, limit, &filter).await?;
+    let (after, until) = span.positions(&api, after, head).await?;
+    let mut page =
+        page::page(&api.short, Stretch { after, head, until }, page_size, &filter).await?;
+    page.events = page.events.into_iter().map(|event| view.of(event)).collect();
     let format = Format::accepted(&headers);
-    let body = body_of(&page, format, head, (log, &api.feed_url))
+    let body = body_of(&page, format, head, (current, &api.feed_url))
         .map_err(|error| ApiError::Internal(error.to_string()))?;
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(format.media_type())),
         (header::VARY, HeaderValue::from_static("accept")),
         (EVENT_NEXT, HeaderValue::from(page.next)),
         (EVENT_HEAD, HeaderValue::from(head)),
-        (EVENT_LOG, log_header(log)),
+        (EVENT_LOG, log_header(current)),
     ];
-    Ok((headers, body).into_response())
+    let mut response = (headers, body).into_response();
+    if page.next < head {
+        let others = [("limit", limit), ("log", log), ("from", from), ("to", to)];
+        let others = others.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?)));
+        let path = format!("{}/events", api.public_path);
+        set_next(&mut response, &path, page.next, others.chain(asked.given()));
+    }
+    Ok(response)
+}
+
+/// Links to the next page (RFC 8288, section 3): the same path with `after` and these other parameters.
+pub(super) fn set_next<'a>(
+    response: &mut Response,
+    path: &str,
+    after: i64,
+    others: impl Iterator<Item = (&'static str, &'a str)>,
+) {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.append_pair("after", &after.to_string()).extend_pairs(others);
+    if let Ok(link) = HeaderValue::try_from(format!("<{path}?{}>; rel=\"next\"", query.finish())) {
+        response.headers_mut().insert(header::LINK, link);
+    }
 }
 
 /// The end of the log; 409 if it is not the log that the client names in `log`.
-pub(super) async fn end_of(api: &Api, log: Option<String>) -> Result<LogEnd, ApiError> {
+pub(super) async fn end_of(api: &Api, log: Option<&str>) -> Result<LogEnd, ApiError> {
     let named = log
         .map(|log| log.parse().map_err(|_| ApiError::malformed("log", "must be the id of a log")))
         .transpose()?;
@@ -114,32 +159,6 @@ pub(super) async fn end_of(api: &Api, log: Option<String>) -> Result<LogEnd, Api
 /// The value of the header `Event-Log`.
 pub(super) fn log_header(log: Uuid) -> HeaderValue {
     HeaderValue::try_from(log.to_string()).expect("a UUID is visible ASCII")
-}
-
-fn filter(
-    event_type: Option<String>,
-    customer: Option<&str>,
-    actor: Option<String>,
-) -> Result<Filter, ApiError> {
-    if let Some(name) = &event_type {
-        let known = CustomerEvent::TYPES.iter().chain(AccountEvent::TYPES);
-        if !known.clone().any(|known| known == name) {
-            let known: Vec<_> = known.copied().collect();
-            let shape = format!("must be one of {}", known.join(", "));
-            return Err(ApiError::malformed("type", shape));
-        }
-    }
-    let customer = customer
-        .map(|id| CustomerId::parse(id).map_err(|error| ApiError::malformed("customer", error.0)))
-        .transpose()?;
-    if actor.as_ref().is_some_and(|actor| actor.is_empty() || actor.len() > ACTOR_MAX) {
-        return Err(ApiError::malformed("actor", "must have 1 to 255 bytes"));
-    }
-    // PostgreSQL cannot store NUL, so no actor contains it.
-    if actor.as_ref().is_some_and(|actor| actor.contains('\0')) {
-        return Err(ApiError::malformed("actor", "must have no NUL"));
-    }
-    Ok(Filter { event_type, customer, actor })
 }
 
 fn body_of(

@@ -1,5 +1,5 @@
 //! The frame of a route: what each of its requests passes before and after the handler, in this order: count,
-//! time, size of the body, rate, conditions, reading again.
+//! packing, pace, time, size of the body, rate, conditions, reading again.
 
 use std::sync::{Arc, OnceLock};
 
@@ -8,11 +8,14 @@ use axum::response::{IntoResponse as _, Response};
 use metrics::Counter;
 
 use super::conditions;
+use super::headers;
 use super::limits::{Limits, RateLimit};
 use super::pace;
+use super::packing::{self, Coding};
+use super::query::NotAcceptable;
 use super::read_again::read_again;
 use super::request::BoxRequest;
-use super::route::{Endpoint, Route};
+use super::route::{Endpoint, PROBES, Route};
 use super::state::Api;
 
 /// The number of headers that an answer gets after its handler.
@@ -32,6 +35,10 @@ pub(super) struct Frame {
     /// Whether the route reads from the database, for a session.
     reads_data: bool,
     replicated: bool,
+    /// Whether its answers are packed for clients that ask for it.
+    packs: bool,
+    /// What it answers with, unless it disregards `Accept`.
+    media_types: Vec<String>,
     endpoint: Endpoint,
     /// The counters of the usual answers.
     answers: [OnceLock<Counter>; USUAL.len()],
@@ -47,18 +54,28 @@ impl Frame {
             rate_limit: rate_limit.cloned(),
             reads_data: route.method == "GET" && route.role.is_some(),
             replicated: route.replicated,
+            packs: route.method == "GET" && route.role.is_some(),
+            media_types: if PROBES.contains(&route.path) { vec![] } else { route.media_types() },
             endpoint: Arc::clone(&route.endpoint),
             answers: Default::default(),
         }
     }
 
     /// Answers a request of the route.
-    pub(super) async fn answer(&self, request: BoxRequest) -> Response {
+    pub(super) async fn answer(&self, mut request: BoxRequest) -> Response {
+        if headers::excludes(request.headers(), &self.media_types) {
+            let types = self.media_types.join(", ").into();
+            request.extensions_mut().insert(NotAcceptable(types));
+        }
+        let coding = if self.packs { Coding::accepted(request.headers()) } else { None };
         let answer = match self.limits.refuse(request.headers()) {
             Some(refused) => refused.into_response(),
             None => self.limits.in_time(self.limited(request)).await,
         };
         let mut answer = pace::timed(&self.api.tasks, answer);
+        if self.packs {
+            answer = packing::answer(answer, coding).await;
+        }
         // For those of every answer, at once instead of by steps.
         answer.headers_mut().reserve(HEADERS);
         self.count(answer.status());

@@ -25,6 +25,8 @@ pub trait Requirement: Send {
 /// Any account: every role covers a viewer.
 pub struct Viewer;
 pub struct Editor;
+/// A program that keeps a copy, and those who may see all of the log.
+pub struct Subscriber;
 pub struct Auditor;
 pub struct Admin;
 /// Any account; the cookie is always required.
@@ -40,6 +42,10 @@ impl Requirement for Viewer {
 
 impl Requirement for Editor {
     const ROLE: Role = Role::Editor;
+}
+
+impl Requirement for Subscriber {
+    const ROLE: Role = Role::Subscriber;
 }
 
 impl Requirement for Auditor {

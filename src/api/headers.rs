@@ -88,22 +88,28 @@ pub(super) fn prefers_async(headers: &HeaderMap) -> bool {
 /// The media ranges of `Accept` (RFC 9110, section 12.5.1).
 pub(super) fn accept(headers: &HeaderMap) -> Vec<&str> {
     let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).collect()
+    let ranges = values.flat_map(|value| value.split(',')).map(str::trim);
+    ranges.filter(|range| !range.is_empty()).collect()
 }
 
-/// The quality of a media type, in thousandths: that of the most specific range that covers it.
+/// The quality of a media type, in thousandths: that of the most specific range that covers it. Parameters of a range
+/// are passed over.
 pub(super) fn quality(accept: &[&str], media_type: &str) -> u16 {
+    let group = media_type.split('/').next().unwrap_or_default();
     let mut found = (0, 0);
     for range in accept {
         let mut parts = range.split(';').map(str::trim);
         let name = parts.next().unwrap_or_default().to_ascii_lowercase();
         let specific = match name.as_str() {
             name if name == media_type => 3,
-            "application/*" => 2,
             "*/*" => 1,
+            name if name.strip_suffix("/*") == Some(group) => 2,
             _ => continue,
         };
-        let quality = parts.find_map(|part| part.strip_prefix("q=")?.parse::<f32>().ok());
+        let quality = parts.find_map(|part| {
+            let (key, value) = part.split_once('=')?;
+            key.trim().eq_ignore_ascii_case("q").then(|| value.trim().parse::<f32>().ok())?
+        });
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 1000")]
         let quality = (quality.unwrap_or(1.0).clamp(0.0, 1.0) * 1000.0) as u16;
         if specific > found.0 {
@@ -111,6 +117,16 @@ pub(super) fn quality(accept: &[&str], media_type: &str) -> u16 {
         }
     }
     found.1
+}
+
+/// Whether `Accept` excludes all of these media types: it names at least one range, and none that covers one of them.
+pub(super) fn excludes(headers: &HeaderMap, media_types: &[String]) -> bool {
+    // What most libraries send.
+    if headers.get(header::ACCEPT).is_none_or(|value| value == "*/*") || media_types.is_empty() {
+        return false;
+    }
+    let accept = accept(headers);
+    !accept.is_empty() && media_types.iter().all(|media_type| quality(&accept, media_type) == 0)
 }
 
 /// Whether a page is wanted, as by a browser, and not JSON.

@@ -3,9 +3,12 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
+use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 
 use super::error::ApiError;
+use super::event_filter::Span;
+use super::events::set_next;
 use super::guard::{Auditor, Authorized};
 use super::pool_choice::{PoolKind, Source};
 use super::query::{CustomerPath, Params, page_limit, plain_number};
@@ -46,7 +49,7 @@ struct FieldEntry {
     to: Option<String>,
 }
 
-/// `GET /customers/{id}/history?limit=&after=`
+/// `GET /customers/{id}/history?limit=&after=&from=&to=`
 pub(super) async fn show(
     _: Authorized<Auditor>,
     State(api): State<Api>,
@@ -54,17 +57,24 @@ pub(super) async fn show(
     path: CustomerPath,
     params: Params,
     headers: HeaderMap,
-) -> Result<Json<Page>, ApiError> {
-    let [limit, after] = params.only(["limit", "after"])?;
-    let limit = page_limit(limit.as_deref())?;
-    let after = after.map_or(Ok(0), |after| plain_number("after", &after))?;
+) -> Result<Response, ApiError> {
+    let [limit_text, after, from, to] = params.only(["limit", "after", "from", "to"])?;
+    let limit = page_limit(limit_text.as_deref())?;
+    let mut after = after.map_or(Ok(0), |after| plain_number("after", &after))?;
+    let (before, last) = Span::parse(from.as_deref(), to.as_deref())?.bounds();
     let position = read_your_writes::wait_for_past(&api, source, &headers).await?;
     let id = path.id()?;
-    // Includes the state before the page, to which the first change is compared, and one state after it,
-    // which shows whether there is another page.
-    let end = after.saturating_add(i64::try_from(limit).unwrap_or(i64::MAX)).saturating_add(1);
     let mut db =
         read_your_writes::reader(&api, source, PoolKind::Short, &CustomerHistory, position).await?;
+    if let Some(before) = before {
+        after = after.max(customer_history::version_at(&mut db, id, before).await?);
+    }
+    // Includes the state before the page, to which the first change is compared, and one state after it,
+    // which shows whether there is another page.
+    let mut end = after.saturating_add(i64::try_from(limit).unwrap_or(i64::MAX)).saturating_add(1);
+    if let Some(last) = last {
+        end = end.min(customer_history::version_at(&mut db, id, last).await?);
+    }
     let states = customer_history::versions(&mut db, id, after, end).await?;
     if states.is_empty() && customer_history::versions(&mut db, id, 1, 1).await?.is_empty() {
         return Err(ApiError::NoCustomer);
@@ -80,7 +90,14 @@ pub(super) async fn show(
     let more = history.len() > limit;
     history.truncate(limit);
     let next = history.last().filter(|_| more).map(|entry| entry.version);
-    Ok(Json(Page { customer_id: id.get(), history, next }))
+    let mut response = Json(Page { customer_id: id.get(), history, next }).into_response();
+    if let Some(next) = next {
+        let others = [("limit", &limit_text), ("from", &from), ("to", &to)];
+        let others = others.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?)));
+        let path = format!("{}/customers/{id}/history", api.public_path);
+        set_next(&mut response, &path, next, others);
+    }
+    Ok(response)
 }
 
 impl Entry {

@@ -15,13 +15,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::account_slots::AccountSlot;
-use super::body::media_type;
+use super::body::unpacked_type;
 use super::error::{ApiError, FieldError};
 use super::guard::{Authorized, Editor, Requirement as _};
 use super::headers::visible_ascii;
 use super::import_answer::{ImportAnswer, PROGRESS_INTERVAL};
 use super::limits::Limits;
 use super::pace::in_time;
+use super::packed_body::Unpacker;
 use super::query::Params;
 use super::read_your_writes;
 use super::reason::with_reason;
@@ -37,6 +38,10 @@ use crate::events::metadata::Metadata;
 
 /// The limits of the route: files are large and slow to arrive.
 pub const LIMITS: Limits = Limits { body: 1024 * 1024 * 1024, answer: Duration::from_hours(1) };
+
+/// The most that a body may unpack to, in bytes: as much as one that is not packed, so that packing gets no client more
+/// of the spool space.
+const UNPACKED_MAX: u64 = LIMITS.body as u64;
 
 /// How many imports one process runs at the same time.
 pub const IMPORTS_MAX: usize = 4;
@@ -67,6 +72,7 @@ pub(super) async fn import(
 ) -> Result<Response, ApiError> {
     let began = Instant::now();
     let headers = request.headers();
+    let unpacker = Unpacker::of(headers)?;
     let format = format(headers)?;
     params.none()?;
     let metadata = with_reason(authorized.metadata(), headers)?;
@@ -96,7 +102,7 @@ pub(super) async fn import(
     let body = request.into_body();
     let mut preparing = {
         let import = Arc::clone(&import);
-        Box::pin(async move { import.prepare(body).await })
+        Box::pin(async move { import.prepare(body, unpacker).await })
     };
     // A client that sends slowly, or waits for its turn, is told so; its errors are in the answer then.
     let silence = async {
@@ -152,11 +158,12 @@ struct Prepared {
 
 impl Import {
     /// Receives the body, waits for a turn, and checks what can be checked before the first line.
-    async fn prepare(&self, body: Body) -> Result<Prepared, ApiError> {
+    async fn prepare(&self, body: Body, unpacker: Unpacker) -> Result<Prepared, ApiError> {
         let api = &self.api;
         let mut fingerprint = Fingerprint::new(self.format);
         let receiving = async {
-            let spooled = self.receive(body.into_data_stream(), &mut fingerprint).await?;
+            let body = body.into_data_stream();
+            let spooled = self.receive(body, unpacker, &mut fingerprint).await?;
             let (file, share) = spooled.into_reader().await?;
             let total = Some(share.bytes());
             self.progress.send_modify(|at| *at = Progress::new(Phase::Waiting, total));
@@ -178,27 +185,32 @@ impl Import {
         Ok(Prepared { lines, request, _slot: slot, _share: share })
     }
 
-    /// Receives the whole body into a spool file, and hashes it.
+    /// Receives the whole body, unpacked, into a spool file, and hashes it.
     async fn receive(
         &self,
         mut body: BodyDataStream,
+        mut unpacker: Unpacker,
         hash: &mut Fingerprint,
     ) -> Result<SpoolFile, ApiError> {
-        let mut file = self.api.spool.file()?;
+        let mut spooled = Spooled { file: self.api.spool.file()?, hash, bytes: 0 };
         let (began, mut length) = (Instant::now(), 0);
         loop {
             let chunk = in_time(began, length, body.next()).await;
             let chunk = chunk.ok_or_else(|| ApiError::malformed("body", "arrived too slowly"))?;
-            let Some(chunk) = chunk else { return Ok(file) };
+            let Some(chunk) = chunk else { break };
             let chunk = chunk.map_err(|_| ApiError::malformed("body", "ended too early"))?;
             length += chunk.len() as u64;
             if length > LIMITS.body as u64 {
                 return Err(ApiError::TooLarge(LIMITS.body));
             }
-            hash.update(&chunk);
-            file.write(&chunk).await?;
+            unpacker.push(chunk);
+            while let Some(piece) = unpacker.next()? {
+                spooled.write(&piece).await?;
+            }
             self.progress.send_modify(|at| at.bytes = length);
         }
+        spooled.write(&unpacker.finish()?).await?;
+        Ok(spooled.file)
     }
 
     /// Runs the import and sends its results; from `first` on also its progress.
@@ -246,6 +258,25 @@ impl Import {
     }
 }
 
+/// What has arrived of a body, unpacked.
+struct Spooled<'a> {
+    file: SpoolFile,
+    hash: &'a mut Fingerprint,
+    bytes: u64,
+}
+
+impl Spooled<'_> {
+    /// Adds a piece; 413 if the whole is larger than a body may be, whether or not it was packed.
+    async fn write(&mut self, piece: &[u8]) -> Result<(), ApiError> {
+        self.bytes += piece.len() as u64;
+        if self.bytes > UNPACKED_MAX {
+            return Err(ApiError::TooLarge(LIMITS.body));
+        }
+        self.hash.update(piece);
+        self.file.write(piece).await
+    }
+}
+
 /// Cancelled when the import has to end: with its session, and with the process.
 struct Stop {
     token: CancellationToken,
@@ -271,7 +302,7 @@ impl Stop {
 
 /// The format named by `Content-Type`. Its charset may only be one that the file itself tells.
 fn format(headers: &HeaderMap) -> Result<Format, ApiError> {
-    let format = match media_type(headers)?.as_deref() {
+    let format = match unpacked_type(headers)?.as_deref() {
         Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => Format::Ndjson,
         Some("text/csv" | "text/tab-separated-values") => Format::Csv,
         _ => return Err(ApiError::UnsupportedMediaType(&["application/x-ndjson", "text/csv"])),

@@ -8,10 +8,10 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
-use chrono::{DateTime, Utc};
+use chrono::NaiveDate;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 
-use super::as_of;
+use super::as_of::{self, AsOf, Past};
 use super::body::json_answer;
 use super::coalesced;
 use super::cursor::Cursor;
@@ -19,6 +19,7 @@ use super::customer_json::Customer;
 use super::customer_page::{PageOf, page_response};
 use super::error::ApiError;
 use super::guard::{Authorized, Requirement as _, Viewer};
+use super::list_position::Shown;
 use super::long_answer::{Holds, LongAnswer};
 use super::pool_choice::{PoolKind, Source};
 use super::query::{Params, page_limit, plain_number};
@@ -26,9 +27,9 @@ use super::read_your_writes;
 use super::search;
 use super::session_watch::SessionWatch;
 use super::state::Api;
-use crate::projections::Projection;
 use crate::projections::customer_history::{self, CustomerHistory};
 use crate::projections::customers::{self, Customers, Row};
+use crate::projections::{Projection, mark_of};
 
 /// The largest list, in customers, that uses the pool for short queries.
 const SHORT_MAX: i64 = 1000;
@@ -60,12 +61,6 @@ enum Selection {
     All,
     Youngest(i64),
     Page(i64),
-}
-
-/// The moment that a list shows, as the client wrote it and parsed.
-struct AsOf {
-    text: String,
-    moment: DateTime<Utc>,
 }
 
 impl ListQuery {
@@ -113,9 +108,7 @@ impl ListQuery {
             };
         }
         let selection = Selection::parse(numbers, number, limit.as_deref(), after.is_some())?;
-        let as_of = as_of
-            .map(|text| as_of::parse(&text).map(|moment| AsOf { text, moment }))
-            .transpose()?;
+        let as_of = as_of.map(AsOf::parse).transpose()?;
         let after = after.map(|after| Cursor::verify(&api.cursor_key, &after)).transpose()?;
         Ok(Asked::List(Self { selection, after, as_of }))
     }
@@ -177,21 +170,23 @@ pub(super) async fn list(
             return search::search(&api, source, &headers, parameters).await;
         }
     };
-    let (shown, position) = if let Some(as_of) = &query.as_of {
+    let (shown, past) = if let Some(as_of) = query.as_of {
         as_of::require_auditor(&authorized.principal)?;
-        let position = as_of::position(&api, source, &headers, as_of.moment).await?;
-        (Some(position), Some(position))
+        let past = as_of.resolve(&api, source, &headers).await?;
+        (Some(past.position), Some(past))
     } else {
         (read_your_writes::wait_for_present(&api, source, &headers).await?, None)
     };
+    let position = past.as_ref().map(|past| past.position);
     if query.after.is_some_and(|after| after.position != position) {
         return Err(ApiError::malformed("after", "belongs to a list of another moment"));
     }
-    if let (Selection::Youngest(number @ ..=SHORT_MAX), None) = (&query.selection, shown) {
-        let json = coalesced::youngest(&api, source, *number).await?;
-        return Ok(json_answer(json));
-    }
     let after = query.after.map(|after| (after.dob, after.id));
+    if shown.is_none()
+        && let Some(answer) = short_list(&api, source, &query.selection, after).await?
+    {
+        return Ok(answer);
+    }
     let number = query.selection.rows();
     let is_short = position.is_none() && number.is_some_and(|number| number <= SHORT_MAX);
     let kind = if is_short { PoolKind::Short } else { PoolKind::Long };
@@ -208,9 +203,18 @@ pub(super) async fn list(
     };
     let projection: &dyn Projection =
         if position.is_some() { &CustomerHistory } else { &Customers };
+    // A snapshot in any case, for the mark of its rows.
+    let shown = shown.or(Some(0));
     let mut db = read_your_writes::reader(&api, source, kind, projection, shown).await?;
     let tasks = api.tasks.clone();
     let reading = async move {
+        let state = match past {
+            None => Shown::Present(mark_of(&Customers, &mut db).await?),
+            Some(past) => Shown::Past(past),
+        };
+        if let Some(unchanged) = state.unchanged(&headers) {
+            return Ok(unchanged);
+        }
         let rows = match position {
             Some(position) => {
                 customer_history::youngest_at(&mut db, position, after, number).left_stream()
@@ -219,12 +223,12 @@ pub(super) async fn list(
         };
         let answer = if let Selection::Page(limit) = query.selection {
             let rows: Vec<Row> = rows.try_collect().await?;
-            page(&api, rows, limit, position, query.as_of.as_ref())
+            page(&api, rows, limit, state.past())
         } else {
             whole(&api, rows, holds).await
         };
         drop(query_slot);
-        answer
+        answer.map(|answer| state.tell(answer))
     };
     match kind {
         PoolKind::Short => reading.await,
@@ -236,6 +240,29 @@ pub(super) async fn list(
             read.map_err(|error| ApiError::Internal(error.to_string()))?.ok_or_else(stopped)?
         }
     }
+}
+
+/// A short list of the present, in one round trip; `None` if it is none.
+async fn short_list(
+    api: &Api,
+    source: Source,
+    selection: &Selection,
+    after: Option<(NaiveDate, i64)>,
+) -> Result<Option<Response>, ApiError> {
+    let (answer, mark) = match *selection {
+        Selection::Youngest(number @ ..=SHORT_MAX) => {
+            let list = coalesced::youngest(api, source, number).await?;
+            (json_answer(list.json), list.mark)
+        }
+        Selection::Page(limit @ ..SHORT_MAX) => {
+            let kind = PoolKind::Short;
+            let mut db = read_your_writes::reader(api, source, kind, &Customers, None).await?;
+            let (mark, rows) = customers::youngest_with_mark(&mut db, after, limit + 1).await?;
+            (page(api, rows, limit, None)?, mark)
+        }
+        Selection::All | Selection::Youngest(_) | Selection::Page(_) => return Ok(None),
+    };
+    Ok(Some(Shown::Present(mark).tell(answer)))
 }
 
 /// All rows, in one response that may be spooled to disk.
@@ -272,17 +299,19 @@ fn page(
     api: &Api,
     mut rows: Vec<Row>,
     limit: i64,
-    position: Option<i64>,
-    as_of: Option<&AsOf>,
+    past: Option<&Past>,
 ) -> Result<Response, ApiError> {
     let keep = usize::try_from(limit).unwrap_or(usize::MAX);
     let has_more = rows.len() > keep;
     rows.truncate(keep);
     let next = match rows.last().filter(|_| has_more) {
-        Some(row) => Some(Cursor { dob: row.dob, id: row.id, position }.sign(&api.cursor_key)?),
+        Some(row) => {
+            let position = past.map(|past| past.position);
+            Some(Cursor { dob: row.dob, id: row.id, position }.sign(&api.cursor_key)?)
+        }
         None => None,
     };
     let mut link = vec![("limit", limit.to_string())];
-    link.extend(as_of.map(|as_of| ("as_of", as_of.text.clone())));
-    Ok(page_response(api, PageOf { rows: &rows, next, position, link }))
+    link.extend(past.map(|past| ("as_of", past.text.clone())));
+    Ok(page_response(api, PageOf { rows: &rows, next, link }))
 }

@@ -84,6 +84,9 @@ mod restore;
 /// `as_of` and `version`: reads of an earlier state.
 mod as_of;
 
+/// The position and the entity tag of lists.
+mod list_position;
+
 /// Signed cursors of lists.
 mod cursor;
 
@@ -98,6 +101,12 @@ mod long_answer;
 
 /// How many long answers one account may have at work.
 pub mod account_slots;
+
+/// Answers packed with gzip or zstd.
+pub mod packing;
+
+/// Bodies packed with gzip or zstd.
+mod packed_body;
 
 /// Ends work whose session has ended.
 mod session_watch;
@@ -120,6 +129,9 @@ mod import_answer;
 /// The history of a customer.
 mod history;
 
+/// The filters of the feed and of the stream.
+mod event_filter;
+
 /// The event feed, in pages.
 mod events;
 
@@ -131,6 +143,9 @@ pub mod stream_places;
 
 /// Log-in, log-out, sessions, password change.
 mod sessions;
+
+/// Who am I: account and session of a request.
+mod me;
 
 /// Status and rebuild of projections.
 mod projections;
@@ -171,7 +186,7 @@ use crate::events::values::Role;
 pub fn routes() -> Vec<Route> {
     use openapi as doc;
 
-    use Role::{Admin, Auditor, Editor, Viewer};
+    use Role::{Admin, Auditor, Editor, Subscriber, Viewer};
     let limited = |limits, route| Route { limits, ..route };
     let replicated = |route| Route { replicated: true, ..route };
     #[rustfmt::skip]
@@ -179,6 +194,7 @@ pub fn routes() -> Vec<Route> {
         row("POST", "/login", None, sessions::login, doc::log_in),
         row("DELETE", "/logout", Some(Viewer), sessions::logout, doc::log_out),
         row("GET", "/session_cookie_experiment", Some(Viewer), sessions::experiment, doc::prove_binding),
+        row("GET", "/me", Some(Viewer), me::show, doc::get_me),
         row("GET", "/sessions", Some(Viewer), sessions::list, doc::list_sessions),
         row("DELETE", "/sessions", Some(Viewer), sessions::end_all, doc::end_sessions),
         row("DELETE", "/sessions/{sid}", Some(Viewer), sessions::end_one, doc::end_session),
@@ -195,8 +211,8 @@ pub fn routes() -> Vec<Route> {
         row("PUT", "/customers/external/{external_id}", Some(Editor), external_ids::put, doc::put_external_customer),
         row("POST", "/customers/{id}/restore", Some(Editor), restore::restore, doc::restore_customer),
         replicated(row("GET", "/customers/{id}/history", Some(Auditor), history::show, doc::get_history)),
-        row("GET", "/events", Some(Auditor), events::feed, doc::list_events),
-        row("GET", "/events/stream", Some(Auditor), stream::stream, doc::stream_events),
+        row("GET", "/events", Some(Subscriber), events::feed, doc::list_events),
+        row("GET", "/events/stream", Some(Subscriber), stream::stream, doc::stream_events),
         row("GET", "/projections", Some(Admin), projections::list, doc::list_projections),
         row("POST", "/projections/{name}/rebuild", Some(Admin), projections::rebuild, doc::rebuild_projection),
         row("GET", "/livez", None, ops::livez, doc::get_liveness),

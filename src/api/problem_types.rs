@@ -66,6 +66,23 @@ pub const EXISTS: ProblemType = ProblemType {
     remedy: "Use another value, or change the resource that has it.",
 };
 
+pub const NOT_ACCEPTABLE: ProblemType = ProblemType {
+    slug: "not-acceptable",
+    status: StatusCode::NOT_ACCEPTABLE,
+    title: "Not acceptable",
+    meaning: "The header Accept excludes every media type that the route answers with. Nothing of the request was done.",
+    remedy: "Send no Accept, */*, or one of the types that the detail names.",
+};
+
+pub const PRECONDITION_REQUIRED: ProblemType = ProblemType {
+    slug: "precondition-required",
+    status: StatusCode::PRECONDITION_REQUIRED,
+    title: "Precondition required",
+    meaning: "This installation demands that a change of a customer names the version that it was made of, so that no \
+              change overwrites another one unseen.",
+    remedy: "Read the customer, and send its ETag as If-Match. If-Match: * names any version.",
+};
+
 pub const OBSTRUCTED: ProblemType = ProblemType {
     slug: "obstructed",
     status: StatusCode::CONFLICT,
@@ -104,7 +121,8 @@ pub const UNSUPPORTED_MEDIA_TYPE: ProblemType = ProblemType {
     status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
     title: "Unsupported media type",
     meaning: "The body has a media type, a charset or a coding that the route does not take.",
-    remedy: "Send a type that the header Accept of the answer names, in UTF-8 and without compression.",
+    remedy: "Send a type that the header Accept of the answer names, in UTF-8, and packed only as its header \
+             Accept-Encoding says.",
 };
 
 pub const MALFORMED: ProblemType = ProblemType {
@@ -168,7 +186,7 @@ pub const INTERNAL: ProblemType = ProblemType {
 };
 
 /// All types.
-pub const ALL: [&ProblemType; 18] = [
+pub const ALL: [&ProblemType; 20] = [
     &MALFORMED,
     &UNAUTHENTICATED,
     &TOKEN_REPLAY,
@@ -176,9 +194,11 @@ pub const ALL: [&ProblemType; 18] = [
     &NOT_FOUND,
     &METHOD_NOT_ALLOWED,
     &EXISTS,
+    &NOT_ACCEPTABLE,
     &OBSTRUCTED,
     &LOG_RESTARTED,
     &VERSION_MISMATCH,
+    &PRECONDITION_REQUIRED,
     &TOO_LARGE,
     &UNSUPPORTED_MEDIA_TYPE,
     &INVALID,

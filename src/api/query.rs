@@ -1,6 +1,7 @@
 //! Parsers of query parameters and path segments. An error names its parameter.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
@@ -22,7 +23,14 @@ pub struct Params {
     query: Vec<(String, String)>,
     /// The conditions that the route does not compare.
     refused: Vec<FieldError>,
+    /// `Accept` excludes what the route answers with.
+    not_acceptable: Option<NotAcceptable>,
 }
+
+/// The media types that a route answers with, if the request accepts none of them. The frame of the route gives it to
+/// the request.
+#[derive(Clone)]
+pub(super) struct NotAcceptable(pub(super) Arc<str>);
 
 impl<S: Sync> FromRequestParts<S> for Params {
     type Rejection = Infallible;
@@ -30,7 +38,9 @@ impl<S: Sync> FromRequestParts<S> for Params {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
         let query = parts.uri.query().unwrap_or_default();
         let query = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
-        Ok(Self { query, refused: conditions::refused(&parts.method, &parts.headers) })
+        let refused = conditions::refused(&parts.method, &parts.headers);
+        let not_acceptable = parts.extensions.get().cloned();
+        Ok(Self { query, refused, not_acceptable })
     }
 }
 
@@ -43,7 +53,7 @@ impl Params {
     }
 
     /// The values of the known parameters; 400, which names them, if parameters are unknown or repeated, or
-    /// if the request has conditions that the route does not compare.
+    /// if the request has conditions that the route does not compare. 406 if it accepts no answer of the route.
     pub fn only<const N: usize>(self, known: [&str; N]) -> Result<[Option<String>; N], ApiError> {
         let mut values = [const { None }; N];
         let mut errors = self.refused;
@@ -58,7 +68,11 @@ impl Params {
                 errors.push(FieldError::new(field, problem));
             }
         }
-        if errors.is_empty() { Ok(values) } else { Err(ApiError::Malformed(errors)) }
+        match self.not_acceptable {
+            _ if !errors.is_empty() => Err(ApiError::Malformed(errors)),
+            Some(NotAcceptable(types)) => Err(ApiError::NotAcceptable(types)),
+            None => Ok(values),
+        }
     }
 
     /// 400, which names them, if there are parameters: the route accepts none.

@@ -31,7 +31,8 @@ const REPLICA_WAIT: Duration = Duration::from_millis(250);
 /// The interval at which the database is queried for a position.
 pub(super) const POLL: Duration = Duration::from_millis(10);
 
-/// The position of a write's event, or of the customer's last one if the write changed nothing.
+/// The position of a write's event, or of the customer's last one if the write changed nothing; of a list, the
+/// position that it shows.
 pub(super) const EVENT_POSITION: HeaderName = HeaderName::from_static("event-position");
 
 /// The read table does not show the write yet.

@@ -15,6 +15,10 @@ use crate::events::values::Role;
 /// Answers a request of a route, behind its frame.
 pub(super) type Endpoint = Arc<dyn Fn(Request, Api) -> BoxFuture<'static, Response> + Send + Sync>;
 
+/// Routes that disregard `Accept`, as RFC 9110 allows (section 12.5.1): what watches a process may send any, and must
+/// not find it ill for that.
+pub(super) const PROBES: [&str; 3] = ["/livez", "/readyz", "/metrics"];
+
 /// One row of the table of routes.
 pub struct Route {
     pub method: &'static str,
@@ -27,6 +31,13 @@ pub struct Route {
     pub(super) endpoint: Endpoint,
     /// What the OpenAPI document says of it.
     pub(super) doc: fn() -> Doc,
+}
+
+impl Route {
+    /// The media types of its answers, but for problems.
+    pub(super) fn media_types(&self) -> Vec<String> {
+        (self.doc)().media_types()
+    }
 }
 
 /// A row with the usual limits.

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use axum::http::{HeaderValue, Method, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use percent_encoding::percent_decode_str;
 
@@ -28,9 +28,17 @@ impl Methods {
             Method::GET => vec!["GET", "HEAD"],
             ref method => vec![method.as_str()],
         });
-        let names: Vec<&str> = names.collect();
+        let names: Vec<&str> = names.chain(["OPTIONS"]).collect();
         HeaderValue::from_str(&names.join(",")).expect("names of methods")
     }
+}
+
+/// What a path can do (RFC 9110, section 9.3.7). It costs nothing and tells no more than the document does, so it has no
+/// frame.
+fn options(methods: &Methods) -> Response {
+    let mut answer = StatusCode::NO_CONTENT.into_response();
+    answer.headers_mut().insert(header::ALLOW, methods.allowed());
+    answer
 }
 
 /// The rows by path and method.
@@ -67,6 +75,9 @@ impl Router {
             return ApiError::NoRoute.into_response();
         };
         let Some(frame) = methods.find(request.method()) else {
+            if request.method() == Method::OPTIONS {
+                return options(methods);
+            }
             let mut refused = ApiError::MethodNotAllowed.into_response();
             refused.headers_mut().insert(header::ALLOW, methods.allowed());
             return refused;

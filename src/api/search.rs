@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::cursor;
 use super::customer_page::{PageOf, page_response};
 use super::error::ApiError;
+use super::list_position::Shown;
 use super::pool_choice::{PoolKind, Source};
 use super::query::page_limit;
 use super::read_your_writes;
@@ -22,6 +23,7 @@ use crate::projections::customer_search::{
 };
 use crate::projections::customers::{self, Customers, Row};
 use crate::projections::reader::Reader;
+use crate::projections::{Mark, mark_of};
 
 /// The parameters of a search, as the client wrote them.
 #[derive(Debug, Default)]
@@ -142,7 +144,7 @@ pub(super) async fn search(
         }
     };
     let named = read_your_writes::wait_for_present(api, source, headers).await?;
-    let (mut rows, position) = if let Some(external_id) = &search.external_id {
+    let (mut rows, mark) = if let Some(external_id) = &search.external_id {
         of_external_id(api, source, named, external_id, &search).await?
     } else {
         // The additional row shows whether there is another page.
@@ -169,7 +171,8 @@ pub(super) async fn search(
     };
     let mut link = vec![("limit", limit.to_string())];
     link.extend(parameters.given().map(|(name, value)| (name, value.to_owned())));
-    Ok(page_response(api, PageOf { rows: &rows, next, position: Some(position), link }))
+    let answer = page_response(api, PageOf { rows: &rows, next, link });
+    Ok(Shown::Present(mark).tell(answer))
 }
 
 /// The number of those who match.
@@ -184,8 +187,8 @@ async fn count(
         number: i64,
     }
     let (number, position) = if let Some(external_id) = &search.external_id {
-        let (rows, position) = of_external_id(api, source, named, external_id, search).await?;
-        (i64::try_from(rows.len()).unwrap_or(i64::MAX), position)
+        let (rows, mark) = of_external_id(api, source, named, external_id, search).await?;
+        (i64::try_from(rows.len()).unwrap_or(i64::MAX), mark.position)
     } else if search.filter == Filter::default() {
         let kind = PoolKind::Short;
         let mut db = read_your_writes::reader(api, source, kind, &Customers, named).await?;
@@ -195,8 +198,8 @@ async fn count(
         loop {
             let mut db = freshness.reader().await?;
             let read = customer_search::count(&mut db, &search.filter).await?;
-            if let Some(shown) = freshness.accept(read) {
-                break shown;
+            if let Some((number, mark)) = freshness.accept(read) {
+                break (number, mark.position);
             }
         }
     };
@@ -239,9 +242,9 @@ impl Freshness<'_> {
     }
 
     /// What was read with its position, if that is enough.
-    fn accept<T>(&mut self, read: Found<T>) -> Option<(T, i64)> {
+    fn accept<T>(&mut self, read: Found<T>) -> Option<(T, Mark)> {
         let least = *self.least.get_or_insert(read.present);
-        (read.checkpoint >= least).then_some((read.found, read.checkpoint))
+        (read.mark.position >= least).then_some((read.found, read.mark))
     }
 }
 
@@ -252,17 +255,19 @@ async fn of_external_id(
     named: Option<i64>,
     external_id: &ExternalId,
     search: &Search,
-) -> Result<(Vec<Row>, i64), ApiError> {
-    let kind = PoolKind::Short;
+) -> Result<(Vec<Row>, Mark), ApiError> {
+    let (kind, named) = (PoolKind::Short, named.or(Some(0)));
+    // A snapshot, for the mark of its rows.
     let mut db = read_your_writes::reader(api, source, kind, &Customers, named).await?;
-    let (mut rows, position) = customers::of_external_id(&mut db, external_id).await?;
+    let mark = mark_of(&Customers, &mut db).await?;
+    let mut rows = customers::of_external_id(&mut db, external_id).await?;
     let Filter { name, born_from, born_to } = &search.filter;
     rows.retain(|row| {
         name.as_ref().is_none_or(|prefix| prefix.is_in(&row.name))
             && born_from.is_none_or(|day| row.dob >= day)
             && born_to.is_none_or(|day| row.dob <= day)
     });
-    Ok((rows, position))
+    Ok((rows, mark))
 }
 
 fn prefix(text: &str) -> Result<Prefix, ApiError> {

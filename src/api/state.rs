@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use aws_lc_rs::hmac;
-use axum::body::Bytes;
 use ipnet::IpNet;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::account_slots::AccountSlots;
+use super::customer_json::MarkedJson;
 use super::error::ApiError;
+use super::packing::Kept;
 use super::pool_choice::{PoolKind, Source};
 use super::replica::Replica;
 use super::spool::SpoolSpace;
@@ -66,10 +67,12 @@ pub struct ApiState {
     pub metrics: PrometheusHandle,
     pub trusted_proxies: Vec<IpNet>,
     pub https: bool,
+    /// Whether a change of a customer must name its version.
+    pub require_if_match: bool,
     /// The path of the public URL, without a slash at its end; empty at the root of a host.
     pub public_path: String,
     /// The OpenAPI document.
-    pub openapi: Bytes,
+    pub openapi: Kept,
     /// The URL of the feed: the source of its CloudEvents.
     pub feed_url: String,
     pub tail: Tail,
@@ -89,7 +92,7 @@ pub struct ApiState {
     pub account_queries: AccountSlots,
     /// Reads that requests share: single customers, and the JSON of so many youngest.
     pub customer_reads: Coalescer<Source, CustomerId, Result<Option<Row>, ApiError>>,
-    pub youngest_reads: Coalescer<(Source, i64), (), Result<Bytes, ApiError>>,
+    pub youngest_reads: Coalescer<(Source, i64), (), Result<MarkedJson, ApiError>>,
     /// How many requests have arrived.
     pub requests: AtomicU64,
     pub tasks: Tasks,

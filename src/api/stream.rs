@@ -10,8 +10,9 @@ use axum::response::{IntoResponse as _, Response};
 use tokio_util::sync::CancellationToken;
 
 use super::error::ApiError;
+use super::event_filter::{Asked, role_of, view_of};
 use super::events::{EVENT_LOG, end_of, log_header};
-use super::guard::{Auditor, Authorized, Requirement as _};
+use super::guard::{Authorized, Subscriber};
 use super::headers::header_text;
 use super::pace::Sender;
 use super::query::{Params, plain_number};
@@ -19,6 +20,7 @@ use super::session_watch::SessionWatch;
 use super::state::Api;
 use super::stream_places::StreamPlace;
 use crate::events::log::{DecodeError, StoredEvent};
+use crate::feed::chunk::Selection;
 use crate::feed::event_format;
 use crate::feed::tail::Follower;
 
@@ -44,14 +46,28 @@ const LAST_EVENT_ID: &str = "last-event-id";
 /// The same as a parameter, which polyfills of `EventSource` append to the URL.
 const LAST_EVENT_ID_PARAMETER: &str = "lastEventId";
 
-/// `GET /events/stream?after=&lastEventId=&log=`
+/// `GET /events/stream?after=&lastEventId=&log=`, and the filters of [`Asked`]
 pub(super) async fn stream(
-    authorized: Authorized<Auditor>,
+    authorized: Authorized<Subscriber>,
     State(api): State<Api>,
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let [after, last, log] = params.only(["after", LAST_EVENT_ID_PARAMETER, "log"])?;
+    let [after, last, log, aggregate_type, event_types, customer, actor, request_id, session] =
+        params.only([
+            "after",
+            LAST_EVENT_ID_PARAMETER,
+            "log",
+            "aggregate_type",
+            "type",
+            "customer",
+            "actor",
+            "request_id",
+            "session",
+        ])?;
+    let asked = Asked { aggregate_type, event_types, customer, actor, request_id, session };
+    let view = view_of(&authorized.principal);
+    let selection = Selection { filter: asked.filter(view)?, view };
     let of_header = header_text(&headers, &HeaderName::from_static(LAST_EVENT_ID))?;
     // A client that reconnects repeats the query, and adds the last event that it has seen: in the header,
     // or as a polyfill, in another parameter.
@@ -67,7 +83,7 @@ pub(super) async fn stream(
         }
     }
     // Before the position, which may lie after the end of a restored log.
-    let end = end_of(&api, log).await?;
+    let end = end_of(&api, log.as_deref()).await?;
     let (name, from) = positions.first().copied().unwrap_or(("after", end.head));
     if from > end.head {
         return Err(ApiError::malformed(name, "is beyond the end of the log"));
@@ -75,8 +91,8 @@ pub(super) async fn stream(
     let place = api.stream_places.take(authorized.principal.username())?;
     let principal = authorized.principal;
     let events = Events {
-        follower: api.tail.follow(from, end),
-        watch: SessionWatch::start(&api, principal, Auditor::ROLE, CHECK_INTERVAL),
+        follower: api.tail.follow(from, end, selection),
+        watch: SessionWatch::start(&api, principal, role_of(view), CHECK_INTERVAL),
         stopping: api.stopping.clone(),
         place,
     };
@@ -144,7 +160,12 @@ impl Events {
                 tracing::warn!(%error, "event stream: log read failed, stream ended");
                 None
             }),
-            Err(_) => Some(Bytes::from_static(b": nothing new\n\n")),
+            Err(_) if self.follower.is_whole() => Some(Bytes::from_static(b": nothing new\n\n")),
+            // Without data it is no event for the client, which resumes from there (section 9.2.6).
+            Err(_) => {
+                let position = self.follower.position();
+                Some(Bytes::from(format!("id: {position}\n: nothing new\n\n")))
+            }
         }
     }
 }

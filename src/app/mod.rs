@@ -143,8 +143,7 @@ impl App {
         tasks.watch(pools.appender.task().clone());
         let appends = Subscription::start(&pools.appender, pools.notify.clone(), &tasks);
         let [projector, history, search] = follow(&pools, &appends, &tasks);
-        let frame = api::stream::frame;
-        let tail = Tail::start(pools.short.clone(), appends.clone(), frame, &tasks);
+        let tail = Tail::start(pools.short.clone(), appends.clone(), api::stream::frame, &tasks);
         let shutdown = Shutdown { drain_delay: config.drain_delay, ..Shutdown::default() };
         let api = Api::new(ApiState {
             bus: bus.clone(),
@@ -163,6 +162,7 @@ impl App {
             metrics: telemetry::metrics(),
             trusted_proxies: config.trusted_proxies.clone(),
             https: config.is_https(),
+            require_if_match: config.require_if_match,
             public_path: config.public_path().to_owned(),
             openapi: api::openapi_json(config.public_path(), auth.cookies().shared_name()).into(),
             feed_url: format!("{}/events", config.public_url()),

@@ -24,6 +24,12 @@ impl Principal {
         &self.token.claims.sid
     }
 
+    /// When the token and its session end, in seconds since 1970.
+    #[must_use]
+    pub fn expires_at(&self) -> i64 {
+        self.token.claims.exp
+    }
+
     /// The id of the token.
     #[must_use]
     pub(super) fn jti(&self) -> &str {

@@ -26,7 +26,7 @@ pub enum Command {
     Add {
         #[arg(value_parser = Username::parse)]
         name: Username,
-        /// viewer, editor, auditor or admin
+        /// viewer, editor, subscriber, auditor or admin
         #[arg(long, value_parser = Role::parse)]
         role: Role,
         #[command(flatten)]
@@ -43,7 +43,7 @@ pub enum Command {
     Role {
         #[arg(value_parser = Username::stored)]
         name: Username,
-        /// viewer, editor, auditor or admin
+        /// viewer, editor, subscriber, auditor or admin
         #[arg(value_parser = Role::parse)]
         role: Role,
     },

@@ -14,9 +14,10 @@ use super::output::{Output, write_line};
 use super::progress::progress_bar;
 use crate::config::Config;
 use crate::events::log::end::{LogEnd, log_end};
+use crate::events::log::filter::Filter;
 use crate::feed::event_format;
 use crate::feed::log_copy::Summary;
-use crate::feed::page::{self, Filter};
+use crate::feed::page::{self, Stretch};
 use crate::printable::printable;
 
 /// How many events are read at a time.
@@ -61,7 +62,8 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     let bar = progress_bar(last.unsigned_abs());
     let mut position = 0;
     while position < last {
-        let page = page::page(&pools.short, position, last, PAGE, &Filter::default()).await?;
+        let stretch = Stretch { after: position, head: last, until: None };
+        let page = page::page(&pools.short, stretch, PAGE, &Filter::default()).await?;
         for event in &page.events {
             let line = match arguments.format {
                 Format::Ndjson => event_format::json(event)?,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue};
-use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use clap::{ArgAction, CommandFactory as _, FromArgMatches as _, Parser};
 use ipnet::IpNet;
 use secrecy::SecretString;
 
@@ -109,6 +109,9 @@ pub struct Config {
     /// comma-separated origins whose pages may call (CORS); none if empty
     #[arg(long, env = "CUSTOMERS_CORS_ORIGINS", default_value = "", value_parser = parsers::origins)]
     pub cors_origins: std::vec::Vec<String>,
+    /// whether a change of a customer must name its version as If-Match, else it is refused (428): true or false
+    #[arg(long, env = "CUSTOMERS_REQUIRE_IF_MATCH", default_value = "false", action = ArgAction::Set, value_parser = parsers::truth)]
+    pub require_if_match: bool,
     /// how long a stopping process goes on serving, as not ready, before it closes its port: 0s to 5m
     #[arg(long, env = "CUSTOMERS_DRAIN_DELAY", default_value = "0s", value_parser = parsers::drain_delay)]
     pub drain_delay: Duration,

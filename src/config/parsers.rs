@@ -28,6 +28,10 @@ pub(super) fn number(text: &str) -> Result<u32, &'static str> {
     text.parse().map_err(|_| "must be a whole number from 0 to 4294967295")
 }
 
+pub(super) fn truth(text: &str) -> Result<bool, &'static str> {
+    text.parse().map_err(|_| "must be true or false")
+}
+
 /// A number of bytes, with a unit.
 pub(super) fn bytes(text: &str) -> Result<u64, &'static str> {
     let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1_u64 << 40)];

@@ -256,6 +256,8 @@ pub enum Role {
     Viewer,
     /// Reads and changes customers.
     Editor,
+    /// Reads customers, and their events without addresses and agents: a program that keeps a copy.
+    Subscriber,
     /// Reads customers, their histories and events; changes nothing.
     Auditor,
     /// All rights.
@@ -263,14 +265,15 @@ pub enum Role {
 }
 
 impl Role {
-    pub const ALL: [Self; 4] = [Self::Viewer, Self::Editor, Self::Auditor, Self::Admin];
+    pub const ALL: [Self; 5] =
+        [Self::Viewer, Self::Editor, Self::Subscriber, Self::Auditor, Self::Admin];
 
     /// Parses the name of a role.
     pub fn parse(text: &str) -> Result<Self, ValueError> {
         Self::ALL
             .into_iter()
             .find(|role| role.as_str() == text)
-            .ok_or(ValueError("must be one of viewer, editor, auditor, admin"))
+            .ok_or(ValueError("must be one of viewer, editor, subscriber, auditor, admin"))
     }
 
     #[must_use]
@@ -278,6 +281,7 @@ impl Role {
         match self {
             Self::Viewer => "viewer",
             Self::Editor => "editor",
+            Self::Subscriber => "subscriber",
             Self::Auditor => "auditor",
             Self::Admin => "admin",
         }
@@ -289,7 +293,8 @@ impl Role {
         match self {
             Self::Admin => true,
             Self::Editor => matches!(needed, Self::Editor | Self::Viewer),
-            Self::Auditor => matches!(needed, Self::Auditor | Self::Viewer),
+            Self::Subscriber => matches!(needed, Self::Subscriber | Self::Viewer),
+            Self::Auditor => matches!(needed, Self::Auditor | Self::Subscriber | Self::Viewer),
             Self::Viewer => matches!(needed, Self::Viewer),
         }
     }

@@ -2,8 +2,14 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
+/// What a reader is shown of the log.
+pub mod view;
+
 /// A page of the log, whole or filtered.
 pub mod page;
+
+/// Consecutive events of the tail, encoded.
+pub mod chunk;
 
 /// The end of the log, read once per process and shared by all followers.
 pub mod tail;

@@ -11,11 +11,12 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, Semaphore, broadcast};
 use uuid::Uuid;
 
-use super::page::{self, Filter};
+use super::chunk::{Chunk, Frame, Frames, Selection, encode_chunks};
+use super::page::{self, Stretch};
 use crate::events::log::end::{LogEnd, log_end};
+use crate::events::log::filter::Filter;
 use crate::events::log::notify::Subscription;
 use crate::events::log::read::ReadError;
-use crate::events::log::{DecodeError, StoredEvent};
 use crate::postgres::Pool;
 use crate::tasks::Tasks;
 
@@ -43,9 +44,6 @@ const POLL: Duration = Duration::from_secs(1);
 /// The pause after a failure.
 const FAILURE_PAUSE: Duration = Duration::from_millis(250);
 
-/// Encodes an event for followers.
-pub type Frame = fn(&StoredEvent) -> Result<String, DecodeError>;
-
 /// The tail of this process. Clones share it.
 #[derive(Clone)]
 pub struct Tail(Arc<Inner>);
@@ -72,27 +70,6 @@ impl Live {
     }
 }
 
-/// Consecutive events, encoded.
-#[derive(Clone)]
-struct Chunk {
-    first: i64,
-    last: i64,
-    frames: Bytes,
-    /// Where each event begins.
-    starts: Arc<[usize]>,
-}
-
-impl Chunk {
-    /// The events after `position`; positions have no gaps.
-    fn after(&self, position: i64) -> Option<Bytes> {
-        if position >= self.last {
-            return None;
-        }
-        let skipped = usize::try_from(position + 1 - self.first).unwrap_or(0);
-        Some(self.frames.slice(self.starts.get(skipped).copied()?..))
-    }
-}
-
 impl Tail {
     /// Starts the task that reads the log while there are followers, until shutdown.
     #[must_use]
@@ -107,9 +84,9 @@ impl Tail {
 
     /// Follows the log after the position `after`; `end` is a recent end of the log.
     #[must_use]
-    pub fn follow(&self, after: i64, end: LogEnd) -> Follower {
-        let waiting = VecDeque::new();
-        Follower { tail: self.clone(), position: after, known: end, waiting, live: None }
+    pub fn follow(&self, after: i64, end: LogEnd, selection: Selection) -> Follower {
+        let (tail, waiting) = (self.clone(), VecDeque::new());
+        Follower { tail, selection, position: after, known: end, waiting, live: None }
     }
 
     fn live(&self) -> MutexGuard<'_, Live> {
@@ -166,32 +143,27 @@ impl Tail {
         limit: i64,
         bytes: usize,
     ) -> Result<(Vec<Chunk>, LogEnd), ReadError> {
-        let page = page::page(&self.0.pool, after, last, limit, &Filter::default()).await?;
+        let stretch = Stretch { after, head: last, until: None };
+        let page = page::page(&self.0.pool, stretch, limit, &Filter::default()).await?;
         let end = log_end(&self.0.pool).await?;
-        Ok((encode_chunks(&page.events, self.0.frame, bytes)?, end))
+        Ok((encode_chunks(page.events, self.0.frame, bytes)?, end))
     }
-}
 
-fn encode_chunks(
-    events: &[StoredEvent],
-    frame: Frame,
-    bytes: usize,
-) -> Result<Vec<Chunk>, DecodeError> {
-    let (mut chunks, mut frames, mut starts) = (vec![], String::new(), vec![]);
-    for (number, event) in events.iter().enumerate() {
-        starts.push(frames.len());
-        frames.push_str(&frame(event)?);
-        if frames.len() >= bytes || number + 1 == events.len() {
-            let first = event.position + 1 - i64::try_from(starts.len()).unwrap_or(i64::MAX);
-            chunks.push(Chunk {
-                first,
-                last: event.position,
-                frames: Bytes::from(std::mem::take(&mut frames)),
-                starts: std::mem::take(&mut starts).into(),
-            });
-        }
+    /// What a selection has of the events after `after`, and the position up to which that is all; `None` if the log
+    /// is another one now, or ends before `last`.
+    async fn load_selected(
+        &self,
+        after: i64,
+        last: LogEnd,
+        selection: &Selection,
+    ) -> Result<Option<(i64, Bytes)>, ReadError> {
+        let stretch = Stretch { after, head: last.head, until: None };
+        let page = page::page(&self.0.pool, stretch, CATCH_UP_PAGE, &selection.filter).await?;
+        let end = log_end(&self.0.pool).await?;
+        let frames = Frames::of(&page.events, self.0.frame, selection)?;
+        let is_known = end.log == last.log && end.head >= last.head;
+        Ok(is_known.then_some((page.next, frames.bytes)))
     }
-    Ok(chunks)
 }
 
 async fn run(tail: Tail, mut appends: Subscription) {
@@ -227,19 +199,32 @@ async fn read_page(tail: &Tail) -> Result<bool, ReadError> {
     Ok(true)
 }
 
-/// Follows the log: each event once, in the order of the log, without a gap.
+/// Follows the log: each event of its selection once, in the order of the log, without a gap.
 pub struct Follower {
     tail: Tail,
+    selection: Selection,
     position: i64,
     /// The log, and the position in it up to which the follower reads it itself; the ring continues after
     /// it.
     known: LogEnd,
-    /// Chunks that are read and not yet returned.
-    waiting: VecDeque<Chunk>,
+    /// What is read and not yet returned, each with its last position.
+    waiting: VecDeque<(i64, Bytes)>,
     live: Option<broadcast::Receiver<Chunk>>,
 }
 
 impl Follower {
+    /// The position up to which events were returned, or passed over because they are not selected.
+    #[must_use]
+    pub fn position(&self) -> i64 {
+        self.position
+    }
+
+    /// Whether it returns every event.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.selection.is_whole()
+    }
+
     /// Waits for the next events, encoded; `None` when the log was restarted, or restored to an earlier
     /// state. Cancel safe.
     pub async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
@@ -249,9 +234,12 @@ impl Follower {
                 (self.live, self.known.head) = (Some(live), head);
                 continue;
             };
-            if let Some(chunk) = self.waiting.pop_front() {
-                self.position = chunk.last;
-                return Ok(Some(chunk.frames));
+            if let Some((position, frames)) = self.waiting.pop_front() {
+                self.position = position;
+                if frames.is_empty() {
+                    continue;
+                }
+                return Ok(Some(frames));
             }
             if self.position < self.known.head {
                 self.catch_up().await?;
@@ -262,9 +250,12 @@ impl Follower {
             }
             match live.recv().await {
                 Ok(chunk) => {
-                    if let Some(frames) = chunk.after(self.position) {
+                    let frame = self.tail.0.frame;
+                    if let Some(frames) = chunk.after(self.position, &self.selection, frame)? {
                         self.position = chunk.last;
-                        return Ok(Some(frames));
+                        if !frames.is_empty() {
+                            return Ok(Some(frames));
+                        }
                     }
                 }
                 Err(RecvError::Lagged(_)) => self.live = None,
@@ -276,10 +267,16 @@ impl Follower {
     async fn catch_up(&mut self) -> Result<(), ReadError> {
         // Never fails, because the semaphore is never closed; it only limits the load.
         let _permit = self.tail.0.catching_up.acquire().await;
-        let (after, last) = (self.position, self.known.head);
-        let (chunks, end) = self.tail.load(after, last, CATCH_UP_PAGE, CATCH_UP_CHUNK).await?;
-        if end.log == self.known.log {
-            self.waiting = chunks.into();
+        let (after, last) = (self.position, self.known);
+        if !self.selection.is_whole() {
+            let selected = self.tail.load_selected(after, last, &self.selection).await?;
+            self.waiting.extend(selected);
+            return Ok(());
+        }
+        let (chunks, end) = self.tail.load(after, last.head, CATCH_UP_PAGE, CATCH_UP_CHUNK).await?;
+        if end.log == last.log {
+            let read = chunks.into_iter().map(|chunk| (chunk.last, chunk.whole.bytes));
+            self.waiting = read.collect();
         }
         Ok(())
     }

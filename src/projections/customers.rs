@@ -8,6 +8,7 @@ use futures_util::Stream;
 use sqlx::PgExecutor;
 
 use super::last_changes::{Change, fold};
+use super::mark::Mark;
 use super::projection::ProjectionError;
 use super::reader::Reader;
 use super::table::{TableProjection, TableRow, copy_many};
@@ -120,36 +121,68 @@ pub fn youngest<'a>(
     .fetch(db)
 }
 
-/// The customers with the external id, one at most, and the position that the table shows.
-pub async fn of_external_id(
-    db: &mut Reader,
-    external_id: &ExternalId,
-) -> Result<(Vec<Row>, i64), ProjectionError> {
+/// As [`youngest`], for a short list: the rows and the mark of their state, in one round trip.
+pub async fn youngest_with_mark(
+    db: impl PgExecutor<'_>,
+    after: Option<(NaiveDate, i64)>,
+    number: i64,
+) -> Result<(Mark, Vec<Row>), ProjectionError> {
+    let (dob, id) = after.unzip();
     let rows = sqlx::query!(
-        r#"select p.checkpoint, c.id as "id?", c.name as "name?", c.dob as "dob?", c.external_id,
-                  c.version as "version?", c.created_at as "created_at?", c.updated_at as "updated_at?"
-           from projections p left join customers c on c.external_id = $3
-           where p.name = $1 and p.version = $2"#,
+        r#"select checkpoint as "position?", xmin::text::bigint as "change?",
+                  (select l.id from log_identities l where l.ended_at is null) as "log?",
+                  null::bigint as "id?", null::text as "name?", null::date as "dob?",
+                  null::text as "external_id?", null::bigint as "version?",
+                  null::timestamptz as "created_at?", null::timestamptz as "updated_at?"
+           from projections where name = $4 and version = $5
+           union all
+           (select null, null, null, id, name, dob, external_id, version, created_at, updated_at
+            from customers
+            where dob <= coalesce($2::date, 'infinity'::date)
+              and ($2::date is null or dob < $2 or id > $3)
+            order by dob desc, id limit $1)"#,
+        number,
+        dob,
+        id,
         Customers::NAME,
-        Customers::VERSION,
-        external_id.as_str()
+        Customers::VERSION
     )
     .fetch_all(db)
     .await?;
-    let first = rows.first().ok_or(ProjectionError::NotRegistered(Customers::NAME))?;
-    let checkpoint = first.checkpoint;
-    let rows = rows.into_iter().filter_map(|row| {
-        Some(Row {
-            id: row.id?,
-            name: row.name?,
-            dob: row.dob?,
-            external_id: row.external_id,
-            version: row.version?,
-            created_at: row.created_at?,
-            updated_at: row.updated_at?,
-        })
-    });
-    Ok((rows.collect(), checkpoint))
+    let (mut mark, mut customers) = (None, Vec::with_capacity(rows.len()));
+    for row in rows {
+        if let (Some(position), Some(change)) = (row.position, row.change) {
+            let version = Customers::VERSION;
+            mark = Some(Mark { version, position, change, log: row.log });
+        } else if let (
+            Some(id),
+            Some(name),
+            Some(dob),
+            Some(version),
+            Some(created_at),
+            Some(updated_at),
+        ) = (row.id, row.name, row.dob, row.version, row.created_at, row.updated_at)
+        {
+            let external_id = row.external_id;
+            customers.push(Row { id, name, dob, external_id, version, created_at, updated_at });
+        }
+    }
+    Ok((mark.ok_or(ProjectionError::NotRegistered(Customers::NAME))?, customers))
+}
+
+/// The customers with the external id, one at most.
+pub async fn of_external_id(
+    db: &mut Reader,
+    external_id: &ExternalId,
+) -> Result<Vec<Row>, sqlx::Error> {
+    sqlx::query_as!(
+        Row,
+        "select id, name, dob, external_id, version, created_at, updated_at
+         from customers where external_id = $1",
+        external_id.as_str()
+    )
+    .fetch_all(db)
+    .await
 }
 
 /// Keeps the table `customers`.

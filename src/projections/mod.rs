@@ -32,6 +32,9 @@ mod registry;
 /// The position that a projection has applied.
 pub mod checkpoint;
 
+/// What a state of a table is known by.
+pub mod mark;
+
 /// One page of the log, applied to a table.
 mod page;
 
@@ -69,6 +72,7 @@ mod stream_reader;
 pub mod checksum;
 
 pub use checksum::Checksum;
+pub use mark::{Mark, mark_of};
 pub use projection::{Projection, ProjectionError};
 pub use registry::{ALL, find};
 pub use table::{TableProjection, TableRow};

@@ -245,6 +245,14 @@ pub async fn retry(projection: &dyn Projection, pool: &Pool) -> Result<Retried, 
         let waiting = read::stream(&mut *transaction, id, (parked.position, checkpoint)).await?;
         let (slot, mode) = (TableSlot::Live, WriteMode::Apply);
         apply_or_park(projection, &mut transaction, slot, mode, waiting).await?;
+        // The rows change and the position does not: see `Mark`.
+        sqlx::query!(
+            "update projections set checkpoint = checkpoint where name = $1 and version = $2",
+            projection.name(),
+            projection.version()
+        )
+        .execute(&mut *transaction)
+        .await?;
         let still = is_parked(projection, &mut *transaction, parked.customer_id).await?;
         transaction.commit().await?;
         *(if still { &mut retried.still_parked } else { &mut retried.repaired }) += 1;

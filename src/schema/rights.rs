@@ -4,11 +4,13 @@ use crate::projections::{self, Projection};
 
 /// The functions that run as their owner (`security definer`), because the service's role may not
 /// change their tables itself. Each is documented in its migration.
-pub(super) const FUNCTIONS: [&str; 18] = [
+pub(super) const FUNCTIONS: [&str; 20] = [
     "append_events",
     "append_event",
     "import_customers",
     "position_at",
+    "positions_of_request",
+    "positions_of_session",
     "skip_taken_ids",
     "add_account",
     "change_password",

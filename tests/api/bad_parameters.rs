@@ -53,7 +53,7 @@ async fn what_is_not_the_parameter_asked_for_is_refused() {
         number=1&number=2|numbers=1&number=1|numbers=1&number=2|Numbers=1|\
         numbers=1&x=2&y=3|&&=|=1|limit=0|limit=1001|limit=x|limit=1&limit=1|after=|after=1|\
         after=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA|numbers=1&limit=1|numbers=1&after=x|number=1&limit=1|\
-        as_of=|as_of=2026-01-01|as_of=2026-01-01T00:00:00|as_of=2026-13-01T00:00:00Z|as_of=yesterday|\
+        as_of=|as_of=2026-02-30|as_of=2026-01-01T00:00:00|as_of=2026-13-01T00:00:00Z|as_of=yesterday|\
         as_of=2999-01-01T00:00:00Z|as_of=2026-01-01T00:00:00Z&as_of=2026-01-01T00:00:00Z"
         .split('|')
     {

@@ -88,10 +88,12 @@ async fn an_event_is_shown_with_all_that_is_known_of_it_in_each_format() {
         ("*/*", "application/json"),
         ("application/*;q=0.1, application/x-ndjson", "application/x-ndjson"),
         ("application/json;q=0, application/*", "application/x-ndjson"),
-        ("text/html", "application/json"),
+        ("text/html, application/*;q=0.1", "application/json"),
     ] {
         assert_eq!(ask(accept).await.header("content-type"), Some(expected), "{accept}");
     }
+    // A client that can read none of them is told so, and not sent another one (RFC 9110, section 15.5.7).
+    assert_eq!(ask("text/html").await.status, 406);
     service.stop().await;
 }
 

@@ -125,6 +125,29 @@ fn large_steps(plan: &Value, found: &mut Vec<String>) {
     }
 }
 
+/// The filters of the log. Nearly all events are of one request and one session, those of the import.
+async fn reads_of_events(service: &Service, admin: &Login, now: &str) -> Vec<String> {
+    let of_import = service.get("/events?type=CustomerCreated&limit=1").login(admin);
+    let of_import = &send(of_import).await.body["events"][0];
+    let at = of_import["recorded_at"].as_str().unwrap();
+    let [large, session] =
+        ["request_id", "session"].map(|name| of_import["metadata"][name].as_str().unwrap());
+    let create = service.post("/customers").login(admin).header("x-request-id", "rare");
+    let ada = json!({"name": "Ada", "dob": "1990-12-10"});
+    assert_eq!(send(create.json(&ada)).await.status, 201);
+    vec![
+        "/events?aggregate_type=customer&limit=100".to_owned(),
+        format!("/events?request_id={large}&after=15000&limit=100"),
+        "/events?request_id=rare".to_owned(),
+        "/events?request_id=none".to_owned(),
+        format!("/events?session={session}&after=15000&limit=100"),
+        "/events?session=none&actor=admin".to_owned(),
+        format!("/events?from={at}&limit=100"),
+        format!("/events?to={now}&limit=100"),
+        format!("/customers/15000/history?from={at}&to={now}"),
+    ]
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_hot_statement_is_compiled_or_reads_or_sorts_more_than_its_answer_needs() {
     let explained = Arc::new(Explained::start().await);
@@ -161,7 +184,9 @@ async fn no_hot_statement_is_compiled_or_reads_or_sorts_more_than_its_answer_nee
         (Method::GET, "/sessions".to_owned(), None),
     ];
     let searches = SEARCHES.map(|search| (Method::GET, format!("/customers?{search}"), None));
-    for (method, path, body) in requests.into_iter().chain(searches) {
+    let of_events = reads_of_events(service, admin, &moment).await.into_iter();
+    let of_events = of_events.map(|path| (Method::GET, path, None));
+    for (method, path, body) in requests.into_iter().chain(of_events).chain(searches) {
         // Often enough that PostgreSQL plans for any parameters, too.
         for round in 0..8 {
             let path = path.replace("15001", &(15_001 + round).to_string());

@@ -132,7 +132,11 @@ async fn every_route_answers_with_the_path_and_without() {
             assert_eq!(answer.status, 404, "{path}{missing}: {answer:?}");
         }
         let wrong = send(service.put(&format!("{path}/livez"))).await;
-        assert_eq!((wrong.status, wrong.header("allow")), (405, Some("GET,HEAD")), "{wrong:?}");
+        assert_eq!(
+            (wrong.status, wrong.header("allow")),
+            (405, Some("GET,HEAD,OPTIONS")),
+            "{wrong:?}"
+        );
     }
     let elsewhere = service_at("http://h.test").await;
     assert_eq!(send(elsewhere.get("/registry/livez")).await.status, 404);

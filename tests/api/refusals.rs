@@ -97,15 +97,15 @@ async fn unknown_paths_and_methods_are_problems_that_say_so() {
         );
     }
     for (method, path, allow) in [
-        (Method::PATCH, "/customers", "GET,HEAD,POST"),
-        (Method::DELETE, "/customers", "GET,HEAD,POST"),
-        (Method::POST, "/customers/1", "DELETE,GET,HEAD,PUT"),
-        (Method::GET, "/login", "POST"),
-        (Method::POST, "/logout", "DELETE"),
-        (Method::GET, "/customers/create", "POST"),
-        (Method::POST, "/customers/1/history", "GET,HEAD"),
-        (Method::PUT, "/livez", "GET,HEAD"),
-        (Method::TRACE, "/readyz", "GET,HEAD"),
+        (Method::PATCH, "/customers", "GET,HEAD,OPTIONS,POST"),
+        (Method::DELETE, "/customers", "GET,HEAD,OPTIONS,POST"),
+        (Method::POST, "/customers/1", "DELETE,GET,HEAD,OPTIONS,PUT"),
+        (Method::GET, "/login", "OPTIONS,POST"),
+        (Method::POST, "/logout", "DELETE,OPTIONS"),
+        (Method::GET, "/customers/create", "OPTIONS,POST"),
+        (Method::POST, "/customers/1/history", "GET,HEAD,OPTIONS"),
+        (Method::PUT, "/livez", "GET,HEAD,OPTIONS"),
+        (Method::TRACE, "/readyz", "GET,HEAD,OPTIONS"),
     ] {
         let answer = send(service.request(method.clone(), path)).await;
         assert_eq!(

@@ -73,11 +73,12 @@ async fn nobody_is_let_in_without_a_token_where_one_is_needed() {
 #[test]
 fn the_roles_are_what_the_design_says() {
     let covered = |role: Role| Role::ALL.map(|needed| role.covers(needed));
-    // viewer, editor, auditor, admin
-    assert_eq!(covered(Role::Viewer), [true, false, false, false]);
-    assert_eq!(covered(Role::Editor), [true, true, false, false]);
-    assert_eq!(covered(Role::Auditor), [true, false, true, false]);
-    assert_eq!(covered(Role::Admin), [true, true, true, true]);
+    // viewer, editor, subscriber, auditor, admin
+    assert_eq!(covered(Role::Viewer), [true, false, false, false, false]);
+    assert_eq!(covered(Role::Editor), [true, true, false, false, false]);
+    assert_eq!(covered(Role::Subscriber), [true, false, true, false, false]);
+    assert_eq!(covered(Role::Auditor), [true, false, true, true, false]);
+    assert_eq!(covered(Role::Admin), [true, true, true, true, true]);
     let table: Vec<_> = api::routes()
         .iter()
         .map(|route| {

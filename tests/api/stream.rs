@@ -86,6 +86,17 @@ impl Listener {
         }
     }
 
+    /// The next event, whatever was left out before it.
+    pub async fn selected_event(&mut self) -> Value {
+        loop {
+            let block = self.block().await.expect("the stream continues");
+            if let Some((id, data)) = block.split_once("\ndata: ") {
+                self.at = id.strip_prefix("id: ").unwrap().parse().unwrap();
+                return serde_json::from_str(data).unwrap();
+            }
+        }
+    }
+
     async fn up_to(&mut self, position: i64) -> Vec<Value> {
         let mut events = vec![];
         while self.at < position {

@@ -7,8 +7,8 @@ use super::headers::OF_CHANGES;
 use super::plain::{boolean, day, integer, one_of, string, time};
 use super::schemas;
 use crate::api::problem_types::{
-    EXISTS, FORBIDDEN, IDEMPOTENCY_MISMATCH, NOT_FOUND, OVERLOADED, ProblemType, RATE_LIMITED,
-    VERSION_MISMATCH,
+    EXISTS, FORBIDDEN, IDEMPOTENCY_MISMATCH, NOT_FOUND, OVERLOADED, PRECONDITION_REQUIRED,
+    ProblemType, RATE_LIMITED, VERSION_MISMATCH,
 };
 use crate::events::external_id::EXTERNAL_ID_MAX_CHARS;
 use crate::events::values::{CustomerId, NAME_MAX_CHARS};
@@ -29,8 +29,15 @@ const CREATED: [&str; 6] = [
 const UPDATED: [&str; 5] =
     ["etag", "event-position", "projection-pending", "preference-applied", "idempotent-replayed"];
 
+/// The headers of a list.
+const LISTED: [&str; 5] = ["link", "etag", "event-position", "event-log", "as-of"];
+
+const AS_OF: &str =
+    "A time that is not in the future, or a date: the end of that day in UTC, of today now.";
+
 /// The problems of a change of a customer.
-const OF_CHANGE: [&ProblemType; 3] = [&NOT_FOUND, &VERSION_MISMATCH, &IDEMPOTENCY_MISMATCH];
+const OF_CHANGE: [&ProblemType; 4] =
+    [&NOT_FOUND, &VERSION_MISMATCH, &PRECONDITION_REQUIRED, &IDEMPOTENCY_MISMATCH];
 
 fn name() -> ObjectBuilder {
     string().min_length(Some(1)).max_length(Some(NAME_MAX_CHARS))
@@ -51,13 +58,13 @@ pub(crate) fn list_customers() -> Doc {
         "Without parameters all customers, as one consistent state of any size; with `numbers` the youngest; with \
          `limit` or `after` a page. `as_of` shows the same as the registry stood then, and needs the role auditor. \
          `name`, `born_from`, `born_to`, `external_id` and `sort` ask for a page of those who match; `count` for their \
-         number.",
+         number. To keep a copy, take one list, and go on with `GET /events?after=` its `Event-Position`.",
     )
     .query("numbers", "How many of the youngest; 0 gives an empty list.", integer(0, None))
     .query("number", "Another spelling of `numbers`.", integer(0, None))
     .query("limit", "The size of a page; 100 without it.", integer(1, Some(1000)))
     .query("after", "The `next` of the page before.", string())
-    .query("as_of", "A time that is not in the future.", time())
+    .query("as_of", AS_OF, string())
     .query("name", "What a word of the name begins with; case, accents and width do not matter.", name())
     .query("born_from", "The first date of birth.", day())
     .query("born_to", "The last date of birth.", day())
@@ -69,7 +76,7 @@ pub(crate) fn list_customers() -> Doc {
     )
     .query("count", "Only the number: exact, alone or with `name` and the others.", boolean())
     .headers(&["min-event-position"])
-    .json::<schemas::CustomerList>(200, "The customers in the order of the list.", &["link", "event-position"])
+    .json::<schemas::CustomerList>(200, "The customers in the order of the list.", &LISTED)
     .or_json::<schemas::CustomerCount>()
     .problems(&[&FORBIDDEN, &OVERLOADED, &RATE_LIMITED])
 }
@@ -109,9 +116,9 @@ pub(crate) fn get_customer() -> Doc {
     )
     .path("id", "The customer.", id())
     .query("version", "The number of a version.", integer(0, None))
-    .query("as_of", "A time that is not in the future.", time())
+    .query("as_of", AS_OF, string())
     .headers(&["min-event-position"])
-    .json::<schemas::Customer>(200, "The customer.", &["etag"])
+    .json::<schemas::Customer>(200, "The customer.", &["etag", "as-of", "event-position"])
     .problems(&[&FORBIDDEN, &NOT_FOUND])
 }
 
@@ -210,8 +217,10 @@ pub(crate) fn get_history() -> Doc {
     .path("id", "The customer.", id())
     .query("limit", "The size of a page; 100 without it.", integer(1, Some(1000)))
     .query("after", "The `next` of the page before.", integer(0, None))
+    .query("from", "Only changes at this time or later.", time())
+    .query("to", "Only changes before this time.", time())
     .headers(&["min-event-position"])
-    .json::<schemas::History>(200, "The changes, the oldest first.", &[])
+    .json::<schemas::History>(200, "The changes, the oldest first.", &["link"])
     .problems(&[&NOT_FOUND])
 }
 
@@ -221,9 +230,10 @@ pub(crate) fn import_customers() -> Doc {
         "Import customers",
         "Creates a customer for each good line of a file, up to 1 GiB. The answer is a line of JSON for each refused \
          line, for the progress, and at the end for the summary, or for the error that has ended the import. What \
-         was created stays.",
+         was created stays. The body may be packed with gzip or zstd; both it and what it unpacks to have at most \
+         1 GiB.",
     )
-    .headers(&["import-id", "x-reason"])
+    .headers(&["import-id", "x-reason", "content-encoding"])
     .text_body(&["text/csv", "application/x-ndjson", "application/ndjson", "application/jsonl"])
     .contents::<schemas::ImportLine>(
         200,

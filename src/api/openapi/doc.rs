@@ -234,6 +234,12 @@ impl Doc {
         self
     }
 
+    /// The media types of the answers.
+    pub(in crate::api) fn media_types(&self) -> Vec<String> {
+        let types = self.answers.iter().flat_map(|(_, answer)| answer.content.keys().cloned());
+        types.collect()
+    }
+
     /// Problems besides those that follow from the row.
     pub(super) fn problems(mut self, problems: &[&'static ProblemType]) -> Self {
         self.problems.extend(problems);

@@ -4,7 +4,7 @@ use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::schema::ObjectBuilder;
 use utoipa::openapi::{Header, Ref};
 
-use super::plain::{integer, string};
+use super::plain::{integer, one_of, string};
 
 /// The headers of every answer.
 pub(super) const OF_EVERY_ANSWER: [&str; 7] = [
@@ -58,25 +58,37 @@ pub(super) fn of_request(name: &str) -> (&'static str, ObjectBuilder) {
             "`application/json`, `application/x-ndjson` or `application/cloudevents-batch+json`.",
             string(),
         ),
+        "content-encoding" => {
+            ("`gzip` or `zstd`, if the body is packed.", one_of(["gzip", "zstd"]))
+        }
         "last-event-id" => ("The position after which the stream begins.", integer(0, None)),
         name => unreachable!("the request header {name} is not described"),
     }
 }
 
 /// The headers of answers: name and description. The value is a text, or a plain integer for [`INTEGERS`].
-const OF_ANSWERS: [(&str, &str); 25] = [
+const OF_ANSWERS: [(&str, &str); 26] = [
     ("accept", "The media types that the route takes."),
-    ("accept-encoding", "`identity`: bodies are taken without compression."),
+    ("accept-encoding", "The content codings that the route takes; `identity` if it takes none."),
     ("allow", "The methods of the address."),
+    (
+        "as-of",
+        "The moment that is shown: the last microsecond of the day that `as_of` names, or now, if that is today.",
+    ),
     ("cache-control", "`no-store`, but for what may be cached."),
     ("content-security-policy", "Nothing that a browser finds in an answer may run."),
-    ("etag", "The version in quotes."),
+    (
+        "etag",
+        "The version in quotes. That of a list is weak, and another one when the log has grown: `If-None-Match` with it \
+         makes a poll cost a 304.",
+    ),
     ("event-head", "The member `head` of the JSON form."),
     ("event-log", "The identity of the log."),
     ("event-next", "The member `next` of the JSON form."),
     (
         "event-position",
-        "The position of the change in the log; of the last one, if nothing changed.",
+        "The position of the change in the log; of the last one, if nothing changed. Of a list, the position that it \
+         shows: a copy of the list goes on with `GET /events?after=` it, and misses nothing.",
     ),
     ("idempotent-replayed", "`true`: the answer to the first request with this `Idempotency-Key`."),
     ("link", "The address of the next page, as `rel=\"next\"` (RFC 8288)."),

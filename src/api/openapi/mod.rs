@@ -46,7 +46,7 @@ pub(super) use self::events::*;
 pub(super) use self::operation::*;
 pub(super) use self::sessions::*;
 use super::problem_types::{self, ProblemType};
-use super::route::Route;
+use super::route::{PROBES, Route};
 use crate::events::values::Role;
 
 /// The version of the API. A change that breaks clients raises the first number, an addition the second.
@@ -149,11 +149,18 @@ fn operation(route: &Route, doc: Doc, problem: &Ref) -> Operation {
     }
 }
 
-/// Every read compares conditions: see `api::conditions`.
+/// Every read compares conditions: see `api::conditions`. A 304 has the headers of the 200.
 fn of_read(doc: Doc) -> Doc {
-    doc.headers(&["if-match", "if-none-match"])
+    let mut doc = doc
+        .headers(&["if-match", "if-none-match"])
         .empty(304, "What If-None-Match names is what there is.", &["etag", "vary"])
-        .problems(&[&problem_types::VERSION_MISMATCH])
+        .problems(&[&problem_types::VERSION_MISMATCH]);
+    let of_whole = doc.answers.iter().find(|(status, _)| *status == 200);
+    let of_whole = of_whole.map(|(_, answer)| answer.headers.clone()).unwrap_or_default();
+    if let Some((_, unchanged)) = doc.answers.last_mut() {
+        unchanged.headers.extend(of_whole);
+    }
+    doc
 }
 
 /// The description, with the role.
@@ -168,12 +175,15 @@ fn described(route: &Route, doc: &Doc) -> String {
 /// The problems of a route: those that it names, and those that follow from its row.
 fn problems(route: &Route, doc: &Doc) -> Vec<&'static ProblemType> {
     use problem_types::{
-        FORBIDDEN, INTERNAL, INVALID, MALFORMED, RATE_LIMITED, TOKEN_REPLAY, TOO_LARGE,
-        UNAUTHENTICATED, UNAVAILABLE, UNSUPPORTED_MEDIA_TYPE,
+        FORBIDDEN, INTERNAL, INVALID, MALFORMED, NOT_ACCEPTABLE, RATE_LIMITED, TOKEN_REPLAY,
+        TOO_LARGE, UNAUTHENTICATED, UNAVAILABLE, UNSUPPORTED_MEDIA_TYPE,
     };
     let mut problems = doc.problems.clone();
     // A body that is too large is refused on every route.
     problems.extend([&MALFORMED, &TOO_LARGE, &RATE_LIMITED, &INTERNAL, &UNAVAILABLE]);
+    if !PROBES.contains(&route.path) {
+        problems.push(&NOT_ACCEPTABLE);
+    }
     if let Some(role) = route.role {
         problems.extend([&UNAUTHENTICATED, &TOKEN_REPLAY]);
         if role != Role::Viewer {

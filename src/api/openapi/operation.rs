@@ -72,7 +72,7 @@ pub(crate) fn get_openapi() -> Doc {
         "Read this document",
         "The OpenAPI document of the service.",
     )
-    .json::<schemas::Document>(200, "The document.", &[])
+    .json::<schemas::Document>(200, "The document.", &["vary"])
 }
 
 pub(crate) fn get_docs() -> Doc {
@@ -88,7 +88,7 @@ pub(crate) fn get_docs() -> Doc {
 pub(crate) fn get_docs_file() -> Doc {
     Doc::new(Tag::Operation, "get_docs_file", "Read a file of that page", "Its scripts and styles.")
         .path("file", "The name of the file.", string())
-        .text(200, "The file.", "text/javascript", &[])
+        .text(200, "The file.", "text/javascript", &["vary"])
         .also_text("text/css")
         .problems(&[&NOT_FOUND])
 }

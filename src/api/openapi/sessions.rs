@@ -39,6 +39,16 @@ pub(crate) fn prove_binding() -> Doc {
     .json::<schemas::Message>(200, "Token and cookie belong together.", &[])
 }
 
+pub(crate) fn get_me() -> Doc {
+    Doc::new(
+        Tag::Sessions,
+        "get_me",
+        "Show who I am",
+        "The account and the session of this request: user name, role, and when the session ends.",
+    )
+    .json::<schemas::Me>(200, "The account and its session.", &[])
+}
+
 pub(crate) fn list_sessions() -> Doc {
     Doc::new(
         Tag::Sessions,

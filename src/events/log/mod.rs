@@ -15,6 +15,15 @@ pub mod stored_event;
 /// Reads the log.
 pub mod read;
 
+/// Selects events.
+pub mod filter;
+
+/// Reads the events that a filter selects.
+pub mod matching;
+
+/// From times to positions.
+pub mod moments;
+
 /// The end of the log: its identity, its last position, and whether its last time has come.
 pub mod end;
 

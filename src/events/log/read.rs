@@ -295,57 +295,6 @@ pub async fn positions(
     Ok(rows.into_iter().map(|row| (row.position, row.recorded_at)).collect())
 }
 
-/// Up to `limit` events after `after` and up to `end` that match, in the order of their positions. An
-/// absent filter matches everything.
-pub async fn matching(
-    executor: impl PgExecutor<'_>,
-    (after, end): (i64, i64),
-    limit: i64,
-    event_type: Option<&str>,
-    actor: Option<&str>,
-) -> Result<Vec<StoredEvent>, sqlx::Error> {
-    fetch_events!(
-        executor,
-        "where position > $1 and position <= $2
-           and ($3::text is null or event_type = $3)
-           and ($4::text is null or metadata ->> 'actor' = $4)
-         order by position
-         limit $5",
-        after,
-        end,
-        event_type,
-        actor,
-        limit
-    )
-}
-
-/// As [`matching`], for one customer: reads the customer's stream, in which the order of sequences is the
-/// order of positions.
-pub async fn matching_of_customer(
-    executor: impl PgExecutor<'_>,
-    customer: CustomerId,
-    (after, end): (i64, i64),
-    limit: i64,
-    event_type: Option<&str>,
-    actor: Option<&str>,
-) -> Result<Vec<StoredEvent>, sqlx::Error> {
-    fetch_events!(
-        executor,
-        "where aggregate_type = $1 and aggregate_id = $2 and position > $3 and position <= $4
-           and ($5::text is null or event_type = $5)
-           and ($6::text is null or metadata ->> 'actor' = $6)
-         order by sequence
-         limit $7",
-        CUSTOMER,
-        customer.to_string(),
-        after,
-        end,
-        event_type,
-        actor,
-        limit
-    )
-}
-
 /// Up to `limit` events of an aggregate after the sequence `after`, in the order of their sequences.
 pub(super) async fn stream_page(
     executor: impl PgExecutor<'_>,

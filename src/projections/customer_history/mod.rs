@@ -11,5 +11,5 @@ mod projection;
 mod read;
 
 pub use projection::CustomerHistory;
-pub use read::{at, versions, youngest_at};
+pub use read::{at, version_at, versions, youngest_at};
 pub use version::Version;

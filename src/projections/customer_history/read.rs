@@ -1,6 +1,6 @@
 //! Reads histories, and the registry at any moment of the past.
 
-use chrono::NaiveDate;
+use chrono::{DateTime, NaiveDate, Utc};
 use futures_util::Stream;
 use sqlx::PgExecutor;
 
@@ -52,6 +52,41 @@ pub async fn versions(
     .fetch_all(db)
     .await?;
     Ok(versions)
+}
+
+/// The last version of a customer that was recorded up to `moment`; 0 before its first event. Versions are in the order
+/// of time, so it is found in as many steps as their number has bits.
+pub async fn version_at(
+    db: &mut Reader,
+    id: CustomerId,
+    moment: DateTime<Utc>,
+) -> Result<i64, ProjectionError> {
+    if parked::is_parked(&CustomerHistory, &mut *db, id.get()).await? {
+        let stream = read::stream(db, id, (0, i64::MAX)).await?;
+        let last = stream.partition_point(|event| event.recorded_at <= moment).checked_sub(1);
+        return Ok(last.map_or(0, |last| stream[last].sequence));
+    }
+    let version = sqlx::query_scalar!(
+        r#"with recursive search (low, high) as (
+               select 0::bigint, coalesce(max(version), 0) + 1
+               from customer_history where customer_id = $1
+               union all
+               select case when h.valid_from <= $2 then s.middle else s.low end,
+                      case when h.valid_from <= $2 then s.high else s.middle end
+               from (select low, high, low + (high - low) / 2 as middle
+                     from search where high - low > 1) s
+               join lateral (
+                   select valid_from from customer_history
+                   where customer_id = $1 and version = s.middle limit 1
+               ) h on true
+           )
+           select low as "low!" from search order by high - low limit 1"#,
+        id.get(),
+        moment
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(version)
 }
 
 /// The state of a customer after the event at `position`; `None` before its first event. That of a

@@ -9,6 +9,7 @@ use sqlx::{Postgres, QueryBuilder, Row as _};
 use super::folding::{Prefix, sort_key};
 use super::projection::CustomerSearch;
 use crate::projections::customers::{Customers, Row};
+use crate::projections::mark::Mark;
 use crate::projections::reader::Reader;
 use crate::projections::table::TableProjection;
 
@@ -65,8 +66,8 @@ pub struct Page {
 #[derive(Debug)]
 pub struct Found<T> {
     pub found: T,
-    /// The position that the search shows.
-    pub checkpoint: i64,
+    /// The mark of the search.
+    pub mark: Mark,
     /// The position that the projection `customers` shows.
     pub present: i64,
 }
@@ -184,8 +185,8 @@ pub async fn count(db: &mut Reader, filter: &Filter) -> Result<Found<i64>, sqlx:
     query.push(") found on true");
     let rows = query.build().fetch_all(db).await?;
     let counted = found(&rows, |row| row.try_get::<i64, _>("number").map(Some))?;
-    let Found { checkpoint, present, .. } = counted;
-    Ok(Found { found: counted.found.into_iter().sum(), checkpoint, present })
+    let Found { found, mark, present } = counted;
+    Ok(Found { found: found.into_iter().sum(), mark, present })
 }
 
 /// How many customers are worth testing for the prefix in the order of the list; `None` if it takes less time to read
@@ -211,15 +212,18 @@ async fn worth_testing(
 /// A query for what comes with the checkpoints of both projections, in one snapshot: one row without a customer at
 /// least.
 fn with_checkpoints<'q>() -> QueryBuilder<'q, Postgres> {
-    let mut query = QueryBuilder::new("select of.checkpoint, of.present, found.* from (select ");
-    let checkpoint = |query: &mut QueryBuilder<'_, Postgres>, name: &'static str, version: i32| {
-        query.push("(select checkpoint from projections where name = ").push_bind(name);
-        query.push(" and version = ").push_bind(version).push(")");
-    };
-    checkpoint(&mut query, CustomerSearch::NAME, CustomerSearch::VERSION);
+    let mut query = QueryBuilder::new("select of.*, found.* from (select ");
+    let of_projection =
+        |query: &mut QueryBuilder<'_, Postgres>, what: &str, name: &'static str, version: i32| {
+            query.push(format!("(select {what} from projections where name = ")).push_bind(name);
+            query.push(" and version = ").push_bind(version).push(")");
+        };
+    of_projection(&mut query, "checkpoint", CustomerSearch::NAME, CustomerSearch::VERSION);
     query.push(" as checkpoint, ");
-    checkpoint(&mut query, Customers::NAME, Customers::VERSION);
-    query.push(" as present) of");
+    of_projection(&mut query, "xmin::text::bigint", CustomerSearch::NAME, CustomerSearch::VERSION);
+    query.push(" as change, ");
+    of_projection(&mut query, "checkpoint", Customers::NAME, Customers::VERSION);
+    query.push(" as present, (select id from log_identities where ended_at is null) as log) of");
     query
 }
 
@@ -229,8 +233,13 @@ fn found<T>(
 ) -> Result<Found<Vec<T>>, sqlx::Error> {
     let first = rows.first().ok_or(sqlx::Error::RowNotFound)?;
     let found = rows.iter().filter_map(|row| of_row(row).transpose()).collect::<Result<_, _>>()?;
-    let (checkpoint, present) = (first.try_get("checkpoint")?, first.try_get("present")?);
-    Ok(Found { found, checkpoint, present })
+    let mark = Mark {
+        version: CustomerSearch::VERSION,
+        position: first.try_get("checkpoint")?,
+        change: first.try_get("change")?,
+        log: first.try_get("log")?,
+    };
+    Ok(Found { found, mark, present: first.try_get("present")? })
 }
 
 /// The words with the prefix, one of each name.

@@ -35,6 +35,18 @@ pub(crate) struct Token {
     expires_in: i64,
 }
 
+/// The account and the session of a request.
+#[derive(ToSchema)]
+pub(crate) struct Me {
+    #[schema(example = "demo")]
+    username: String,
+    #[schema(example = "admin")]
+    role: String,
+    sid: String,
+    #[schema(format = DateTime)]
+    expires_at: String,
+}
+
 /// A session of the account.
 #[derive(ToSchema)]
 pub(crate) struct Session {
