@@ -67,6 +67,9 @@ mod database;
 /// Arguments that turn out to be wrong only beside the data.
 mod misuse;
 
+/// The user of the operating system that runs a command.
+mod os_user;
+
 /// Standard output: lines, and a whole log.
 mod output;
 
