@@ -13,7 +13,7 @@ const ALLOWED: [(&str, &[&str]); 25] = [
     ("config", &["postgres", "server_url"]),
     ("printable", &[]),
     ("log_lines", &[]),
-    ("telemetry", &["config", "log_lines", "printable"]),
+    ("telemetry", &["clock", "config", "log_lines", "printable"]),
     ("tasks", &[]),
     ("coalesce", &[]),
     ("files", &[]),

@@ -1,40 +1,34 @@
-//! The frame of a route: what each of its requests passes before and after the handler, in this order: count,
-//! time, size of the body, rate, conditions, reading again.
+//! The frame of a route: what each of its requests passes before and after the handler, in this order: time, size of
+//! the body, rate, conditions, reading again.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
-use metrics::Counter;
 
 use super::conditions;
 use super::limits::{Limits, RateLimit};
+use super::openapi;
 use super::pace;
 use super::read_again::read_again;
 use super::request::BoxRequest;
 use super::route::{Endpoint, Route};
+use super::route_metrics::RouteMetrics;
 use super::state::Api;
 
 /// The number of headers that an answer gets after its handler.
 const HEADERS: usize = 8;
 
-/// The statuses of most answers.
-const USUAL: [StatusCode; 4] =
-    [StatusCode::OK, StatusCode::CREATED, StatusCode::NOT_MODIFIED, StatusCode::UNAUTHORIZED];
-
 /// The frame of one route.
 pub(super) struct Frame {
     api: Api,
     method: &'static str,
-    path: &'static str,
     limits: Limits,
     rate_limit: Option<RateLimit>,
     /// Whether the route reads from the database, for a session.
     reads_data: bool,
     replicated: bool,
     endpoint: Endpoint,
-    /// The counters of the usual answers.
-    answers: [OnceLock<Counter>; USUAL.len()],
+    pub(super) metrics: Arc<RouteMetrics>,
 }
 
 impl Frame {
@@ -42,13 +36,16 @@ impl Frame {
         Self {
             api: api.clone(),
             method: route.method,
-            path: route.path,
             limits: route.limits,
             rate_limit: rate_limit.cloned(),
             reads_data: route.method == "GET" && route.role.is_some(),
             replicated: route.replicated,
             endpoint: Arc::clone(&route.endpoint),
-            answers: Default::default(),
+            metrics: Arc::new(RouteMetrics::new(
+                route.method,
+                route.path,
+                openapi::statuses(route),
+            )),
         }
     }
 
@@ -61,7 +58,6 @@ impl Frame {
         let mut answer = pace::timed(&self.api.tasks, answer);
         // For those of every answer, at once instead of by steps.
         answer.headers_mut().reserve(HEADERS);
-        self.count(answer.status());
         answer
     }
 
@@ -86,17 +82,5 @@ impl Frame {
             }
         };
         conditions::of_read(request, read).await
-    }
-
-    /// Counts an answer.
-    fn count(&self, status: StatusCode) {
-        let counter = || {
-            metrics::counter!("customers_http_requests_total",
-                "method" => self.method, "route" => self.path, "status" => status.as_u16().to_string())
-        };
-        match USUAL.iter().position(|usual| *usual == status) {
-            Some(usual) => self.answers[usual].get_or_init(counter).increment(1),
-            None => counter().increment(1),
-        }
     }
 }

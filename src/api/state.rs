@@ -60,6 +60,8 @@ pub struct ApiState {
     pub built_at: i64,
     pub clock: Clock,
     pub metrics: PrometheusHandle,
+    /// The pools to the primary, which `/metrics` shows.
+    pub measured: Vec<Pool>,
     pub trusted_proxies: Vec<IpNet>,
     pub https: bool,
     /// The path of the public URL, without a slash at its end; empty at the root of a host.

@@ -6,6 +6,9 @@ pub mod append;
 /// Group append: one call appends all waiting commands.
 pub mod appender;
 
+/// What the appender measures.
+mod append_metrics;
+
 /// Append recovery: the outcome of a call whose connection was lost.
 mod append_recovery;
 

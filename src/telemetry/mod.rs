@@ -1,12 +1,9 @@
-//! Logs on stderr, metrics for Prometheus; one of each per process.
+//! Logs on stderr, metrics for Prometheus, spans of requests; one of each per process.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
 use std::panic;
-use std::sync::OnceLock;
-use std::time::Duration;
 
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::RecordFields;
@@ -18,8 +15,16 @@ use crate::config::{Config, LogFormat};
 use crate::log_lines::LogLines;
 use crate::printable::printable;
 
-/// How often histograms are condensed. Until then each of them keeps every single value.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// The table of all metrics, and their recorder.
+pub mod metrics;
+
+/// The spans of requests.
+pub mod traces;
+
+/// The metrics that every process has: CPU, memory, files.
+mod process;
+
+pub use self::metrics::{as_f64, keep_up, metrics, rendered};
 
 /// Starts logging as configured. Later calls change nothing. A line that cannot be written is lost; so is
 /// nothing else.
@@ -105,34 +110,4 @@ fn log_panics() {
         // The process may end with it.
         flush_logs();
     }));
-}
-
-/// The handle of the process's metrics; the first call installs the recorder.
-pub fn metrics() -> PrometheusHandle {
-    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
-    HANDLE
-        .get_or_init(|| {
-            let recorder = PrometheusBuilder::new().build_recorder();
-            let handle = recorder.handle();
-            // Fails if a program that embeds this crate has set a recorder, which then gets the metrics.
-            let _ = metrics::set_global_recorder(recorder);
-            handle
-        })
-        .clone()
-}
-
-/// Condenses the histograms periodically, which otherwise happens only when they are read: without a
-/// Prometheus they would grow for ever. Never returns.
-pub async fn keep_up() {
-    loop {
-        tokio::time::sleep(UPKEEP_INTERVAL).await;
-        metrics().run_upkeep();
-    }
-}
-
-/// Converts a count or a position to the value of a metric.
-#[must_use]
-#[expect(clippy::cast_precision_loss, reason = "counts stay below 2^53, where f64 is exact")]
-pub fn as_f64(count: i64) -> f64 {
-    count as f64
 }
