@@ -45,7 +45,7 @@ pub(super) fn write(
 }
 
 /// The name of a method that this service, or any other, knows. Others are texts of clients.
-fn name(method: &Method) -> &'static str {
+pub(super) fn name(method: &Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",
         "HEAD" => "HEAD",

@@ -14,7 +14,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::FutureExt as _;
 use ipnet::IpNet;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
 use super::access_line;
 use super::error::{ApiError, Problem};
@@ -86,15 +86,21 @@ impl Caller {
         let _ = self.said.route.set(Arc::clone(route));
     }
 
-    fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
+    /// The caller, and the span of its request.
+    fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> (Self, Span) {
+        let (request_id, given) = (request_id(headers), traceparent(headers));
+        let id = request_id.to_str().unwrap_or_default();
+        let span = traces::request_span(id, given.as_deref());
         let said = Said {
-            request_id: request_id(headers),
             user_agent: headers.get(header::USER_AGENT).cloned(),
-            traceparent: traceparent(headers),
+            // That of our own span, if it is sent, so that the events lead to it.
+            traceparent: traces::traceparent(&span).or(given),
+            request_id,
             metadata: OnceLock::new(),
             route: OnceLock::new(),
         };
-        Self { ip: forwarded::client(peer, headers, trusted), said: Arc::new(said) }
+        let ip = forwarded::client(peer, headers, trusted);
+        (Self { ip, said: Arc::new(said) }, span)
     }
 }
 
@@ -112,13 +118,13 @@ where
 {
     let began = Instant::now();
     api.requests.fetch_add(1, Ordering::Relaxed);
-    let caller = Caller::of(peer, request.headers(), &api.trusted_proxies);
-    let span = traces::request_span(caller.request_id());
+    let (caller, span) = Caller::of(peer, request.headers(), &api.trusted_proxies);
     // HTTP/2 has no such header; its connections are closed when the port is.
     let has_connection_header = request.version() < Version::HTTP_2;
     let method = request.method().clone();
     request.extensions_mut().insert(caller.clone());
-    let answered = AssertUnwindSafe(answer(request).instrument(span)).catch_unwind().await;
+    let answered = AssertUnwindSafe(answer(request).instrument(span.clone()));
+    let answered = answered.catch_unwind().await;
     let mut response =
         answered.unwrap_or_else(|panic| ApiError::Internal(panic_message(&*panic)).into_response());
     let said = &*caller.said;
@@ -130,6 +136,7 @@ where
     let (route, took) = (said.route.get().map_or(no_route, |route| &**route), began.elapsed());
     route.record(response.status(), took);
     access_line::write(&method, route.path, &response, took, caller.request_id());
+    traces::answered(&span, access_line::name(&method), route.path, response.status().as_u16());
     response
 }
 

@@ -83,7 +83,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     };
     check_environment()?;
     let mut config = Config::from_lookup(lookup)?;
-    telemetry::start_logging(&config);
+    telemetry::start_logging_and_tracing(&config);
     if !config.listen.ip().is_loopback() {
         let problem = "must be a loopback address in dev, whose password is public: use serve";
         return Err(ConfigError::new("CUSTOMERS_LISTEN", problem).into());

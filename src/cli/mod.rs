@@ -163,6 +163,7 @@ pub fn main() -> ExitCode {
         Err(error) => return print_usage(&error, acts),
     };
     let ended = run(arguments.command);
+    telemetry::traces::flush();
     telemetry::flush_logs();
     match ended {
         Ok(code) => code,
@@ -216,7 +217,11 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let lookup =
         |name: &str| if is_own(name) { std::env::var(name).ok() } else { configured(name) };
     let config = Config::from_lookup(lookup)?;
-    telemetry::start_logging(&config);
+    if matches!(command, Command::Serve) {
+        telemetry::start_logging_and_tracing(&config);
+    } else {
+        telemetry::start_logging(&config);
+    }
     match command {
         // Has returned above.
         #[cfg(feature = "embedded")]

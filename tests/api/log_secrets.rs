@@ -7,10 +7,11 @@ use customers::events::values::Role;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::{PASSWORD, Service, With as _, send, until, urls, variables};
+use crate::harness::{Login, PASSWORD, Service, With as _, send, until, urls, variables};
 use crate::log_told::Logged;
 use crate::lost_connections::server_of;
 use crate::own_redis::Redis;
+use crate::process::Process;
 use crate::proxy::Proxy;
 
 /// Names, as clients write them, in bodies, queries, paths and headers. No other text of the test has them.
@@ -24,6 +25,35 @@ const WRONG: &str = "wrong-password-4711";
 
 /// The name of a request that is executed once: who knows it can ask for its answer.
 const KEY: &str = "idempotency-key-4711";
+
+/// Creates, updates and imports customers, in right requests and in wrong ones.
+async fn write_customers(process: &Process, login: &Login, role: Role) {
+    let ask = |method: Method, path: &str| process.request(method, path);
+    for (index, name) in NAMES.iter().enumerate() {
+        let body = json!({"name": name, "dob": DATES[index % DATES.len()]});
+        let create = ask(Method::POST, "/customers").login(login).json(&body);
+        send(create.header("idempotency-key", format!("{KEY}-{index}-{role}"))).await;
+        send(ask(Method::PUT, "/customers/1").login(login).json(&body)).await;
+        let at_no_version = ask(Method::PUT, "/customers/1").login(login).json(&body);
+        send(at_no_version.header("if-match", "\"99\"")).await;
+        // What cannot be read.
+        let text = body.to_string();
+        for bad in [text.trim_end_matches('}'), &text.replace("19", "29"), &format!("[{text}]")] {
+            let create = ask(Method::POST, "/customers").login(login);
+            let create = create.header("content-type", "application/json");
+            send(create.body(bad.to_owned())).await;
+        }
+        send(ask(Method::GET, &format!("/customers?name={name}")).login(login)).await;
+        send(ask(Method::GET, &format!("/customers/{name}")).login(login)).await;
+        send(ask(Method::GET, &format!("/{name}")).login(login)).await;
+        let import = |kind: &'static str, body: String| {
+            let import = ask(Method::POST, "/customers/import").login(login);
+            send(import.header("content-type", kind).body(body))
+        };
+        import("application/x-ndjson", format!("{text}\n{{\"name\":\"{name}\"}}\n{name}\n")).await;
+        import("text/csv", format!("name,dob\n{name},1911-11-17\n{name},x\n")).await;
+    }
+}
 
 /// All that clients and operators can do, right and wrong.
 async fn run_everything(logged: &Logged, roles: &[Role]) -> BTreeSet<String> {
@@ -53,32 +83,7 @@ async fn run_everything(logged: &Logged, roles: &[Role]) -> BTreeSet<String> {
         ] {
             send(ask(method, path).login(&login)).await;
         }
-        for (index, name) in NAMES.iter().enumerate() {
-            let body = json!({"name": name, "dob": DATES[index % DATES.len()]});
-            let create = ask(Method::POST, "/customers").login(&login).json(&body);
-            send(create.header("idempotency-key", format!("{KEY}-{index}-{role}"))).await;
-            send(ask(Method::PUT, "/customers/1").login(&login).json(&body)).await;
-            let at_no_version = ask(Method::PUT, "/customers/1").login(&login).json(&body);
-            send(at_no_version.header("if-match", "\"99\"")).await;
-            // What cannot be read.
-            let text = body.to_string();
-            for bad in [text.trim_end_matches('}'), &text.replace("19", "29"), &format!("[{text}]")]
-            {
-                let create = ask(Method::POST, "/customers").login(&login);
-                let create = create.header("content-type", "application/json");
-                send(create.body(bad.to_owned())).await;
-            }
-            send(ask(Method::GET, &format!("/customers?name={name}")).login(&login)).await;
-            send(ask(Method::GET, &format!("/customers/{name}")).login(&login)).await;
-            send(ask(Method::GET, &format!("/{name}")).login(&login)).await;
-            let import = |kind: &'static str, body: String| {
-                let import = ask(Method::POST, "/customers/import").login(&login);
-                send(import.header("content-type", kind).body(body))
-            };
-            import("application/x-ndjson", format!("{text}\n{{\"name\":\"{name}\"}}\n{name}\n"))
-                .await;
-            import("text/csv", format!("name,dob\n{name},1911-11-17\n{name},x\n")).await;
-        }
+        write_customers(process, &login, *role).await;
         send(ask(Method::DELETE, "/customers/2").login(&login)).await;
         let passwords = json!({"old": WRONG, "new": format!("{WRONG}-new")});
         send(ask(Method::POST, "/password").login(&login).json(&passwords)).await;

@@ -98,6 +98,7 @@ mod tasks;
 mod terminals;
 mod throttle;
 mod tokens;
+mod traces;
 mod transfer;
 mod two_processes;
 mod versions;
