@@ -230,7 +230,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Migrate(arguments) => serve::migrate(&config, &arguments).await?,
         Command::Demo(arguments) => demo::run(&config, arguments).await?,
         Command::Account(command) => account::run(&config, command).await?,
-        Command::Keys(command) => keys::run(&config, &command)?,
+        Command::Keys(command) => keys::run(&config, &command).await?,
         Command::History(arguments) => history::run(&config, &arguments).await?,
         Command::Log(command) => log::run(&config, &command).await?,
         Command::Projection(command) => return projection::run(&config, command).await,

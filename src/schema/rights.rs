@@ -4,7 +4,7 @@ use crate::projections::{self, Projection};
 
 /// The functions that run as their owner (`security definer`), because the service's role may not
 /// change their tables itself. Each is documented in its migration.
-pub(super) const FUNCTIONS: [&str; 18] = [
+pub(super) const FUNCTIONS: [&str; 19] = [
     "append_events",
     "append_event",
     "import_customers",
@@ -15,6 +15,7 @@ pub(super) const FUNCTIONS: [&str; 18] = [
     "rehash_password",
     "change_role",
     "disable_account",
+    "record_key_change",
     "create_shadow_tables",
     "index_shadow_tables",
     "index_standby_tables",

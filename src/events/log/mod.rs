@@ -36,6 +36,9 @@ pub mod event_repository;
 /// Appends chunks of an import.
 pub mod import;
 
+/// Changes of signing keys, as events.
+pub mod key_changes;
+
 /// Restores a whole log into an empty installation.
 pub mod restore;
 
