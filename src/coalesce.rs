@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, Span};
 
 /// A caller that asks after an answer has been under way for longer does not wait for it.
 const SLOW_AFTER: Duration = Duration::from_millis(10);
@@ -20,7 +21,8 @@ const SLOW_AFTER: Duration = Duration::from_millis(10);
 /// How many answers of one key are under way at most.
 const AT_ONCE: usize = 4;
 
-type Waiting<Q, A> = Vec<(Q, oneshot::Sender<A>)>;
+/// The questions that wait, with the spans in which they were asked.
+type Waiting<Q, A> = Vec<((Q, Span), oneshot::Sender<A>)>;
 
 /// What questions are told apart by.
 pub trait Key: Clone + Eq + Hash + Send + 'static {}
@@ -88,7 +90,7 @@ impl<K: Key, Q: Send + 'static, A: Send + 'static> Coalescer<K, Q, A> {
 
     /// Whether another answer has to begin.
     fn enqueue(&self, key: &K, question: Q, sender: oneshot::Sender<A>) -> bool {
-        let now = Instant::now();
+        let (now, question) = (Instant::now(), (question, Span::current()));
         let mut queues = self.0.queues();
         if let Some(queue) = queues.get_mut(key) {
             queue.waiting.push((question, sender));
@@ -113,8 +115,12 @@ impl<K: Key, Q: Send + 'static, A: Send + 'static> Coalescer<K, Q, A> {
         // Callers that are about to ask come first.
         tokio::task::yield_now().await;
         while let Some(waiting) = self.next(&key) {
-            let (questions, callers): (Vec<Q>, Vec<_>) = waiting.into_iter().unzip();
-            let answering = AssertUnwindSafe(answer(key.clone(), questions)).catch_unwind();
+            let (questions, callers): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
+            let (questions, mut spans): (Vec<Q>, Vec<Span>) = questions.into_iter().unzip();
+            // The answer belongs to the span of one of its questions, and no longer than it takes.
+            let span = spans.swap_remove(0);
+            let answering = answer(key.clone(), questions).instrument(span);
+            let answering = AssertUnwindSafe(answering).catch_unwind();
             // A panic is logged by its hook. Its callers get no answer.
             let answers = answering.await.unwrap_or_default();
             for (caller, answer) in callers.into_iter().zip(answers) {

@@ -76,11 +76,21 @@ pub fn person(i: u64) -> (Name, DateOfBirth) {
 
 /// Creates `number` customers. `done` is called after each.
 pub async fn create(bus: &Bus, number: u64, done: impl Fn()) -> Result<(), BusError> {
+    create_as(bus, number, &Metadata::of_program(ACTOR), done).await
+}
+
+/// The same, with this metadata of the events.
+pub async fn create_as(
+    bus: &Bus,
+    number: u64,
+    metadata: &Metadata,
+    done: impl Fn(),
+) -> Result<(), BusError> {
     let in_flight = if number <= IN_ORDER { 1 } else { IN_FLIGHT };
     stream::iter(0..number)
         .map(|i| async move {
             let (name, dob) = person(i);
-            bus.create(CustomerValues::new(name, dob), Metadata::of_program(ACTOR)).await
+            bus.create(CustomerValues::new(name, dob), metadata.clone()).await
         })
         .buffered(in_flight)
         .try_for_each(|_: Written| {
@@ -91,14 +101,17 @@ pub async fn create(bus: &Bus, number: u64, done: impl Fn()) -> Result<(), BusEr
 }
 
 /// Makes the demo account if it is missing.
-pub async fn account(accounts: &Accounts, passwords: &Passwords) -> anyhow::Result<()> {
+pub async fn account(
+    accounts: &Accounts,
+    passwords: &Passwords,
+    metadata: Metadata,
+) -> anyhow::Result<()> {
     let username = Username::parse(USERNAME)?;
     if accounts.find(&username).await?.is_some() {
         return Ok(());
     }
     let slot = passwords.slot(Network::LOCAL).await?;
     let hash = passwords.hash(slot, PASSWORD.to_owned()).await?;
-    let metadata = Metadata::of_program(ACTOR);
     match accounts.add(&username, &hash, Role::Admin, metadata).await {
         // Another process has added the account meanwhile.
         Ok(()) | Err(AccountError::Exists(_)) => Ok(()),

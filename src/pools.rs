@@ -169,6 +169,12 @@ impl Pools {
         Ok(Self { accounts, short, pooler: Some(pooler), ..self })
     }
 
+    /// All pools.
+    pub fn all(&self) -> impl Iterator<Item = &Pool> {
+        let Self { accounts, short, long, projector, rebuild, import, notify, .. } = self;
+        [accounts, short, long, projector, rebuild, import, notify].into_iter()
+    }
+
     /// Closes all pools; waits for the connections that are in use.
     pub async fn close(&self) {
         tokio::join!(

@@ -23,6 +23,9 @@ const STABLE_AFTER: Duration = Duration::from_secs(5);
 /// A task that has failed so many times in a row is down until it has come back.
 const FAILURES_DOWN: u32 = 3;
 
+/// Counts the restarts of each task.
+const RESTARTS: &str = "customers_task_restarts_total";
+
 /// Starts tasks and ends them together. Clones share them.
 #[derive(Clone, Default)]
 pub struct Tasks {
@@ -83,6 +86,8 @@ impl Tasks {
 
     /// Counts a supervised task that was started elsewhere among those of the process.
     pub fn watch(&self, supervised: Supervised) {
+        // Registers its series, so that it is there before the first restart.
+        metrics::counter!(RESTARTS, "task" => supervised.name()).increment(0);
         self.list().push(supervised);
     }
 
@@ -193,7 +198,7 @@ impl Supervised {
             let failures = self.failed();
             let doubled = RESTART_PAUSE.saturating_mul(1 << (failures - 1).min(10));
             let pause = doubled.min(RESTART_PAUSE_MAX);
-            metrics::counter!("customers_task_restarts_total", "task" => self.name()).increment(1);
+            metrics::counter!(RESTARTS, "task" => self.name()).increment(1);
             tracing::error!(
                 task = self.name(),
                 cause,

@@ -13,7 +13,7 @@ const ALLOWED: [(&str, &[&str]); 25] = [
     ("config", &["postgres", "server_url"]),
     ("printable", &[]),
     ("log_lines", &[]),
-    ("telemetry", &["config", "log_lines", "printable"]),
+    ("telemetry", &["clock", "config", "log_lines", "printable"]),
     ("tasks", &[]),
     ("coalesce", &[]),
     ("files", &[]),
@@ -92,15 +92,18 @@ const ALLOWED: [(&str, &[&str]); 25] = [
 ];
 
 /// Crates that only some modules may use.
-const CRATE_USERS: [(&str, &[&str]); 8] = [
+const CRATE_USERS: [(&str, &[&str]); 11] = [
     ("redis", &["auth"]),
-    ("rustls", &["auth"]),
+    ("rustls", &["auth", "telemetry"]),
     ("jsonwebtoken", &["auth"]),
     ("argon2", &["auth"]),
     ("axum", &["api", "app"]),
-    ("hyper", &["app"]),
-    ("hyper_util", &["app"]),
+    ("hyper", &["app", "telemetry"]),
+    ("hyper_util", &["app", "telemetry"]),
     ("tower_governor", &["api"]),
+    ("opentelemetry", &["telemetry"]),
+    ("opentelemetry_sdk", &["telemetry"]),
+    ("tracing_opentelemetry", &["telemetry"]),
 ];
 
 /// The files that may contain SQL, found by the macros and functions that send it.

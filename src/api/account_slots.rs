@@ -10,6 +10,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::error::ApiError;
 use crate::events::values::Username;
 
+/// Counts refusals by the kind of work.
+pub(super) const REFUSED: &str = "customers_account_slots_refused_total";
+
 /// The slots of all accounts for one kind of work. Clones share them.
 #[derive(Clone)]
 pub struct AccountSlots(Arc<Slots>);
@@ -33,6 +36,7 @@ impl AccountSlots {
     /// `limit` slots for each account.
     #[must_use]
     pub fn new(what: &'static str, limit: usize) -> Self {
+        metrics::counter!(REFUSED, "kind" => what).increment(0);
         Self(Arc::new(Slots { what, limit, accounts: Mutex::default() }))
     }
 
@@ -55,7 +59,7 @@ impl AccountSlots {
         if slot.permit.is_some() {
             return Ok(slot);
         }
-        metrics::counter!("customers_account_slots_refused_total", "kind" => what).increment(1);
+        metrics::counter!(REFUSED, "kind" => what).increment(1);
         Err(ApiError::TooManyAtOnce { what, limit })
     }
 

@@ -1,35 +1,30 @@
 //! The frame of a route: what each of its requests passes before and after the handler, in this order: count,
 //! packing, pace, time, size of the body, rate, conditions, reading again.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
-use metrics::Counter;
 
 use super::conditions;
 use super::headers;
 use super::limits::{Limits, RateLimit};
+use super::openapi;
 use super::pace;
 use super::packing::{self, Coding};
 use super::query::NotAcceptable;
 use super::read_again::read_again;
 use super::request::BoxRequest;
 use super::route::{Endpoint, PROBES, Route};
+use super::route_metrics::RouteMetrics;
 use super::state::Api;
 
 /// The number of headers that an answer gets after its handler.
 const HEADERS: usize = 8;
 
-/// The statuses of most answers.
-const USUAL: [StatusCode; 4] =
-    [StatusCode::OK, StatusCode::CREATED, StatusCode::NOT_MODIFIED, StatusCode::UNAUTHORIZED];
-
 /// The frame of one route.
 pub(super) struct Frame {
     api: Api,
     method: &'static str,
-    path: &'static str,
     limits: Limits,
     rate_limit: Option<RateLimit>,
     /// Whether the route reads from the database, for a session.
@@ -40,8 +35,7 @@ pub(super) struct Frame {
     /// What it answers with, unless it disregards `Accept`.
     media_types: Vec<String>,
     endpoint: Endpoint,
-    /// The counters of the usual answers.
-    answers: [OnceLock<Counter>; USUAL.len()],
+    pub(super) metrics: Arc<RouteMetrics>,
 }
 
 impl Frame {
@@ -49,7 +43,6 @@ impl Frame {
         Self {
             api: api.clone(),
             method: route.method,
-            path: route.path,
             limits: route.limits,
             rate_limit: rate_limit.cloned(),
             reads_data: route.method == "GET" && route.role.is_some(),
@@ -57,7 +50,11 @@ impl Frame {
             packs: route.method == "GET" && route.role.is_some(),
             media_types: if PROBES.contains(&route.path) { vec![] } else { route.media_types() },
             endpoint: Arc::clone(&route.endpoint),
-            answers: Default::default(),
+            metrics: Arc::new(RouteMetrics::new(
+                route.method,
+                route.path,
+                openapi::statuses(route),
+            )),
         }
     }
 
@@ -78,7 +75,6 @@ impl Frame {
         }
         // For those of every answer, at once instead of by steps.
         answer.headers_mut().reserve(HEADERS);
-        self.count(answer.status());
         answer
     }
 
@@ -103,17 +99,5 @@ impl Frame {
             }
         };
         conditions::of_read(request, read).await
-    }
-
-    /// Counts an answer.
-    fn count(&self, status: StatusCode) {
-        let counter = || {
-            metrics::counter!("customers_http_requests_total",
-                "method" => self.method, "route" => self.path, "status" => status.as_u16().to_string())
-        };
-        match USUAL.iter().position(|usual| *usual == status) {
-            Some(usual) => self.answers[usual].get_or_init(counter).increment(1),
-            None => counter().increment(1),
-        }
     }
 }

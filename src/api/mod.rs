@@ -15,6 +15,12 @@ mod router;
 /// What surrounds each handler.
 mod frame;
 
+/// The metrics of a route.
+mod route_metrics;
+
+/// One log line for each request.
+mod access_line;
+
 /// Limits before every handler: size of the body, rate, time.
 pub mod limits;
 
@@ -176,6 +182,7 @@ use self::limits::RateLimit;
 use self::request::BoxRequest;
 pub use self::route::Route;
 use self::route::row;
+use self::route_metrics::RouteMetrics;
 use self::router::Router;
 pub use self::state::{Api, ApiState};
 use crate::events::values::Role;
@@ -239,6 +246,8 @@ pub struct Service {
     api: Api,
     origins: Origins,
     router: Router,
+    /// The metrics of requests that no row answers.
+    no_route: RouteMetrics,
 }
 
 impl Service {
@@ -250,7 +259,8 @@ impl Service {
             (method, route.path, Frame::new(&route, &api, rate_limit))
         });
         let router = Router::new(rows, &api.public_path);
-        Self { api, origins: Origins::new(origins), router }
+        let no_route = RouteMetrics::of_no_route();
+        Self { api, origins: Origins::new(origins), router, no_route }
     }
 
     /// The answer to a request of this peer.
@@ -260,6 +270,7 @@ impl Service {
             None => self.router.answer(request).await,
         };
         let answered = |request| self.origins.answer(request, routed);
-        request::envelope(&self.api, peer, Box::new(request), answered).await
+        let request = Box::new(request);
+        request::envelope(&self.api, &self.no_route, peer, request, answered).await
     }
 }

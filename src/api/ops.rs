@@ -15,8 +15,10 @@ use super::error::ApiError;
 use super::query::Params;
 use super::state::Api;
 use crate::events::log::end::{AHEAD_MAX, seconds_ahead};
+use crate::postgres::Pool;
+use crate::postgres::pool_metrics::Usage;
 use crate::projections::{self, ProjectionError, status};
-use crate::telemetry::as_f64;
+use crate::telemetry::{self, as_f64};
 
 /// How long PostgreSQL may take to answer a check.
 const CHECK_LIMIT: Duration = Duration::from_secs(2);
@@ -94,23 +96,40 @@ fn shown_time(seconds: f64) -> String {
 /// `GET /metrics`, in the text format of Prometheus.
 pub(super) async fn metrics(State(api): State<Api>, params: Params) -> Result<Response, ApiError> {
     params.none()?;
-    // Measured on each scrape and against the log itself, because a stopped projector reports nothing.
-    let all = tokio::time::timeout(CHECK_LIMIT, status::status(&api.short)).await;
+    measure(&api).await;
+    let headers = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
+    Ok((headers, telemetry::rendered(&api.metrics)).into_response())
+}
+
+/// Measures what is not counted while it happens, on each scrape: the lag against the log itself, because a stopped
+/// projector reports nothing. What cannot be measured keeps its last value, with which rules can go on, and
+/// `customers_postgres_up` says so.
+async fn measure(api: &Api) {
+    let of_postgres = tokio::time::timeout(CHECK_LIMIT, status::status(&api.short));
+    let (all, redis) = tokio::join!(of_postgres, api.auth.ready());
+    let all = all.ok().and_then(Result::ok);
+    gauge!("customers_postgres_up").set(f64::from(u8::from(all.is_some())));
+    gauge!("customers_redis_up").set(f64::from(u8::from(redis.is_ok())));
     for projection in projections::ALL {
         let name = projection.name();
-        let found = all.as_ref().ok().and_then(|all| all.as_ref().ok());
-        let found = found.and_then(|all| all.iter().find(|status| status.name == name));
-        // NaN if it is unknown.
-        let unknown = (f64::NAN, f64::NAN, f64::NAN);
-        let (events, seconds, parked) = found.map_or(unknown, |found| {
-            (as_f64(found.lag_events), found.lag_seconds, as_f64(found.parked))
-        });
-        gauge!("customers_projection_lag_events", "projection" => name).set(events);
-        gauge!("customers_projection_lag_seconds", "projection" => name).set(seconds);
-        gauge!("customers_projection_parked", "projection" => name).set(parked);
+        let (events, seconds, parked) = (
+            gauge!("customers_projection_lag_events", "projection" => name),
+            gauge!("customers_projection_lag_seconds", "projection" => name),
+            gauge!("customers_projection_parked", "projection" => name),
+        );
+        let found = all.iter().flatten().find(|status| status.name == name);
+        if let Some(found) = found {
+            events.set(as_f64(found.lag_events));
+            seconds.set(found.lag_seconds);
+            parked.set(as_f64(found.parked));
+            gauge!("customers_log_position").set(as_f64(found.head));
+        }
     }
-    let headers = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
-    Ok((headers, api.metrics.render()).into_response())
+    let replica = api.replica.iter().flat_map(|replica| [&replica.short, &replica.long]);
+    Usage::show(api.measured.iter().chain(replica).flat_map(Pool::usages));
+    let (_, down) = api.tasks.running_and_down();
+    gauge!("customers_tasks_down").set(as_f64(i64::try_from(down.len()).unwrap_or(i64::MAX)));
+    gauge!("customers_draining").set(f64::from(u8::from(api.draining.is_cancelled())));
 }
 
 /// `GET /.well-known/jwks.json`

@@ -23,8 +23,11 @@ const COMPARED_EVERY: Duration = Duration::from_secs(1);
 /// How long each of the two may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
-/// The age of the oldest event that a replica lacks, in seconds; NaN if it is unknown.
+/// The age of the oldest event that a replica lacks, in seconds, as last known.
 const LAG: &str = "customers_replica_lag_seconds";
+
+/// Whether requests may read from the replica.
+const UP: &str = "customers_replica_up";
 
 /// Connections to a replica.
 pub struct Replica {
@@ -42,6 +45,8 @@ struct State {
     unavailable_until: Option<Instant>,
     /// Why it is not used until the next comparison; `None` if it may be used.
     refused: Option<Refused>,
+    /// Since when, for the log line of its recovery.
+    refused_since: Option<Instant>,
 }
 
 /// Why a replica is not used.
@@ -62,6 +67,9 @@ impl Replica {
     #[must_use]
     pub fn new(short: Pool, long: Pool, lag_max: Duration) -> Self {
         let state = State { refused: Some(Refused::NotCompared), ..State::default() };
+        // Registers both series.
+        gauge!(UP).set(0.0);
+        drop(gauge!(LAG));
         Self { short, long, lag_max, state: Mutex::new(state) }
     }
 
@@ -89,7 +97,9 @@ impl Replica {
             ticks.tick().await;
             let compared = self.compare(&mut connection, primary).await;
             let lag = compared.as_ref().and_then(|compared| compared.as_ref().ok());
-            gauge!(LAG).set(lag.map_or(f64::NAN, Duration::as_secs_f64));
+            if let Some(lag) = lag {
+                gauge!(LAG).set(lag.as_secs_f64());
+            }
             if let Some(compared) = compared {
                 let within = |lag| if lag > self.lag_max { Err(Refused::Lags) } else { Ok(()) };
                 self.decide(compared.and_then(within).err());
@@ -108,10 +118,15 @@ impl Replica {
             return;
         }
         if let Some(reason) = &refused {
-            tracing::error!(%reason, "replica: not used");
+            tracing::warn!(%reason, "replica: not used");
+            state.refused_since.get_or_insert_with(Instant::now);
+        } else if let Some(since) = state.refused_since.take() {
+            // As loud as the trouble before.
+            tracing::warn!(away = ?since.elapsed(), "replica: used for reads again");
         } else {
             tracing::info!("replica: used for reads");
         }
+        gauge!(UP).set(f64::from(u8::from(refused.is_none())));
         state.refused = refused;
     }
 
@@ -185,7 +200,7 @@ struct Watched<'a>(&'a Replica);
 
 impl Drop for Watched<'_> {
     fn drop(&mut self) {
-        gauge!(LAG).set(f64::NAN);
+        gauge!(UP).set(0.0);
         let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.refused = Some(Refused::NotCompared);
     }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use axum::body::{Body, HttpBody as _};
 use axum::extract::Request;
@@ -13,15 +14,19 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::FutureExt as _;
 use ipnet::IpNet;
+use tracing::{Instrument as _, Span};
 
+use super::access_line;
 use super::error::{ApiError, Problem};
 use super::forwarded;
 use super::headers::traceparent;
 use super::host;
+use super::route_metrics::RouteMetrics;
 use super::state::Api;
 use crate::clock;
 use crate::events::metadata::Metadata;
 use crate::tasks::panic_message;
+use crate::telemetry::traces;
 
 /// The name of the header that carries the request's id, both ways.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -51,6 +56,8 @@ struct Said {
     traceparent: Option<String>,
     /// Made when it is asked for: most requests cause no event.
     metadata: OnceLock<Arc<Metadata>>,
+    /// Set by the router.
+    route: OnceLock<Arc<RouteMetrics>>,
 }
 
 impl Caller {
@@ -74,20 +81,34 @@ impl Caller {
         self.said.request_id.to_str().unwrap_or_default()
     }
 
-    fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
+    /// Notes the route that answers.
+    pub(super) fn is_routed(&self, route: &Arc<RouteMetrics>) {
+        let _ = self.said.route.set(Arc::clone(route));
+    }
+
+    /// The caller, and the span of its request.
+    fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> (Self, Span) {
+        let (request_id, given) = (request_id(headers), traceparent(headers));
+        let id = request_id.to_str().unwrap_or_default();
+        let span = traces::request_span(id, given.as_deref());
         let said = Said {
-            request_id: request_id(headers),
             user_agent: headers.get(header::USER_AGENT).cloned(),
-            traceparent: traceparent(headers),
+            // That of our own span, if it is sent, so that the events lead to it.
+            traceparent: traces::traceparent(&span).or(given),
+            request_id,
             metadata: OnceLock::new(),
+            route: OnceLock::new(),
         };
-        Self { ip: forwarded::client(peer, headers, trusted), said: Arc::new(said) }
+        let ip = forwarded::client(peer, headers, trusted);
+        (Self { ip, said: Arc::new(said) }, span)
     }
 }
 
-/// The answer to a request of this peer, as it is sent.
+/// The answer to a request of this peer, as it is sent. It is counted and logged with its route, or as one of
+/// `no_route`.
 pub(super) async fn envelope<F>(
     api: &Api,
+    no_route: &RouteMetrics,
     peer: IpAddr,
     mut request: BoxRequest,
     answer: impl FnOnce(BoxRequest) -> F,
@@ -95,21 +116,28 @@ pub(super) async fn envelope<F>(
 where
     F: Future<Output = Response>,
 {
+    let began = Instant::now();
     api.requests.fetch_add(1, Ordering::Relaxed);
-    let caller = Caller::of(peer, request.headers(), &api.trusted_proxies);
-    let request_id = caller.said.request_id.clone();
+    let (caller, span) = Caller::of(peer, request.headers(), &api.trusted_proxies);
     // HTTP/2 has no such header; its connections are closed when the port is.
     let has_connection_header = request.version() < Version::HTTP_2;
-    let is_head = request.method() == Method::HEAD;
-    request.extensions_mut().insert(caller);
-    let answered = AssertUnwindSafe(answer(request)).catch_unwind().await;
+    let method = request.method().clone();
+    request.extensions_mut().insert(caller.clone());
+    let answered = AssertUnwindSafe(answer(request).instrument(span.clone()));
+    let answered = answered.catch_unwind().await;
     let mut response =
         answered.unwrap_or_else(|panic| ApiError::Internal(panic_message(&*panic)).into_response());
-    finish(&mut response, request_id, api.https, &api.public_path);
+    let said = &*caller.said;
+    finish(&mut response, said.request_id.clone(), api.https, &api.public_path);
     if has_connection_header && api.draining.is_cancelled() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    if is_head { without_body(response) } else { response }
+    let response = if method == Method::HEAD { without_body(response) } else { response };
+    let (route, took) = (said.route.get().map_or(no_route, |route| &**route), began.elapsed());
+    route.record(response.status(), took);
+    access_line::write(&method, route.path, &response, took, caller.request_id());
+    traces::answered(&span, access_line::name(&method), route.path, response.status().as_u16());
+    response
 }
 
 /// The answer to HEAD: the headers of the one to GET.

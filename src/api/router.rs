@@ -9,7 +9,7 @@ use percent_encoding::percent_decode_str;
 use super::error::ApiError;
 use super::frame::Frame;
 use super::query::PathName;
-use super::request::BoxRequest;
+use super::request::{BoxRequest, Caller};
 
 /// The frames of a path, by their methods.
 #[derive(Default)]
@@ -82,6 +82,9 @@ impl Router {
             refused.headers_mut().insert(header::ALLOW, methods.allowed());
             return refused;
         };
+        if let Some(caller) = request.extensions().get::<Caller>() {
+            caller.is_routed(&frame.metrics);
+        }
         if let Some(name) = name {
             request.extensions_mut().insert(name);
         }

@@ -65,6 +65,8 @@ pub struct ApiState {
     pub built_at: i64,
     pub clock: Clock,
     pub metrics: PrometheusHandle,
+    /// The pools to the primary, which `/metrics` shows.
+    pub measured: Vec<Pool>,
     pub trusted_proxies: Vec<IpNet>,
     pub https: bool,
     /// Whether a change of a customer must name its version.

@@ -8,8 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
+use super::account_slots::REFUSED;
 use super::error::ApiError;
 use crate::events::values::Username;
+
+/// The kind of work, for the error and the metric.
+const WHAT: &str = "event streams";
 
 /// The places of all accounts. Clones share them.
 #[derive(Clone)]
@@ -45,16 +49,16 @@ impl StreamPlaces {
     /// `total` places, at most `per_account` of them for one account.
     #[must_use]
     pub fn new(total: usize, per_account: usize) -> Self {
+        metrics::counter!(REFUSED, "kind" => WHAT).increment(0);
         Self(Arc::new(Places { total, per_account, taken: Mutex::default() }))
     }
 
     /// Takes a place; 429 if the account has its share, 503 if no account has more than this one would have.
     pub(super) fn take(&self, account: &Username) -> Result<StreamPlace, ApiError> {
-        const WHAT: &str = "event streams";
         let mut taken = self.taken();
         let own = taken.accounts.get(account).map_or(0, Vec::len);
         if own >= self.0.per_account {
-            metrics::counter!("customers_account_slots_refused_total", "kind" => WHAT).increment(1);
+            metrics::counter!(REFUSED, "kind" => WHAT).increment(1);
             return Err(ApiError::TooManyAtOnce { what: WHAT, limit: self.0.per_account });
         }
         if taken.accounts.values().map(Vec::len).sum::<usize>() >= self.0.total {

@@ -119,16 +119,12 @@ pub fn redis_url(config: &Config) -> Result<&SecretString, StartError> {
 impl App {
     /// Checks the schema, binds the listener and starts the tasks. Starts without Redis, too.
     pub async fn build(mut config: Config, clock: Clock) -> Result<Self, StartError> {
-        let listener = TcpListener::bind(config.listen)
-            .await
-            .map_err(|error| StartError::Listen(config.listen, error))?;
+        // Before anything that measures: what is registered without the recorder measures nothing.
+        let metrics = telemetry::metrics();
+        let listener = listen(&mut config).await?;
         let pools = Pools::new(database_url(&config)?)?;
         let (listener, Opened { pools, built_at, cursor_key }) =
             start::open(listener, &config, pools).await?;
-        // The public URL contains the port, which may have been configured as 0.
-        config.listen =
-            listener.local_addr().map_err(|error| StartError::Listen(config.listen, error))?;
-
         let tasks = Tasks::default();
         let auth = auth(&config, &cursor_key, &pools, &clock, &tasks)?;
         start::caught_up(&auth).await;
@@ -159,7 +155,8 @@ impl App {
             customer_count: CustomerCount::default(),
             built_at,
             clock,
-            metrics: telemetry::metrics(),
+            metrics,
+            measured: pools.all().cloned().collect(),
             trusted_proxies: config.trusted_proxies.clone(),
             https: config.is_https(),
             require_if_match: config.require_if_match,
@@ -262,6 +259,14 @@ impl App {
         // With a timeout: a request that still holds a connection must not keep the process alive.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.pools.close()).await;
     }
+}
+
+/// Binds the port, and puts its number where the configuration has 0: the public URL contains it.
+async fn listen(config: &mut Config) -> Result<TcpListener, StartError> {
+    let failed = |error| StartError::Listen(config.listen, error);
+    let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
+    config.listen = listener.local_addr().map_err(failed)?;
+    Ok(listener)
 }
 
 /// Accounts, tokens and sessions of this process.

@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 
 use super::error::StartError;
 use crate::api;
 use crate::auth::{Auth, AuthError};
-use crate::config::Config;
+use crate::config::redis_url::RedisUrl;
+use crate::config::{Config, ConfigError};
 use crate::events::log::end::{AHEAD_MAX, log_end, seconds_ahead};
-use crate::pools::Pools;
-use crate::postgres::server::CONNECT_LIMIT;
+use crate::pools::{self, Pools};
+use crate::postgres::server::{CONNECT_LIMIT, Demand};
 use crate::postgres::settings::Settings;
 use crate::postgres::{self, Connection, Server};
 use crate::printable::error_text;
@@ -41,6 +44,7 @@ pub(super) async fn open(
     config: &Config,
     direct: Pools,
 ) -> Result<(TcpListener, Opened), StartError> {
+    say(config, &direct)?;
     let pools = match &config.pool_database_url {
         Some(url) => direct.clone().with_pooler(url)?,
         None => direct.clone(),
@@ -58,6 +62,7 @@ pub(super) async fn open(
     let checks = async {
         let mut checked = Err(error);
         let mut warned = None;
+        let began = Instant::now();
         loop {
             match checked {
                 Err(error) if is_away(&error) => {
@@ -67,7 +72,13 @@ pub(super) async fn open(
                         warned = Some(text);
                     }
                 }
-                checked => return checked,
+                checked => {
+                    if checked.is_ok() {
+                        // As loud as the trouble before.
+                        tracing::warn!(away = ?began.elapsed(), "start: PostgreSQL answers");
+                    }
+                    return checked;
+                }
             }
             tokio::time::sleep(RETRY).await;
             checked = check(&direct, &pools).await;
@@ -77,6 +88,32 @@ pub(super) async fn open(
     let (built_at, cursor_key) = api::waiting::answer_during(early, https, path, checks).await?;
     let listener = TcpListener::from_std(listener).map_err(failed)?;
     Ok((listener, Opened { pools, built_at, cursor_key }))
+}
+
+/// Logs what starts, and with which servers; never a user or a password.
+fn say(config: &Config, pools: &Pools) -> Result<(), StartError> {
+    let redis = config.redis_url.as_ref().ok_or(StartError::Missing("REDIS_URL"))?;
+    let redis = RedisUrl::parse(redis.expose_secret());
+    let redis = redis.map_err(|problem| ConfigError::new("REDIS_URL", problem))?;
+    let shown = |url: Option<&SecretString>, variable, demand| {
+        let server = url.map(|url| pools::server(url, variable, demand)).transpose();
+        server.map(|server| server.map(|server| server.shown()))
+    };
+    let pooler = config.pool_database_url.as_ref();
+    let pooler = shown(pooler, "DATABASE_POOL_URL", Demand::PooledPrimary)?;
+    let replica = config.read_database_url.as_ref();
+    let replica = shown(replica, "DATABASE_READ_URL", Demand::Standby)?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        address = %config.listen,
+        public_url = config.public_url(),
+        postgres = pools.server.shown(),
+        pooler,
+        replica,
+        redis = %redis.topology,
+        "start: customers"
+    );
+    Ok(())
 }
 
 /// Checks the server, its schema, the log and the pooler. Returns what [`Opened`] has of them.

@@ -7,6 +7,7 @@ use super::error::AuthError;
 use super::principal::{Cookie, Principal, Purpose};
 use super::session_check::{GivenCookie, Presented, SessionCheck};
 use super::token::Claims;
+use super::token_refusal::TokenRefusal;
 use crate::config::CookieBinding;
 use crate::events::account::AccountEvent;
 use crate::events::metadata::Metadata;
@@ -24,14 +25,14 @@ impl Auth {
         purpose: Purpose,
         metadata: &Arc<Metadata>,
     ) -> Result<Principal, AuthError> {
-        let token = self.tokens.verify(token, self.clock.now());
-        let token = token.ok_or(AuthError::Unauthenticated)?;
+        let refused = |refusal| self.refusals.refuse(refusal, metadata);
+        let token = self.tokens.verify(token, self.clock.now()).map_err(refused)?;
         let cookie = match cookie {
             Cookie::Absent => None,
             Cookie::Own(value) => Some(GivenCookie::new(value, true)),
             Cookie::Earlier(value) => Some(GivenCookie::new(value, false)),
             Cookie::Several if self.binding == CookieBinding::Off => None,
-            Cookie::Several => return Err(AuthError::Unauthenticated),
+            Cookie::Several => return Err(refused(TokenRefusal::SeveralCookies)),
         };
         let presented = Arc::new(Presented { token: Arc::clone(&token), cookie, purpose });
         // To its end, even if the client disconnects, so that the log and Redis stay consistent.
@@ -77,6 +78,7 @@ impl Auth {
         check: SessionCheck,
         metadata: Arc<Metadata>,
     ) -> Result<Role, AuthError> {
+        let refused = |refusal| Err(self.refusals.refuse(refusal, &metadata));
         match check {
             SessionCheck::Open { role, bound_now } => {
                 if bound_now {
@@ -84,13 +86,13 @@ impl Auth {
                 }
                 Ok(role)
             }
-            SessionCheck::Closed => Err(AuthError::Unauthenticated),
+            SessionCheck::Closed => refused(TokenRefusal::NoSession),
             SessionCheck::Refused
                 if presented.cookie.as_ref().is_some_and(|cookie| cookie.is_own) =>
             {
-                Err(AuthError::OtherCookie)
+                refused(TokenRefusal::OtherCookie)
             }
-            SessionCheck::Refused => Err(AuthError::CookieRequired),
+            SessionCheck::Refused => refused(TokenRefusal::CookieRequired),
             SessionCheck::Limited { wait } => Err(AuthError::Limited { retry_after: wait }),
             SessionCheck::Replayed { opened_ip, opened_user_agent } => {
                 let claims = &presented.token.claims;
@@ -101,7 +103,7 @@ impl Auth {
                     opened_user_agent,
                 };
                 self.record_replay(presented, event, Metadata::clone(&metadata)).await?;
-                Err(AuthError::TokenReplay)
+                refused(TokenRefusal::Replay)
             }
         }
     }

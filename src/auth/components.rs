@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use super::account::Accounts;
 use super::cookie::SessionCookies;
 use super::error::AuthError;
 use super::keys::{self, Keys};
+use super::login_outcomes;
 use super::password::Passwords;
 use super::principal::Principal;
 use super::reconciler::Reconciler;
@@ -20,6 +22,7 @@ use super::session::{OpenSession, SessionLimits, Sessions};
 use super::session_check::Presented;
 use super::throttle::Throttle;
 use super::token::Tokens;
+use super::token_refusal::Refusals;
 use super::trusted_sessions::TrustedSessions;
 use crate::clock::Clock;
 use crate::coalesce::Coalescer;
@@ -42,6 +45,7 @@ pub struct Components {
     pub(super) sessions: TrustedSessions,
     pub(super) permissions: RedisPermissions,
     pub(super) throttle: Throttle,
+    pub(super) refusals: Refusals,
     reconciler: Arc<Reconciler>,
     pub(super) clock: Clock,
     pub(super) ttl: Duration,
@@ -87,6 +91,7 @@ impl Auth {
             tasks.clone(),
         ));
         let running = TaskTracker::new();
+        login_outcomes::register();
         Ok(Self(Arc::new(Components {
             accounts,
             passwords: Passwords::new(),
@@ -95,6 +100,7 @@ impl Auth {
             sessions: TrustedSessions::new(Arc::clone(&reconciler)),
             permissions,
             throttle: Throttle::new(client, config.login_limit, config.session_rate),
+            refusals: Refusals::new(),
             reconciler,
             clock,
             ttl: config.token_ttl,
@@ -150,12 +156,12 @@ impl Auth {
     where
         F: Future<Output = Result<T, AuthError>> + Send + 'static,
     {
-        self.running.spawn(work(self.clone())).await?
+        self.running.spawn(work(self.clone()).in_current_span()).await?
     }
 
     /// Runs work after the response; shutdown waits for it.
     pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        self.running.spawn(work);
+        self.running.spawn(work.in_current_span());
     }
 
     /// The public keys, as a JWK set (RFC 7517, section 5).

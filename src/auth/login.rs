@@ -10,6 +10,7 @@ use super::account::Account;
 use super::components::Auth;
 use super::error::AuthError;
 use super::fair_queue::Network;
+use super::login_outcomes;
 use super::revocation::closed;
 use super::session::{NewSession, Opening};
 use super::throttle::{Subject, Verdict};
@@ -43,11 +44,16 @@ impl Auth {
         let username = Username::stored(username).ok();
         let address = address.to_owned();
         self.run_to_completion(|auth| async move {
-            let subject = Subject::LogIn { username: username.as_ref(), address: &address };
-            let account = auth.verify_password(subject, password, network, &metadata).await?;
-            metadata.actor = Some(account.username.to_string());
-            metadata.role = Some(account.role.to_string());
-            auth.open_session(&account, bind_now, metadata).await
+            let opened = async {
+                let subject = Subject::LogIn { username: username.as_ref(), address: &address };
+                let account = auth.verify_password(subject, password, network, &metadata).await?;
+                metadata.actor = Some(account.username.to_string());
+                metadata.role = Some(account.role.to_string());
+                auth.open_session(&account, bind_now, metadata).await
+            };
+            let opened = opened.await;
+            login_outcomes::count(opened.as_ref().err());
+            opened
         })
         .await
     }

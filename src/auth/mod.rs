@@ -32,6 +32,12 @@ pub mod principal;
 /// Log-in: opens a session for a user name and its password.
 mod login;
 
+/// What becomes of log-ins, counted.
+mod login_outcomes;
+
+/// Refused tokens: their causes, counted and logged.
+mod token_refusal;
+
 /// Authentication of a request: token and cookie lead to a principal.
 mod authenticate;
 

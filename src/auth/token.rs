@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::keys::{KeyError, Keys};
+use super::token_refusal::TokenRefusal;
 use crate::events::values::Username;
 
 /// The tolerated difference between two clocks, in seconds.
@@ -43,13 +44,18 @@ pub struct Claims {
 }
 
 impl Claims {
-    fn is_in_time(&self, now: DateTime<Utc>) -> bool {
+    fn check_time(&self, now: DateTime<Utc>) -> Result<(), TokenRefusal> {
         let now = now.timestamp();
         let lifetime = self.exp.saturating_sub(self.iat);
-        self.exp > now - LEEWAY_SECONDS
-            && self.nbf <= now + LEEWAY_SECONDS
-            && self.iat <= now + LEEWAY_SECONDS
-            && (1..=LIFETIME_MAX_SECONDS).contains(&lifetime)
+        if self.exp <= now - LEEWAY_SECONDS {
+            Err(TokenRefusal::Expired)
+        } else if self.nbf > now + LEEWAY_SECONDS || self.iat > now + LEEWAY_SECONDS {
+            Err(TokenRefusal::NotYetValid)
+        } else if !(1..=LIFETIME_MAX_SECONDS).contains(&lifetime) {
+            Err(TokenRefusal::Lifetime)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -124,14 +130,16 @@ impl Tokens {
         Ok(jsonwebtoken::encode(&header, claims, &key.signing)?)
     }
 
-    /// The token, if one of our keys signed it and still verifies, and the token is valid at `now`; otherwise
-    /// `None`.
-    #[must_use]
-    pub fn verify(&self, token: &str, now: DateTime<Utc>) -> Option<Arc<Verified>> {
+    /// The token, if one of our keys signed it and still verifies, and the token is valid at `now`; otherwise why
+    /// not.
+    pub fn verify(&self, token: &str, now: DateTime<Utc>) -> Result<Arc<Verified>, TokenRefusal> {
         if token.len() > TOKEN_MAX_BYTES {
-            return None;
+            return Err(TokenRefusal::Malformed);
         }
-        let hash: [u8; 32] = digest(&SHA256, token.as_bytes()).as_ref().try_into().ok()?;
+        let hash: [u8; 32] = digest(&SHA256, token.as_bytes())
+            .as_ref()
+            .try_into()
+            .map_err(|_| TokenRefusal::Malformed)?;
         let verified = if let Some(verified) = self.verified.get(&hash) {
             verified
         } else {
@@ -139,20 +147,40 @@ impl Tokens {
             self.verified.insert(hash, Arc::clone(&verified));
             verified
         };
-        let is_valid = self.keys.verifies(verified.kid, now) && verified.claims.is_in_time(now);
-        is_valid.then_some(verified)
+        if !self.keys.verifies(verified.kid, now) {
+            return Err(TokenRefusal::RetiredKey);
+        }
+        verified.claims.check_time(now)?;
+        Ok(verified)
     }
 
     /// A token with a valid signature. Does not check times.
-    fn verify_signature(&self, token: &str) -> Option<Verified> {
-        let header = jsonwebtoken::decode_header(token).ok()?;
+    fn verify_signature(&self, token: &str) -> Result<Verified, TokenRefusal> {
+        let header = jsonwebtoken::decode_header(token).map_err(|_| TokenRefusal::Malformed)?;
         if header.alg != Algorithm::EdDSA || header.typ.as_deref() != Some(TYPE) {
-            return None;
+            return Err(TokenRefusal::Malformed);
         }
-        let kid: Uuid = header.kid?.parse().ok()?;
+        let kid = header.kid.as_deref().and_then(|kid| kid.parse().ok());
+        let kid: Uuid = kid.ok_or(TokenRefusal::UnknownKey)?;
         let ring = self.keys.ring_with(kid);
-        let key = ring.get(&kid)?;
-        let claims = jsonwebtoken::decode(token, &key.verifying, &self.validation).ok()?.claims;
-        Some(Verified { claims, kid })
+        let key = ring.get(&kid).ok_or(TokenRefusal::UnknownKey)?;
+        let decoded = jsonwebtoken::decode(token, &key.verifying, &self.validation);
+        let claims = decoded.map_err(|error| refusal(&error))?.claims;
+        Ok(Verified { claims, kid })
+    }
+}
+
+/// What the library found.
+fn refusal(error: &jsonwebtoken::errors::Error) -> TokenRefusal {
+    use jsonwebtoken::errors::ErrorKind;
+    let kind = error.kind();
+    if matches!(kind, ErrorKind::InvalidSignature) {
+        TokenRefusal::Signature
+    } else if matches!(kind, ErrorKind::InvalidIssuer) {
+        TokenRefusal::OtherIssuer
+    } else if matches!(kind, ErrorKind::InvalidAudience) {
+        TokenRefusal::OtherAudience
+    } else {
+        TokenRefusal::Malformed
     }
 }

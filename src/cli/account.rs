@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use super::database::pools;
+use super::os_user;
 use crate::auth::account::{Account, Accounts, PASSWORD_TEXT_MAX, check_password};
 use crate::auth::fair_queue::Network;
 use crate::auth::password::Passwords;
@@ -16,7 +17,6 @@ use crate::auth::session::{SessionLimits, Sessions};
 use crate::clock;
 use crate::config::Config;
 use crate::events::account::CloseCause;
-use crate::events::metadata::Metadata;
 use crate::events::values::{Role, Username};
 use crate::tasks::Tasks;
 
@@ -70,7 +70,7 @@ pub struct Password {
 pub async fn run(config: &Config, command: Command) -> anyhow::Result<()> {
     let pools = pools(config).await?;
     let accounts = Accounts::new(pools.accounts.clone(), pools.appender.clone());
-    let metadata = Metadata::of_program("customers account");
+    let metadata = os_user::metadata_of("customers account");
     let (name, cause, position, message) = match command {
         Command::Add { name, role, password } => {
             let hash = hash(&password).await?;

@@ -1,6 +1,7 @@
 //! `customers demo`: adds demo customers and the demo account, through commands.
 
 use super::database::pools;
+use super::os_user;
 use super::progress::progress_bar;
 use crate::auth::account::Accounts;
 use crate::auth::password::Passwords;
@@ -25,12 +26,10 @@ pub struct Arguments {
 
 pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
     let pools = pools(config).await?;
+    let metadata = os_user::metadata_of(demo::ACTOR);
     if arguments.account {
-        demo::account(
-            &Accounts::new(pools.accounts.clone(), pools.appender.clone()),
-            &Passwords::new(),
-        )
-        .await?;
+        let accounts = Accounts::new(pools.accounts.clone(), pools.appender.clone());
+        demo::account(&accounts, &Passwords::new(), metadata.clone()).await?;
     }
     let Some(number) = arguments.customers else { return Ok(()) };
     if arguments.if_empty && read::has_customers(&pools.short).await? {
@@ -39,7 +38,7 @@ pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
     }
     let bar = progress_bar(number);
     let bus = Bus::new(pools.appender.clone(), pools.short.clone());
-    demo::create(&bus, number, || bar.inc(1)).await?;
+    demo::create_as(&bus, number, &metadata, || bar.inc(1)).await?;
     bar.finish_and_clear();
     say!("created {number} customers");
     Ok(())

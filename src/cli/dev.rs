@@ -12,6 +12,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
 use super::database::DEV_FOLDER;
+use super::os_user;
 use super::serve;
 use super::signals::stop_signal;
 use crate::app::App;
@@ -82,7 +83,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     };
     check_environment()?;
     let mut config = Config::from_lookup(lookup)?;
-    telemetry::start_logging(&config);
+    telemetry::start_logging_and_tracing(&config);
     if !config.listen.ip().is_loopback() {
         let problem = "must be a loopback address in dev, whose password is public: use serve";
         return Err(ConfigError::new("CUSTOMERS_LISTEN", problem).into());
@@ -173,9 +174,10 @@ async fn serve_seeded(
 async fn seed(app: &App) -> anyhow::Result<()> {
     let pools = app.pools();
     let accounts = Accounts::new(pools.accounts.clone(), pools.appender.clone());
-    demo::account(&accounts, &Passwords::new()).await?;
+    let metadata = os_user::metadata_of(demo::ACTOR);
+    demo::account(&accounts, &Passwords::new(), metadata.clone()).await?;
     if !read::has_customers(&pools.short).await? {
-        demo::create(app.bus(), CUSTOMERS, || ()).await?;
+        demo::create_as(app.bus(), CUSTOMERS, &metadata, || ()).await?;
         // The first client sees them.
         app.projector().wait_for_position(read::head(&pools.short).await?, SHOWN_WITHIN).await;
     }

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::database::pools;
 use super::misuse::misused;
-use super::output::{Output, write_line};
+use super::output::{Output, csv_row, write_line};
 use super::progress::progress_bar;
 use crate::config::Config;
 use crate::events::log::end::{LogEnd, log_end};
@@ -57,7 +57,7 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     let is_shown = std::io::stdout().is_terminal();
     let mut out = Output::stdout()?;
     if arguments.format == Format::Csv {
-        out.line(&record(&event_format::CSV_COLUMNS)?);
+        out.line(&csv_row(&event_format::CSV_COLUMNS)?);
     }
     let bar = progress_bar(last.unsigned_abs());
     let mut position = 0;
@@ -68,7 +68,7 @@ pub async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
             let line = match arguments.format {
                 Format::Ndjson => event_format::json(event)?,
                 Format::CloudEvents => event_format::cloud_event(event, &source)?,
-                Format::Csv => record(&event_format::csv_record(event)?)?,
+                Format::Csv => csv_row(&event_format::csv_record(event)?)?,
             };
             let line = if is_shown { printable(&line) } else { line.as_str().into() };
             out.event(&line).with_context(|| ended(&out))?;
@@ -102,16 +102,6 @@ fn is_closed() -> bool {
         .is_ok_and(|stdout| null.is_ok_and(|null| null.st_rdev == stdout.st_rdev));
     let mode = rustix::fs::fcntl_getfl(&stdout).map(|flags| flags & OFlags::ACCMODE);
     is_null && mode == Ok(OFlags::RDWR)
-}
-
-/// A record without its line end.
-fn record(cells: &[impl AsRef<[u8]>]) -> anyhow::Result<String> {
-    let mut writer = csv::WriterBuilder::new().buffer_capacity(512).from_writer(vec![]);
-    writer.write_record(cells)?;
-    // Flushes, which dropping the writer does without a word about an error.
-    let mut line = String::from_utf8(writer.into_inner()?)?;
-    line.pop();
-    Ok(line)
 }
 
 fn ended(out: &Output) -> String {

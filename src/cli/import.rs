@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::database::{owner_url, pools};
 use super::misuse::misused;
+use super::os_user;
 use super::output::unless_closed;
 use super::progress::{follow_import, import_bar, progress_bar};
 use super::signals::stop_signal;
@@ -91,7 +92,7 @@ pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<ExitCo
     (&file).rewind()?;
     let Some(lines) = lines(file, format, today)? else { return Ok(ExitCode::FAILURE) };
     let reason = arguments.reason.filter(|reason| !reason.is_empty());
-    let metadata = Metadata { reason, ..Metadata::of_program(ACTOR) };
+    let metadata = Metadata { reason, ..os_user::metadata_of(ACTOR) };
     let request =
         ImportRequest { account: ACTOR.to_owned(), id: arguments.import_id, fingerprint, metadata };
     let progress = Progress::watched(Phase::Importing, Some(length));

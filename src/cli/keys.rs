@@ -6,10 +6,15 @@ use chrono::TimeDelta;
 use serde_json::json;
 use uuid::Uuid;
 
+use super::database::pools;
+use super::os_user;
 use crate::auth::keys::{KeyError, Keys, RELOAD_INTERVAL};
 use crate::auth::token::{LEEWAY_SECONDS, LIFETIME_MAX_SECONDS};
 use crate::clock::{Clock, rfc3339};
 use crate::config::{Config, ConfigError};
+use crate::events::installation::InstallationEvent;
+use crate::events::log::key_changes;
+use crate::printable::error_text;
 
 #[derive(clap::Subcommand)]
 pub enum Command {
@@ -35,7 +40,7 @@ pub enum Command {
 /// to spare.
 const SIGNS_AT_MOST: Duration = RELOAD_INTERVAL.saturating_mul(2);
 
-pub fn run(config: &Config, command: &Command) -> anyhow::Result<()> {
+pub async fn run(config: &Config, command: &Command) -> anyhow::Result<()> {
     let keys = Keys::open(&config.keys_dir).map_err(|error| match error {
         KeyError::Folder { .. } => {
             anyhow::Error::from(ConfigError::new("CUSTOMERS_KEYS_DIR", error.to_string()))
@@ -44,7 +49,11 @@ pub fn run(config: &Config, command: &Command) -> anyhow::Result<()> {
     })?;
     let now = Clock::system().now();
     match command {
-        Command::New => say!("{}", keys.add()?),
+        Command::New => {
+            let kid = keys.add()?;
+            say!("{kid}");
+            record(config, &InstallationEvent::TokenKeyCreated { kid }).await;
+        }
         Command::List { json } => {
             let signs = keys.signing_key_id();
             for (kid, key) in keys.ring().iter() {
@@ -70,7 +79,23 @@ pub fn run(config: &Config, command: &Command) -> anyhow::Result<()> {
             let end = if *at_once { now } else { now + last + SIGNS_AT_MOST };
             let end = keys.retire(*kid, end)?;
             say!("{kid} no longer signs, verifies until {}", rfc3339(end));
+            let verifies_until = rfc3339(end);
+            let event = InstallationEvent::TokenKeyRetired { kid: *kid, verifies_until };
+            record(config, &event).await;
         }
     }
     Ok(())
+}
+
+/// Appends the event of a change, which is made: a key that leaked is retired even while PostgreSQL is away.
+async fn record(config: &Config, event: &InstallationEvent) {
+    let recorded = async {
+        let pools = pools(config).await?;
+        let metadata = os_user::metadata_of("customers keys");
+        anyhow::Ok(key_changes::record(&pools.short, event, metadata).await?)
+    };
+    if let Err(error) = recorded.await {
+        let problem = error_text(error.as_ref());
+        complain!("customers: the key is changed, but the log has no event of it: {problem}");
+    }
 }

@@ -67,6 +67,9 @@ mod database;
 /// Arguments that turn out to be wrong only beside the data.
 mod misuse;
 
+/// The user of the operating system that runs a command.
+mod os_user;
+
 /// Standard output: lines, and a whole log.
 mod output;
 
@@ -160,6 +163,7 @@ pub fn main() -> ExitCode {
         Err(error) => return print_usage(&error, acts),
     };
     let ended = run(arguments.command);
+    telemetry::traces::flush();
     telemetry::flush_logs();
     match ended {
         Ok(code) => code,
@@ -213,7 +217,11 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let lookup =
         |name: &str| if is_own(name) { std::env::var(name).ok() } else { configured(name) };
     let config = Config::from_lookup(lookup)?;
-    telemetry::start_logging(&config);
+    if matches!(command, Command::Serve) {
+        telemetry::start_logging_and_tracing(&config);
+    } else {
+        telemetry::start_logging(&config);
+    }
     match command {
         // Has returned above.
         #[cfg(feature = "embedded")]
@@ -222,7 +230,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Migrate(arguments) => serve::migrate(&config, &arguments).await?,
         Command::Demo(arguments) => demo::run(&config, arguments).await?,
         Command::Account(command) => account::run(&config, command).await?,
-        Command::Keys(command) => keys::run(&config, &command)?,
+        Command::Keys(command) => keys::run(&config, &command).await?,
         Command::History(arguments) => history::run(&config, &arguments).await?,
         Command::Log(command) => log::run(&config, &command).await?,
         Command::Projection(command) => return projection::run(&config, command).await,

@@ -70,6 +70,16 @@ impl Output {
     }
 }
 
+/// A record of CSV (RFC 4180), without its line end.
+pub fn csv_row(cells: &[impl AsRef<[u8]>]) -> anyhow::Result<String> {
+    let mut writer = csv::WriterBuilder::new().buffer_capacity(512).from_writer(vec![]);
+    writer.write_record(cells)?;
+    // Flushes, which dropping the writer does without a word about an error.
+    let mut line = String::from_utf8(writer.into_inner()?)?;
+    line.pop();
+    Ok(line)
+}
+
 /// Writes one printable line to a standard stream, past its buffer, which would keep an error to itself.
 pub fn write_line(stream: impl AsFd, line: &str) -> io::Result<()> {
     let mut line = printable(line).into_owned();

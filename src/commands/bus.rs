@@ -8,6 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use cqrs_es::event_sink::EventSink;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use super::aggregate::{IdSource, LastEventAggregate};
 use super::aggregate_cache::{AggregateCache, Loaded};
@@ -190,16 +191,15 @@ impl<A: LastEventAggregate, I: IdSource<A::Id>> CommandBus<A, I> {
         key: Option<IdempotencyKey>,
     ) -> Result<Written<A>, BusError> {
         let bus = Arc::clone(&self.0);
-        self.0
-            .running
-            .spawn(async move {
-                let pending = PendingCommand { id, command, metadata, key };
-                match &pending.key {
-                    None => bus.execute(&pending).await,
-                    Some(key) => bus.execute_once(key, &pending).await,
-                }
-            })
-            .await?
+        let executed = async move {
+            let pending = PendingCommand { id, command, metadata, key };
+            match &pending.key {
+                None => bus.execute(&pending).await,
+                Some(key) => bus.execute_once(key, &pending).await,
+            }
+        };
+        let span = tracing::debug_span!("command", aggregate = A::TYPE).or_current();
+        self.0.running.spawn(executed.instrument(span)).await?
     }
 }
 

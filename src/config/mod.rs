@@ -121,8 +121,8 @@ pub struct Config {
     /// pretty or json
     #[arg(long, env = "CUSTOMERS_LOG_FORMAT", default_value = "pretty", value_parser = parsers::log_format)]
     pub log_format: LogFormat,
-    /// the endpoint for traces (not used yet)
-    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    /// the collector for traces, OTLP over HTTP: http://host:4318 (optional)
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_parser = parsers::otlp_endpoint)]
     pub otlp_endpoint: Option<String>,
 }
 

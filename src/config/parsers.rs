@@ -118,6 +118,17 @@ fn is_authority(text: &str) -> bool {
     is_host && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
 }
 
+/// The collector's address. The path of the spans is added to it.
+pub(super) fn otlp_endpoint(text: &str) -> Result<String, &'static str> {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let host = rest.and_then(|rest| rest.split('/').next()).unwrap_or_default();
+    if is_authority(host) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be a URL of OTLP over HTTP, like http://collector:4318")
+    }
+}
+
 pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
     humantime::parse_duration(text).map_err(|_| "must be a duration like 500ms, 30s or 5m")
 }

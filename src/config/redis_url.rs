@@ -2,6 +2,7 @@
 //!
 //! An error names what is wrong and never repeats a part of the URL, except the plain name of a parameter.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use secrecy::SecretString;
@@ -52,11 +53,35 @@ pub enum Topology {
     Sentinels { sentinels: Vec<Host>, master: String },
 }
 
+impl fmt::Display for Topology {
+    /// Where it is, without user and password, for log lines.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |hosts: &[Host]| {
+            let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+            hosts.join(",")
+        };
+        match self {
+            Self::One(host) => host.fmt(formatter),
+            Self::Socket(path) => path.display().fmt(formatter),
+            Self::Cluster(nodes) => list(nodes).fmt(formatter),
+            Self::Sentinels { sentinels, master } => {
+                write!(formatter, "{master} of sentinels {}", list(sentinels))
+            }
+        }
+    }
+}
+
 /// A host name or address (IPv6 without brackets), and a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
     pub name: String,
     pub port: u16,
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}:{}", self.name, self.port)
+    }
 }
 
 impl RedisUrl {

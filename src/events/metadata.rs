@@ -26,6 +26,9 @@ pub struct Metadata {
     /// The caller's reason (`X-Reason`).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub reason: Option<String>,
+    /// The user of the operating system, if a command made the change: the actor is the program then.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub os_user: Option<String>,
 }
 
 impl Metadata {

@@ -17,6 +17,9 @@ pub mod customer;
 /// Events of accounts and their sessions.
 pub mod account;
 
+/// Events of the installation: changes of its signing keys.
+pub mod installation;
+
 /// Metadata of an event: actor, origin, reason.
 pub mod metadata;
 

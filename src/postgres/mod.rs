@@ -39,6 +39,9 @@ pub mod backend;
 /// Pools that try a statement once more after a lost connection.
 pub mod pool;
 
+/// What a pool measures.
+pub mod pool_metrics;
+
 /// Transactions, which a dropped future does not leave open.
 pub mod transaction;
 

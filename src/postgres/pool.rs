@@ -16,9 +16,11 @@ use sqlx::postgres::{
 };
 use sqlx::{Connection as _, Describe, Either, Execute, Executor, Postgres};
 use tokio::time::timeout;
+use tracing::Instrument as _;
 
 use super::answer_limit::AnswerLimit;
 use super::connection::Connection;
+use super::pool_metrics::{PoolMetrics, Usage};
 use super::server::Server;
 use super::settings::{Settings, statement_timeout};
 
@@ -46,6 +48,7 @@ struct Connections {
     /// The host of `server` that new connections lead to.
     host: Arc<AtomicUsize>,
     statement_timeout: Option<Duration>,
+    metrics: PoolMetrics,
 }
 
 impl Connections {
@@ -62,7 +65,13 @@ impl Connections {
             server: server.clone(),
             name,
             statement_timeout: statement_timeout(settings),
+            metrics: PoolMetrics::new(name),
         }
+    }
+
+    fn usage(&self) -> Usage {
+        let max = self.pool.options().get_max_connections();
+        self.metrics.usage(max, self.pool.size(), self.pool.num_idle())
     }
 
     /// The pool of sqlx, whose new connections lead to the host that is used.
@@ -77,6 +86,7 @@ impl Connections {
     }
 
     async fn acquire(&self) -> Result<Connection, sqlx::Error> {
+        let _waiting = self.metrics.wait();
         loop {
             let limit = AnswerLimit::of_statements(&self.server, self.statement_timeout);
             // The pool has a limit of its own. When another server takes the place of this one, what connects
@@ -105,7 +115,7 @@ impl Pooler {
         let arguments = statement.arguments;
         // To its end, even if the caller drops the future: the connection must not return to the pool
         // inside a transaction.
-        let run = tokio::spawn(async move {
+        let run = async move {
             let statement = Statement { sql: &sql, arguments, persistent: false };
             let answer = async {
                 connection.execute(&*begin).await?;
@@ -121,7 +131,8 @@ impl Pooler {
                 return Err(answer.err().unwrap_or(error));
             }
             answer
-        });
+        };
+        let run = tokio::spawn(run.in_current_span());
         run.await.map_err(|_| sqlx::Error::WorkerCrashed)?
     }
 }
@@ -164,6 +175,12 @@ impl Pool {
         &self.direct.server
     }
 
+    /// The use of its connections, and of those to a pooler.
+    pub fn usages(&self) -> impl Iterator<Item = Usage> {
+        let pooled = self.pooler.as_ref().map(|pooler| pooler.connections.usage());
+        [Some(self.direct.usage()), pooled].into_iter().flatten()
+    }
+
     /// A connection of the pool.
     pub async fn acquire(&self) -> Result<Connection, sqlx::Error> {
         self.direct.acquire().await
@@ -202,11 +219,20 @@ impl Pool {
     }
 
     async fn run_once(&self, statement: Statement<'_>) -> Result<Answers, sqlx::Error> {
-        if let Some(pooler) = &self.pooler {
-            return pooler.run(statement).await;
-        }
-        let mut connection = self.acquire().await?;
-        (&mut connection).fetch_many(statement).try_collect().await
+        let span = tracing::debug_span!(
+            "sql",
+            otel.kind = "client",
+            db.system.name = "postgresql",
+            pool = self.direct.name
+        );
+        let answers = async {
+            if let Some(pooler) = &self.pooler {
+                return pooler.run(statement).await;
+            }
+            let mut connection = self.acquire().await?;
+            (&mut connection).fetch_many(statement).try_collect().await
+        };
+        answers.instrument(span).await
     }
 
     fn report(&self, error: &sqlx::Error) -> bool {

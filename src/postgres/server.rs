@@ -85,6 +85,26 @@ impl Server {
         self.options().get_username()
     }
 
+    /// What the server is for, in log lines.
+    pub(super) fn kind(&self) -> &'static str {
+        match self.0.demand {
+            Demand::Primary => "primary",
+            Demand::PooledPrimary => "pooler",
+            Demand::Standby => "replica",
+        }
+    }
+
+    /// Its hosts and its database, without user and password, for log lines.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        let host = |host: &PgConnectOptions| match host.get_socket() {
+            Some(folder) => folder.display().to_string(),
+            None => format!("{}:{}", host.get_host(), host.get_port()),
+        };
+        let hosts: Vec<String> = self.0.address.hosts.iter().map(host).collect();
+        format!("{}/{}", hosts.join(","), self.options().get_database().unwrap_or_default())
+    }
+
     fn options(&self) -> &PgConnectOptions {
         &self.0.address.hosts[self.host()]
     }

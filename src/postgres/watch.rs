@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sqlx::{Executor as _, PgConnection, Row as _};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::server::{Server, timed_out};
 
@@ -29,17 +29,25 @@ impl Server {
     pub async fn watch(self) {
         let mut seen: Option<Identity> = None;
         let mut pause = SEARCH_PAUSE;
+        let mut away = None;
         loop {
             let (mut connection, identity) = match self.identify().await {
                 Ok(found) => found,
                 Err(error) => {
-                    tracing::debug!(%error, "postgres: watch failed");
+                    if away.is_none() {
+                        tracing::warn!(server = self.kind(), %error, "postgres: no answer");
+                    }
+                    away.get_or_insert_with(Instant::now);
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(WATCH_EVERY);
                     continue;
                 }
             };
             pause = SEARCH_PAUSE;
+            if let Some(since) = away.take() {
+                // As loud as the trouble before.
+                tracing::warn!(server = self.kind(), away = ?since.elapsed(), "postgres: answers again");
+            }
             if seen.as_ref().is_some_and(|seen| *seen != identity) {
                 tracing::warn!("postgres: another server answers, all connections are replaced");
                 self.mark_replaced();

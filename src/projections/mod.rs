@@ -47,6 +47,9 @@ mod next_page;
 /// Follows the log, page by page.
 pub mod projector;
 
+/// What a projector measures.
+mod projector_metrics;
+
 /// Customers whose events cannot be applied.
 pub mod parked;
 

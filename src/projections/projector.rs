@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures_util::FutureExt as _;
 use sqlx::FromRow as _;
 
@@ -13,13 +14,13 @@ use super::page::{PageMode, PageStep};
 use super::parked;
 use super::progress::{Progress, ProgressBoard};
 use super::projection::{Projection, ProjectionError};
+use super::projector_metrics::ProjectorMetrics;
 use super::table_slot::TableSlot;
 use crate::events::log::StoredEvent;
 use crate::events::log::notify::Subscription;
 use crate::postgres::kept::KeptConnection;
 use crate::postgres::{Connection, Pool};
 use crate::tasks::Tasks;
-use crate::telemetry::as_f64;
 
 /// How many events one transaction applies at most: so many that the cost of a transaction is negligible,
 /// so few that a page takes milliseconds.
@@ -84,6 +85,7 @@ async fn follow(
     board: &ProgressBoard,
 ) {
     let mut mode = PageMode::Whole;
+    let metrics = ProjectorMetrics::new(projection.name());
     let mut connection = KeptConnection::new(pool.clone(), prepare(projection, PAGE));
     loop {
         appends.mark_seen();
@@ -100,8 +102,10 @@ async fn follow(
                 // The value of the database counts even if it is lower than before, because the database
                 // may have been restored.
                 board.show(applied.progress);
-                metrics::gauge!("customers_projection_checkpoint", "projection" => projection.name())
-                    .set(as_f64(applied.progress.checkpoint));
+                metrics.at(applied.progress.checkpoint);
+                if let Some((events, oldest)) = applied.page {
+                    metrics.applied(events, oldest);
+                }
                 match applied.next {
                     Next::More => {}
                     Next::Busy => tokio::time::sleep(BUSY_PAUSE).await,
@@ -146,6 +150,8 @@ async fn pace(board: &ProgressBoard, pace: Duration) {
 struct Applied {
     progress: Progress,
     next: Next,
+    /// The number of events that were applied, and the time of the oldest.
+    page: Option<(usize, DateTime<Utc>)>,
 }
 
 enum Next {
@@ -168,25 +174,27 @@ async fn apply_next_page(
         // On the same connection: with as many projectors as connections, none would get a second one.
         let progress = read_progress(projection, &mut transaction).await?;
         transaction.roll_back().await?;
-        return Ok(Applied { progress, next: Next::Busy });
+        return Ok(Applied { progress, next: Next::Busy, page: None });
     };
     let progress = Progress { checkpoint: *checkpoint, has_parked: *has_parked };
     if progress.checkpoint != *seen_checkpoint {
         // Another process has applied a page since the statement began, and perhaps parked customers.
         transaction.roll_back().await?;
-        return Ok(Applied { progress, next: Next::More });
+        return Ok(Applied { progress, next: Next::More, page: None });
     }
     let page: Vec<StoredEvent> = rows.into_iter().filter_map(|row| row.event).collect();
     let Some(last) = page.last().map(|event| event.position) else {
         transaction.roll_back().await?;
-        return Ok(Applied { progress, next: Next::CaughtUp });
+        return Ok(Applied { progress, next: Next::CaughtUp, page: None });
     };
     let next = if page.len() == PAGE { Next::More } else { Next::CaughtUp };
+    let measured = page.first().map(|oldest| (page.len(), oldest.recorded_at));
     let step = PageStep { slot: TableSlot::Live, mode, has_parked: progress.has_parked };
     step.apply(projection, &mut transaction, page).await?;
     transaction.commit_with(&move_checkpoint(last)).await?;
     let has_parked = mode == PageMode::Isolate || progress.has_parked;
-    Ok(Applied { progress: Progress { checkpoint: last, has_parked }, next })
+    let progress = Progress { checkpoint: last, has_parked };
+    Ok(Applied { progress, next, page: measured })
 }
 
 async fn read_progress(

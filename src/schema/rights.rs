@@ -4,7 +4,7 @@ use crate::projections::{self, Projection};
 
 /// The functions that run as their owner (`security definer`), because the service's role may not
 /// change their tables itself. Each is documented in its migration.
-pub(super) const FUNCTIONS: [&str; 20] = [
+pub(super) const FUNCTIONS: [&str; 21] = [
     "append_events",
     "append_event",
     "import_customers",
@@ -17,6 +17,7 @@ pub(super) const FUNCTIONS: [&str; 20] = [
     "rehash_password",
     "change_role",
     "disable_account",
+    "record_key_change",
     "create_shadow_tables",
     "index_shadow_tables",
     "index_standby_tables",

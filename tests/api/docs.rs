@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use customers::config;
 use customers::events::account::AccountEvent;
 use customers::events::customer::CustomerEvent;
+use customers::events::installation::InstallationEvent;
 
 use crate::harness::folder;
 use crate::process::command;
@@ -167,7 +168,8 @@ fn every_variable_and_kind_of_event_is_told_and_no_other() {
         let known = names.iter().any(|known| known == name.trim_end_matches("_FILE"));
         assert!(known || name == "CUSTOMERS_TEST_LONG", "there is no variable {name}");
     }
-    for kind in CustomerEvent::TYPES.iter().chain(AccountEvent::TYPES) {
+    let kinds = CustomerEvent::TYPES.iter().chain(AccountEvent::TYPES);
+    for kind in kinds.chain(InstallationEvent::TYPES) {
         assert!(all.contains(kind), "{kind} is in no page");
     }
 }

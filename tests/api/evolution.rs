@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use customers::events::account::{AccountEvent, CloseCause, ThrottledBy};
 use customers::events::customer::{CustomerEvent, CustomerValues};
 use customers::events::external_id::ExternalId;
+use customers::events::installation::InstallationEvent;
 use customers::events::log::payload::{NewEvent, current, decode};
 use customers::events::upcast::{current_version, upcasters};
 use customers::events::values::{DateOfBirth, Name, Role, Username};
@@ -68,8 +69,24 @@ pub fn account_events() -> Vec<AccountEvent> {
     ]
 }
 
+fn installation_events() -> Vec<InstallationEvent> {
+    let kid = "0198c1a2-3b4c-7d5e-8f60-718293a4b5c6".parse().unwrap();
+    let verifies_until = "2026-11-28T08:00:00.000000Z".to_owned();
+    vec![
+        InstallationEvent::TokenKeyCreated { kid },
+        InstallationEvent::TokenKeyRetired { kid, verifies_until },
+    ]
+}
+
 #[test]
 fn every_event_is_written_as_its_golden_file_and_read_back() {
+    for event in installation_events() {
+        let new = NewEvent::from(&event);
+        let file = golden(&format!("{}.v{}", new.event_type, new.event_version));
+        assert_eq!(new.payload, file);
+        let read: InstallationEvent = decode(&new.event_type, &new.event_version, &file).unwrap();
+        assert_eq!(read, event);
+    }
     for event in customer_events() {
         let new = NewEvent::from(&event);
         let file = golden(&format!("{}.v{}", new.event_type, new.event_version));
@@ -92,10 +109,11 @@ fn every_kind_of_event_has_a_golden_file_and_one_version_of_today() {
     let accounts = account_events();
     let written: BTreeSet<(String, String)> = (customers.iter().map(NewEvent::from))
         .chain(accounts.iter().map(NewEvent::from))
+        .chain(installation_events().iter().map(NewEvent::from))
         .map(|new| (new.event_type.into(), new.event_version.into()))
         .collect();
-    let names: BTreeSet<&str> =
-        CustomerEvent::TYPES.iter().chain(AccountEvent::TYPES).copied().collect();
+    let names = CustomerEvent::TYPES.iter().chain(AccountEvent::TYPES);
+    let names: BTreeSet<&str> = names.chain(InstallationEvent::TYPES).copied().collect();
     assert_eq!(written.iter().map(|(name, _)| name.as_str()).collect::<BTreeSet<_>>(), names);
     for (name, version) in written {
         assert_eq!(
@@ -117,7 +135,7 @@ fn every_golden_file_of_an_older_version_is_read_as_todays() {
     let spaced = r#"{"type": "CustomerCreated", "name": "A", "dob": "1990-12-10"}"#;
     assert_eq!(current("CustomerCreated", "1", spaced).unwrap(), spaced);
     let folder = format!("{}/tests/golden", env!("CARGO_MANIFEST_DIR"));
-    assert_eq!(std::fs::read_dir(folder).unwrap().count(), 14 + upcasters().len());
+    assert_eq!(std::fs::read_dir(folder).unwrap().count(), 16 + upcasters().len());
 }
 
 #[test]

@@ -4,6 +4,7 @@ use chrono::TimeDelta;
 use customers::events::values::Role;
 use reqwest::Method;
 use serde_json::Value;
+use sqlx::Connection as _;
 use tokio::process::Command;
 
 use crate::harness::{Login, PATIENCE, Service, With as _, folder, send, until};
@@ -200,4 +201,98 @@ async fn a_key_that_leaked_ends_the_streams_of_its_tokens() {
     let ending = async { while let Ok(Some(_)) = stream.chunk().await {} };
     tokio::time::timeout(PATIENCE, ending).await.expect("the stream ends");
     service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_of_keys_are_events_with_the_user_that_made_them() {
+    let service = Service::start().await;
+    let admin = service.log_in_as(Role::Admin).await;
+    let old = kid(&admin);
+    let run = async |arguments: &[&str]| {
+        let mut run = command(arguments, &folder("keys_command"));
+        run.env("CUSTOMERS_KEYS_DIR", &service.config.keys_dir);
+        let output = run.env("DATABASE_URL", service.database_url()).output().await.unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let new = run(&["keys", "new"]).await;
+    let retired = run(&["keys", "retire", &old]).await;
+    let until = retired.rsplit(' ').next().unwrap();
+    let feed = send(service.get("/events").login(&admin)).await;
+    let events = feed.body["events"].as_array().unwrap();
+    let of_keys: Vec<_> =
+        events.iter().filter(|event| event["aggregate_type"] == "installation").collect();
+    let shown = |event: &Value| {
+        let member = |name: &str| event[name].clone();
+        (member("aggregate_id"), member("sequence"), member("type"), member("data"))
+    };
+    let id = serde_json::json!("token-keys");
+    assert_eq!(
+        of_keys.iter().map(|event| shown(event)).collect::<Vec<_>>(),
+        [
+            (id.clone(), 1.into(), "TokenKeyCreated".into(), serde_json::json!({"kid": new})),
+            (
+                id,
+                2.into(),
+                "TokenKeyRetired".into(),
+                serde_json::json!({"kid": old, "verifies_until": until})
+            ),
+        ]
+    );
+    for event in of_keys {
+        assert_eq!(event["metadata"]["actor"], "customers keys");
+        assert!(!event["metadata"]["os_user"].as_str().unwrap().is_empty());
+    }
+    // The rest of the log goes on, also in a copy.
+    service.caught_up().await;
+    let (place, there) = (folder("keys_command"), crate::harness::database().await);
+    let log =
+        crate::transfer::stdout(service.database_url(), &place, &["export", "--format", "ndjson"])
+            .await;
+    std::fs::write(place.join("log.ndjson"), log).unwrap();
+    crate::transfer::stdout(&there, &place, &["import", "--log", "log.ndjson"]).await;
+    assert_eq!(
+        crate::transfer::log(&there).await,
+        crate::transfer::log(service.database_url()).await
+    );
+    // Without a database the key is changed, and the command says what is missing.
+    let (code, third, problem) = keys(&service, &["new"]).await;
+    assert_eq!((code, third.len()), (0, 36));
+    assert!(problem.contains("the log has no event of it"), "{problem}");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn only_events_of_keys_are_recorded_as_such() {
+    let url = crate::harness::database().await;
+    let mut connection = sqlx::PgConnection::connect(&url).await.unwrap();
+    let kid = "0198c1a2-3b4c-7d5e-8f60-718293a4b5c6";
+    let mut record = async |payload: &str, metadata: &str| {
+        let recorded: Result<i64, sqlx::Error> =
+            sqlx::query_scalar("select record_key_change(gen_random_uuid(), $1, $2)")
+                .bind(payload)
+                .bind(metadata)
+                .fetch_one(&mut connection)
+                .await;
+        recorded.map_err(|error| error.as_database_error().unwrap().code().unwrap().into_owned())
+    };
+    let created = format!(r#"{{"type":"TokenKeyCreated","kid":"{kid}"}}"#);
+    let until = "2026-11-28T08:00:00.000000Z";
+    let retired =
+        format!(r#"{{"type":"TokenKeyRetired","kid":"{kid}","verifies_until":"{until}"}}"#);
+    assert_eq!(record(&created, "{}").await, Ok(1));
+    assert_eq!(record(&retired, "{}").await, Ok(2));
+    for wrong in [
+        "[]",
+        "null",
+        r#"{"type":"AccountAdded","username":"root","role":"admin"}"#,
+        r#"{"type":"TokenKeyCreated"}"#,
+        &created.replace(kid, "../../etc"),
+        &created.replace('}', r#","more":1}"#),
+        &retired.replace(until, "soon"),
+        &retired.replace("TokenKeyRetired", "TokenKeyCreated"),
+    ] {
+        assert_eq!(record(wrong, "{}").await, Err("23514".to_owned()), "{wrong}");
+    }
+    assert_eq!(record(&created, "[]").await, Err("23514".to_owned()));
 }

@@ -95,7 +95,7 @@ async fn the_documented_user_of_redis_suffices_for_everything() {
     for check in doctor::inspect(&config).await.unwrap() {
         assert_eq!(check.advice, None, "{}", check.name);
     }
-    whole_flow(config).await;
+    Box::pin(whole_flow(config)).await;
     let denied = format!("{:?}", redis.ask("ACL LOG").await);
     assert_eq!(denied, "array([])", "{denied}");
 }
@@ -132,7 +132,7 @@ async fn the_documented_user_suffices_on_a_cluster_and_with_resp3() {
             node.ask(&format!("ACL SETUSER customers +{command}")).await;
         }
     }
-    whole_flow(config).await;
+    Box::pin(whole_flow(config)).await;
 }
 
 /// The rules that a failed check of `customers doctor` tells the operator to grant.
@@ -166,7 +166,7 @@ async fn the_documented_user_may_use_the_database_that_the_url_names() {
         }
         assert_eq!(rules, format!("{documented} +select"), "{url}");
         let database_url = Some(database().await.into());
-        whole_flow(Config { database_url, ..config }).await;
+        Box::pin(whole_flow(Config { database_url, ..config })).await;
     }
     let _ = std::fs::remove_file(socket);
 }

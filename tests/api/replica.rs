@@ -405,22 +405,25 @@ async fn a_replica_that_was_promoted_is_left_before_it_lags() {
     pair.primary.stop().await;
 }
 
-/// The value of `customers_replica_lag_seconds`.
-async fn lag(process: &Process) -> Option<f64> {
+/// The values of `customers_replica_up` and `customers_replica_lag_seconds`.
+async fn up_and_lag(process: &Process) -> (f64, f64) {
     let metrics = send(process.request(reqwest::Method::GET, "/metrics")).await;
-    let line = metrics.text.lines().find_map(|l| l.strip_prefix("customers_replica_lag_seconds "));
-    line.map(|lag| lag.parse().unwrap())
+    let value = |name: &str| -> f64 {
+        let line = metrics.text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap().parse().unwrap()
+    };
+    (value("customers_replica_up"), value("customers_replica_lag_seconds"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_lag_of_a_replica_that_is_away_or_is_none_is_unknown() {
+async fn a_replica_that_is_away_or_is_none_is_down_and_keeps_its_last_lag() {
     for is_promoted in [true, false] {
         let pair = Pair::start("").await;
         let mut serve = command(&["serve"], &folder("replica"));
         serve.envs(variables(pair.primary.database_url().unwrap()));
         serve.env("DATABASE_READ_URL", pair.replica.database_url().unwrap());
         let process = Process::start(serve).await;
-        until("the lag is known", async || lag(&process).await.is_some_and(f64::is_finite)).await;
+        until("it is up", async || up_and_lag(&process).await.0 > 0.5).await;
         let ready = send(process.request(reqwest::Method::GET, "/readyz")).await;
         let running = ready.body["checks"]["tasks"]["running"].as_array().unwrap();
         assert!(running.contains(&json!("replica watch")), "{running:?}");
@@ -432,7 +435,8 @@ async fn the_lag_of_a_replica_that_is_away_or_is_none_is_unknown() {
             replica.stop().await;
             None
         };
-        until("the lag is unknown", async || lag(&process).await.is_some_and(f64::is_nan)).await;
+        until("it is down", async || up_and_lag(&process).await.0 < 0.5).await;
+        assert!(up_and_lag(&process).await.1.is_finite());
         process.kill().await;
         if let Some(replica) = replica {
             replica.stop().await;

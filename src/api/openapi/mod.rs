@@ -25,7 +25,7 @@ mod events;
 /// The documentation of projections, health, metrics and keys.
 mod operation;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use strum::VariantArray as _;
 use utoipa::openapi::extensions::ExtensionsBuilder;
@@ -147,6 +147,14 @@ fn operation(route: &Route, doc: Doc, problem: &Ref) -> Operation {
             .build(),
         None => operation.securities(Some([])).build(),
     }
+}
+
+/// The statuses of the answers of a route.
+pub(super) fn statuses(route: &Route) -> BTreeSet<u16> {
+    let doc = (route.doc)();
+    let doc = if route.method == "GET" { of_read(doc) } else { doc };
+    let problems = problems(route, &doc).into_iter().map(|problem| problem.status.as_u16());
+    doc.answers.iter().map(|(status, _)| *status).chain(problems).collect()
 }
 
 /// Every read compares conditions: see `api::conditions`. A 304 has the headers of the 200.

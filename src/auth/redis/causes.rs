@@ -41,6 +41,8 @@ pub(super) struct Causes {
 struct State {
     logged: HashMap<String, Instant>,
     asked: Option<Instant>,
+    /// Since when Redis has not answered well.
+    since: Option<Instant>,
 }
 
 impl Causes {
@@ -48,6 +50,7 @@ impl Causes {
     pub(super) fn failed(&self, cause: &str) -> bool {
         self.is_failing.store(true, Ordering::Relaxed);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.since.get_or_insert_with(Instant::now);
         state.logged.retain(|_, at| at.elapsed() < SILENCE);
         if state.logged.contains_key(cause) || state.logged.len() >= REMEMBERED {
             return false;
@@ -60,6 +63,7 @@ impl Causes {
     pub(super) fn may_ask(&self) -> bool {
         self.is_failing.store(true, Ordering::Relaxed);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.since.get_or_insert_with(Instant::now);
         let may_ask = state.asked.is_none_or(|at| at.elapsed() >= ASK_EVERY);
         if may_ask {
             state.asked = Some(Instant::now());
@@ -67,9 +71,15 @@ impl Causes {
         may_ask
     }
 
-    /// Records an answer; whether it is the first one after failures.
-    pub(super) fn answered(&self) -> bool {
-        self.is_failing.load(Ordering::Relaxed) && self.is_failing.swap(false, Ordering::Relaxed)
+    /// Records an answer. If it is the first one after failures that were logged: how long there was none.
+    pub(super) fn answered(&self) -> Option<Duration> {
+        if !self.is_failing.load(Ordering::Relaxed)
+            || !self.is_failing.swap(false, Ordering::Relaxed)
+        {
+            return None;
+        }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.since.take().map(|since| since.elapsed())
     }
 }
 

@@ -9,7 +9,9 @@ use redis::cluster_async::ClusterConnection;
 use redis::{ErrorKind, FromRedisValue, RedisError, Script, ScriptInvocation};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
+use super::call_metrics::CallMetrics;
 use super::causes::{Causes, DIAGNOSIS_LIMIT, advice, diagnose};
 use super::circuit_breaker::{CircuitBreaker, OPEN_FOR};
 use super::sentinels::{Master, find_master};
@@ -28,6 +30,7 @@ pub struct RedisClient {
     searching: Arc<Mutex<()>>,
     breaker: Arc<CircuitBreaker>,
     causes: Arc<Causes>,
+    metrics: CallMetrics,
     tasks: Tasks,
     prefix: String,
 }
@@ -95,6 +98,7 @@ impl RedisClient {
             searching: Arc::default(),
             breaker: Arc::new(CircuitBreaker::new()),
             causes: Arc::default(),
+            metrics: CallMetrics::new(),
             tasks: tasks.clone(),
             prefix: config.redis_prefix.clone(),
         })
@@ -223,19 +227,23 @@ impl RedisClient {
         &self,
         call: impl Future<Output = Result<T, RedisClientError>>,
     ) -> Result<T, RedisClientError> {
-        let answer =
-            clock::within(CALL_LIMIT, call).await.unwrap_or(Err(RedisClientError::Timeout));
+        let began = Instant::now();
+        let span = tracing::debug_span!("redis", otel.kind = "client", db.system.name = "redis");
+        let answer = clock::within(CALL_LIMIT, call).instrument(span).await;
+        let answer = answer.unwrap_or(Err(RedisClientError::Timeout));
         let is_answered = match &answer {
             Ok(_) => true,
             // An error reply of Redis has a code.
             Err(RedisClientError::Redis(error)) => error.code().is_some(),
             Err(_) => false,
         };
+        self.metrics.record(answer.is_ok(), is_answered, began.elapsed());
         self.breaker.record(is_answered);
         match &answer {
             Ok(_) => {
-                if self.causes.answered() {
-                    tracing::info!("redis: answers again");
+                if let Some(away) = self.causes.answered() {
+                    // As loud as the trouble before.
+                    tracing::warn!(?away, "redis: answers again");
                 }
             }
             Err(RedisClientError::Timeout) if self.breaker.timeout_ends_connection() => {

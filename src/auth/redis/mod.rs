@@ -12,6 +12,9 @@ mod circuit_breaker;
 /// The failures of Redis in the log: each cause once.
 mod causes;
 
+/// What the client measures.
+mod call_metrics;
+
 /// The client of a Redis or a Redis Cluster, with a time limit on every call.
 pub mod client;
 

@@ -9,8 +9,10 @@ use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span};
 
 use super::append::{Append, Outcome, append};
+use super::append_metrics::{self, AppendMetrics, FULL, REFUSED, STOPPED, UNAVAILABLE};
 use super::append_recovery::{self, AppendConnection};
 use crate::postgres::Server;
 use crate::postgres::settings::Settings;
@@ -63,9 +65,25 @@ pub enum AppendError {
     Stopped,
 }
 
+impl AppendError {
+    /// The cause, for the metric.
+    fn cause(&self) -> &'static str {
+        match self {
+            Self::Full => FULL,
+            Self::Refused(_) => REFUSED,
+            Self::Unavailable(_) => UNAVAILABLE,
+            Self::Stopped => STOPPED,
+        }
+    }
+}
+
 /// A queued command.
 struct Job {
     append: Append,
+    /// Since when it waits.
+    since: Instant,
+    /// In which it waits.
+    span: Span,
     answer: oneshot::Sender<Result<Outcome, AppendError>>,
 }
 
@@ -132,11 +150,20 @@ impl Appender {
     /// queue is full.
     pub async fn append(&self, append: Append) -> Result<Outcome, AppendError> {
         let (answer, outcome) = oneshot::channel();
-        self.queue.try_send(Job { append, answer }).map_err(|error| match error {
+        let span = tracing::debug_span!("append").or_current();
+        let job = Job { append, since: Instant::now(), span: span.clone(), answer };
+        let sent = self.queue.try_send(job).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => AppendError::Full,
             mpsc::error::TrySendError::Closed(_) => AppendError::Stopped,
-        })?;
-        outcome.await.map_err(|_| AppendError::Stopped)?
+        });
+        let outcome = match sent {
+            Ok(()) => outcome.instrument(span).await.unwrap_or(Err(AppendError::Stopped)),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &outcome {
+            append_metrics::failed(error.cause());
+        }
+        outcome
     }
 }
 
@@ -148,6 +175,7 @@ async fn run(
 ) {
     // Commands that wait because their aggregate or key was in the batch already.
     let mut deferred = VecDeque::new();
+    let metrics = AppendMetrics::new(QUEUE_MAX);
     loop {
         let first = match deferred.pop_front() {
             Some(job) => job,
@@ -157,14 +185,26 @@ async fn run(
             },
         };
         let batch = take_batch(first, &mut deferred, queue);
-        metrics::gauge!("customers_append_queue_depth")
-            .set(as_metric(queue.len() + deferred.len()));
-        metrics::histogram!("customers_append_batch_commands").record(as_metric(batch.len()));
         let began = Instant::now();
-        append_batch(&mut connection, batch).await;
+        metrics.begun(queue.len() + deferred.len(), batch.len());
+        for job in &batch {
+            metrics.waited(began.saturating_duration_since(job.since));
+        }
+        let span = span_of(&batch);
+        append_batch(&mut connection, batch).instrument(span).await;
         appended.send_replace(());
-        metrics::histogram!("customers_append_seconds").record(began.elapsed().as_secs_f64());
+        metrics.ended(began.elapsed());
     }
+}
+
+/// The span of a batch: that of its first command is its parent, and the others are linked.
+fn span_of(batch: &[Job]) -> Span {
+    let Some((first, others)) = batch.split_first() else { return Span::none() };
+    let span = tracing::debug_span!(parent: &first.span, "append_batch", commands = batch.len());
+    for job in others {
+        span.follows_from(&job.span);
+    }
+    span
 }
 
 /// The next queued command; `None` when the queue is closed and empty.
@@ -271,7 +311,9 @@ async fn call_append(
 ) -> Result<Vec<Outcome>, Failure> {
     // Without a connection nothing was sent, so nothing was appended.
     let open = connection.open().await.map_err(Failure::Rejected)?;
-    append(open, jobs.iter().map(|job| &job.append)).await.map_err(|error| {
+    let span = tracing::debug_span!("sql", otel.kind = "client", db.system.name = "postgresql");
+    let called = append(open, jobs.iter().map(|job| &job.append)).instrument(span).await;
+    called.map_err(|error| {
         // A read-only server rejects the call; the next one goes to the server that took its place.
         let is_lost = connection.report(&error);
         let failure = Failure::from(error);
@@ -323,9 +365,4 @@ fn fail(jobs: Vec<Job>, error: &AppendError) {
     for job in jobs {
         let _ = job.answer.send(Err(error.clone()));
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts of waiting commands are small")]
-fn as_metric(count: usize) -> f64 {
-    count as f64
 }

@@ -6,6 +6,9 @@ pub mod append;
 /// Group append: one call appends all waiting commands.
 pub mod appender;
 
+/// What the appender measures.
+mod append_metrics;
+
 /// Append recovery: the outcome of a call whose connection was lost.
 mod append_recovery;
 
@@ -41,6 +44,9 @@ pub mod event_repository;
 
 /// Appends chunks of an import.
 pub mod import;
+
+/// Changes of signing keys, as events.
+pub mod key_changes;
 
 /// Restores a whole log into an empty installation.
 pub mod restore;

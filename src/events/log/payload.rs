@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::events::account::AccountEvent;
 use crate::events::customer::CustomerEvent;
+use crate::events::installation::InstallationEvent;
 use crate::events::metadata::Metadata;
 use crate::events::upcast;
 
@@ -91,6 +92,8 @@ pub fn current<'a>(
     }
     let text = if CustomerEvent::TYPES.contains(&event_type) {
         encode(&decode::<CustomerEvent>(event_type, event_version, payload)?)
+    } else if InstallationEvent::TYPES.contains(&event_type) {
+        encode(&decode::<InstallationEvent>(event_type, event_version, payload)?)
     } else {
         encode(&decode::<AccountEvent>(event_type, event_version, payload)?)
     };

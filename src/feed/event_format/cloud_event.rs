@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::data::Data;
 use crate::clock;
 use crate::events::customer::CUSTOMER;
+use crate::events::installation::INSTALLATION;
 use crate::events::log::{DecodeError, StoredEvent};
 use crate::events::metadata::Metadata;
 use crate::printable::printable;
@@ -39,7 +40,11 @@ pub fn cloud_event(event: &StoredEvent, source: &str) -> Result<String, DecodeEr
         data: Data<'a>,
     }
     let metadata: Metadata = serde_json::from_str(&event.metadata)?;
-    let kind = if event.aggregate_type == CUSTOMER { "customers" } else { "accounts" };
+    let kind = match event.aggregate_type.as_str() {
+        CUSTOMER => "customers",
+        INSTALLATION => "installation",
+        _ => "accounts",
+    };
     let shown = CloudEvent {
         specversion: "1.0",
         id: event.position.to_string(),

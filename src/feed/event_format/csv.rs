@@ -38,23 +38,29 @@ pub fn csv_record(event: &StoredEvent) -> Result<[String; 12], DecodeError> {
         Person::default()
     };
     let metadata: Metadata = serde_json::from_str(&event.metadata)?;
-    let cell = |text: Option<String>| text.map(escape_formula).unwrap_or_default();
+    let value = |text: Option<String>| text.map(escape_formula).unwrap_or_default();
     // A log that was written by earlier versions has any character in a reason.
-    let shown = |text: Option<String>| cell(text.map(|text| printable(&text).into_owned()));
+    let shown = |text: Option<String>| text.map(|text| cell(&text)).unwrap_or_default();
     Ok([
         event.position.to_string(),
         clock::rfc3339(event.recorded_at),
         event.event_type.clone(),
         escape_formula(event.aggregate_id.clone()),
         event.sequence.to_string(),
-        cell(person.name),
-        cell(person.dob),
+        value(person.name),
+        value(person.dob),
         shown(metadata.actor),
         shown(metadata.role),
         shown(metadata.request_id),
         shown(metadata.ip),
         shown(metadata.reason),
     ])
+}
+
+/// A text as it stands in a cell: what acts on a terminal or a spreadsheet is escaped.
+#[must_use]
+pub fn cell(text: &str) -> String {
+    escape_formula(printable(text).into_owned())
 }
 
 /// Keeps spreadsheets from evaluating a cell as a formula: prefixes an apostrophe to a text that begins

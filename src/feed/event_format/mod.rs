@@ -13,5 +13,5 @@ mod csv;
 mod data;
 
 pub use cloud_event::{cloud_event, source};
-pub use csv::{CSV_COLUMNS, csv_record};
+pub use csv::{CSV_COLUMNS, cell, csv_record};
 pub use json::json;

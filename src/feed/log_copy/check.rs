@@ -13,6 +13,7 @@ use super::exported::Exported;
 use crate::clock::rfc3339;
 use crate::events::account::{ACCOUNT, AccountEvent};
 use crate::events::customer::{CUSTOMER, CustomerEvent};
+use crate::events::installation::{INSTALLATION, InstallationEvent, TOKEN_KEYS};
 use crate::events::log::payload::decode;
 use crate::events::metadata::Metadata;
 use crate::events::upcast::upcast;
@@ -79,6 +80,16 @@ pub(super) fn check(event: &Exported<'_>) -> Result<(), String> {
                 | AccountEvent::LoginThrottled { .. } => Ok(()),
             }
         }
+        INSTALLATION if id != TOKEN_KEYS => Err(format!("aggregate_id must be {TOKEN_KEYS}")),
+        INSTALLATION => match written(event)? {
+            InstallationEvent::TokenKeyRetired { verifies_until, .. }
+                if verifies_until.parse().ok().map(rfc3339).as_ref() != Some(&verifies_until) =>
+            {
+                Err("verifies_until must be a time".to_owned())
+            }
+            InstallationEvent::TokenKeyCreated { .. }
+            | InstallationEvent::TokenKeyRetired { .. } => Ok(()),
+        },
         other => Err(format!("aggregate_type {other} is unknown")),
     }
 }

@@ -1,44 +1,85 @@
-//! Logs on stderr, metrics for Prometheus; one of each per process.
+//! Logs on stderr, metrics for Prometheus, spans of requests; one of each per process.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
 use std::panic;
-use std::sync::OnceLock;
-use std::time::Duration;
 
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing::{Event, Subscriber};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::format::{DefaultFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::config::{Config, LogFormat};
 use crate::log_lines::LogLines;
 use crate::printable::printable;
 
-/// How often histograms are condensed. Until then each of them keeps every single value.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// The table of all metrics, and their recorder.
+pub mod metrics;
+
+/// The spans of requests, and OpenTelemetry.
+pub mod traces;
+
+/// The client of the collector of traces.
+mod collector;
+
+/// The metrics that every process has: CPU, memory, files.
+mod process;
+
+pub use self::metrics::{as_f64, keep_up, metrics, rendered};
 
 /// Starts logging as configured. Later calls change nothing. A line that cannot be written is lost; so is
 /// nothing else.
 pub fn start_logging(config: &Config) {
+    // Fails if a logger is set already, as in a test with two services in one process.
+    let started = Registry::default().with(filter(config)).with(lines(config)).try_init();
+    if started.is_ok() {
+        log_panics();
+    }
+}
+
+/// The same, and sends spans to the collector, if one is configured.
+pub fn start_logging_and_tracing(config: &Config) {
+    if config.otlp_endpoint.is_none() {
+        return start_logging(config);
+    }
+    let tracer = match traces::start() {
+        Ok(tracer) => tracer,
+        Err(problem) => {
+            start_logging(config);
+            tracing::error!(problem, "traces: not sent");
+            return;
+        }
+    };
+    // The filter is for the lines only.
+    let lines = lines(config).with_filter(filter(config));
+    let started = Registry::default().with(lines).with(traces::layer(tracer)).try_init();
+    if started.is_ok() {
+        log_panics();
+    }
+}
+
+fn filter(config: &Config) -> EnvFilter {
     // PostgreSQL's notices about objects that a migration finds in place are noise.
     let directives = format!("sqlx::postgres::notice=warn,{}", config.log);
-    let filter = EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new("info"))
+}
+
+/// What writes log lines.
+fn lines<S>(config: &Config) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(LogLines::of_process)
         // It would print what it cannot log to the same stderr, and panic if that fails.
         .log_internal_errors(false);
-    // Fails if a logger is set already, as in a test with two services in one process.
-    let started = match config.log_format {
-        LogFormat::Pretty => builder.with_ansi(has_colors()).fmt_fields(PrintableFields).try_init(),
-        LogFormat::Json => builder.json().map_event_format(PrintableLine).try_init(),
-    };
-    if started.is_ok() {
-        log_panics();
+    match config.log_format {
+        LogFormat::Pretty => lines.with_ansi(has_colors()).fmt_fields(PrintableFields).boxed(),
+        LogFormat::Json => lines.json().map_event_format(PrintableLine).boxed(),
     }
 }
 
@@ -105,34 +146,4 @@ fn log_panics() {
         // The process may end with it.
         flush_logs();
     }));
-}
-
-/// The handle of the process's metrics; the first call installs the recorder.
-pub fn metrics() -> PrometheusHandle {
-    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
-    HANDLE
-        .get_or_init(|| {
-            let recorder = PrometheusBuilder::new().build_recorder();
-            let handle = recorder.handle();
-            // Fails if a program that embeds this crate has set a recorder, which then gets the metrics.
-            let _ = metrics::set_global_recorder(recorder);
-            handle
-        })
-        .clone()
-}
-
-/// Condenses the histograms periodically, which otherwise happens only when they are read: without a
-/// Prometheus they would grow for ever. Never returns.
-pub async fn keep_up() {
-    loop {
-        tokio::time::sleep(UPKEEP_INTERVAL).await;
-        metrics().run_upkeep();
-    }
-}
-
-/// Converts a count or a position to the value of a metric.
-#[must_use]
-#[expect(clippy::cast_precision_loss, reason = "counts stay below 2^53, where f64 is exact")]
-pub fn as_f64(count: i64) -> f64 {
-    count as f64
 }
