@@ -87,6 +87,15 @@ impl Body {
         }
     }
 
+    /// A member that is true or false; `None` if it is missing or null.
+    pub fn optional_bool(&mut self, name: &str) -> Option<bool> {
+        match self.members.get(name) {
+            None | Some(Value::Null) => None,
+            Some(_) => self
+                .member(name, |value| value.as_bool().ok_or(ValueError("must be true or false"))),
+        }
+    }
+
     /// The member `reason`: the caller's reason for the change.
     pub fn reason(&mut self) -> Option<String> {
         self.optional_text("reason", parse_reason).flatten()
@@ -125,6 +134,15 @@ pub trait AllPresent {
     type Present;
 
     fn all(self) -> Option<Self::Present>;
+}
+
+/// No value is required.
+impl AllPresent for () {
+    type Present = ();
+
+    fn all(self) -> Option<()> {
+        Some(())
+    }
 }
 
 impl<A, B> AllPresent for (Option<A>, Option<B>) {
@@ -219,7 +237,8 @@ fn check_unpacked(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-async fn read_body(request: Request) -> Result<Bytes, ApiError> {
+/// The whole body; 413 if it is too large.
+pub(super) async fn read_body(request: Request) -> Result<Bytes, ApiError> {
     let body = Limited::new(request.into_body(), BODY_MAX).collect();
     match tokio::time::timeout(BODY_TIME, body).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),

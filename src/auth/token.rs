@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::keys::{KeyError, Keys};
+use crate::events::account_key::ClientId;
 use crate::events::values::Username;
 
 /// The tolerated difference between two clocks, in seconds.
@@ -29,7 +30,7 @@ const TYPE: &str = "at+jwt";
 /// The longest token that is parsed, in bytes; ours have about 500.
 const TOKEN_MAX_BYTES: usize = 4096;
 
-/// The claims of a token. All are required.
+/// The claims of a token. All but the last are required.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
     pub iss: String,
@@ -40,6 +41,9 @@ pub struct Claims {
     pub iat: i64,
     pub nbf: i64,
     pub exp: i64,
+    /// The service key that opened the session (RFC 9068, section 2.2); `None` for a log-in.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub client_id: Option<ClientId>,
 }
 
 impl Claims {
@@ -87,6 +91,11 @@ impl Tokens {
         Self { keys, issuer, validation, verified: Cache::new(VERIFIED_MAX) }
     }
 
+    /// The issuer of the tokens: the public URL.
+    pub(super) fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
     pub(super) fn keys(&self) -> &Keys {
         &self.keys
     }
@@ -99,6 +108,7 @@ impl Tokens {
         jti: &str,
         now: DateTime<Utc>,
         ttl: Duration,
+        client_id: Option<ClientId>,
     ) -> Claims {
         let iat = now.timestamp();
         Claims {
@@ -110,6 +120,7 @@ impl Tokens {
             iat,
             nbf: iat,
             exp: iat.saturating_add_unsigned(ttl.as_secs()),
+            client_id,
         }
     }
 

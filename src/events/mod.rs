@@ -8,6 +8,9 @@ pub mod characters;
 /// Names, dates, ids, roles; parsed at the edge.
 pub mod values;
 
+/// The values of service keys.
+pub mod account_key;
+
 /// Events of customers.
 pub mod customer;
 

@@ -4,7 +4,7 @@ use crate::projections::{self, Projection};
 
 /// The functions that run as their owner (`security definer`), because the service's role may not
 /// change their tables itself. Each is documented in its migration.
-pub(super) const FUNCTIONS: [&str; 18] = [
+pub(super) const FUNCTIONS: [&str; 21] = [
     "append_events",
     "append_event",
     "import_customers",
@@ -15,6 +15,9 @@ pub(super) const FUNCTIONS: [&str; 18] = [
     "rehash_password",
     "change_role",
     "disable_account",
+    "change_account",
+    "add_service_key",
+    "revoke_service_key",
     "create_shadow_tables",
     "index_shadow_tables",
     "index_standby_tables",
@@ -26,13 +29,14 @@ pub(super) const FUNCTIONS: [&str; 18] = [
 ];
 
 /// The tables that the service reads, apart from the read tables.
-const TABLES: [&str; 13] = [
+const TABLES: [&str; 14] = [
     "_sqlx_migrations",
     "events",
     "log_identities",
     "idempotency_keys",
     "imports",
     "accounts",
+    "service_keys",
     "cursor_keys",
     "projections",
     "projection_tables",
@@ -54,7 +58,7 @@ enum Kind {
 }
 
 /// The role appends events and changes accounts through functions only.
-const RIGHTS: [(&str, Kind, &[&str]); 9] = [
+const RIGHTS: [(&str, Kind, &[&str]); 10] = [
     ("usage", Kind::Schema, &["public", "served", "shadow", "previous"]),
     ("select", Kind::Table, &TABLES),
     ("insert", Kind::Table, &["rebuilds", "rebuild_parts", "parked_customers"]),
@@ -62,6 +66,7 @@ const RIGHTS: [(&str, Kind, &[&str]); 9] = [
     ("delete", Kind::Table, &["idempotency_keys", "imports", "parked_customers"]),
     ("insert", Kind::Column("spare_tables"), &["projection", "version", "place"]),
     ("update", Kind::Column("spare_tables"), &["checkpoint"]),
+    ("update", Kind::Column("service_keys"), &["last_used_at"]),
     ("usage", Kind::Sequence, &["customer_ids"]),
     ("execute", Kind::Function, &FUNCTIONS),
 ];

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod account_changes;
+mod accounts_api;
 mod backups;
 mod bad_input;
 mod bad_parameters;
@@ -56,6 +57,7 @@ mod log_ins;
 mod lost_connections;
 mod neighbours;
 mod nginx;
+mod oauth;
 mod openapi;
 mod ops;
 mod other_postgres;
@@ -85,6 +87,7 @@ mod refusals;
 mod replica;
 mod roles;
 mod schema;
+mod service_keys;
 mod sessions;
 mod silent_connections;
 mod sizes;

@@ -62,6 +62,7 @@ pub(super) fn check(event: &Exported<'_>) -> Result<(), String> {
                 }
                 AccountEvent::AccountAdded { .. }
                 | AccountEvent::AccountDisabled {}
+                | AccountEvent::AccountEnabled {}
                 | AccountEvent::RoleChanged { .. }
                 | AccountEvent::PasswordChanged {}
                 | AccountEvent::PasswordRehashed {}
@@ -69,7 +70,9 @@ pub(super) fn check(event: &Exported<'_>) -> Result<(), String> {
                 | AccountEvent::SessionBound { .. }
                 | AccountEvent::SessionClosed { .. }
                 | AccountEvent::TokenReplayDetected { .. }
-                | AccountEvent::LoginThrottled { .. } => Ok(()),
+                | AccountEvent::LoginThrottled { .. }
+                | AccountEvent::ServiceKeyAdded { .. }
+                | AccountEvent::ServiceKeyRevoked { .. } => Ok(()),
             }
         }
         other => Err(format!("aggregate_type {other} is unknown")),
