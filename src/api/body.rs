@@ -106,6 +106,15 @@ impl Body {
         self.member(name, |value| value.as_i64().filter(|version| *version > 0).ok_or(SHAPE))
     }
 
+    /// A member that is true or false; `None` if it is missing or null.
+    pub fn optional_bool(&mut self, name: &str) -> Option<bool> {
+        match self.members.get(name) {
+            None | Some(Value::Null) => None,
+            Some(_) => self
+                .member(name, |value| value.as_bool().ok_or(ValueError("must be true or false"))),
+        }
+    }
+
     /// The member `reason`: the caller's reason for the change.
     pub fn reason(&mut self) -> Option<String> {
         self.optional_text("reason", parse_reason).flatten()
@@ -156,6 +165,15 @@ impl<A> AllPresent for (Option<A>,) {
 
     fn all(self) -> Option<A> {
         self.0
+    }
+}
+
+/// No value is required.
+impl AllPresent for () {
+    type Present = ();
+
+    fn all(self) -> Option<()> {
+        Some(())
     }
 }
 
@@ -256,7 +274,8 @@ fn is(coding: &[u8], known: &[u8]) -> bool {
     coding.eq_ignore_ascii_case(known)
 }
 
-async fn read_body(request: Request) -> Result<Bytes, ApiError> {
+/// The whole body; 413 if it is too large.
+pub(super) async fn read_body(request: Request) -> Result<Bytes, ApiError> {
     let body = Limited::new(request.into_body(), BODY_MAX).collect();
     match tokio::time::timeout(BODY_TIME, body).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),

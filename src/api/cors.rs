@@ -10,7 +10,7 @@ use super::request::BoxRequest;
 /// How long a browser may cache the answer to a preflight request, in seconds.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 
-const METHODS: HeaderValue = HeaderValue::from_static("GET,POST,PUT,DELETE");
+const METHODS: HeaderValue = HeaderValue::from_static("GET,POST,PUT,PATCH,DELETE");
 
 /// The request headers by which answers differ, for caches.
 const VARY: HeaderValue = HeaderValue::from_static(

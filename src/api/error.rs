@@ -31,12 +31,19 @@ pub enum ApiError {
     CookieRefused(String),
     #[error("the role {0} is required")]
     Forbidden(Role),
+    /// A key that was stolen must not outlive its revocation.
+    #[error("a service key adds no key to its own account: log in with the password")]
+    KeyAddsKey,
     #[error("no such resource")]
     NoRoute,
     #[error("no such customer")]
     NoCustomer,
     #[error("no such session")]
     NoSession,
+    #[error("no such account")]
+    NoAccount,
+    #[error("no such service key")]
+    NoServiceKey,
     #[error("the resource does not support this method")]
     MethodNotAllowed,
     #[error("the request cannot be parsed")]
@@ -72,6 +79,12 @@ pub enum ApiError {
     /// Names what stands in the way of a rebuild.
     #[error("{0}")]
     Obstructed(String),
+    #[error("{0}")]
+    Exists(String),
+    #[error("{0}")]
+    Lockout(String),
+    #[error("{0}")]
+    TooManyKeys(String),
     #[error("the idempotency key was used for another request")]
     IdempotencyMismatch,
     #[error("the log was restarted: it is now the log {}", .0.log)]
@@ -144,8 +157,12 @@ impl ApiError {
         match self {
             Self::Unauthenticated | Self::LoginFailed => &problem_types::UNAUTHENTICATED,
             Self::TokenReplay | Self::CookieRefused(_) => &problem_types::TOKEN_REPLAY,
-            Self::Forbidden(_) => &problem_types::FORBIDDEN,
-            Self::NoRoute | Self::NoCustomer | Self::NoSession => &problem_types::NOT_FOUND,
+            Self::Forbidden(_) | Self::KeyAddsKey => &problem_types::FORBIDDEN,
+            Self::NoRoute
+            | Self::NoCustomer
+            | Self::NoSession
+            | Self::NoAccount
+            | Self::NoServiceKey => &problem_types::NOT_FOUND,
             Self::MethodNotAllowed => &problem_types::METHOD_NOT_ALLOWED,
             Self::NotAcceptable(_) => &problem_types::NOT_ACCEPTABLE,
             Self::PreconditionRequired => &problem_types::PRECONDITION_REQUIRED,
@@ -160,6 +177,9 @@ impl ApiError {
             Self::VersionMismatch { .. } | Self::NoVersion => &problem_types::VERSION_MISMATCH,
             Self::Exists(_) => &problem_types::EXISTS,
             Self::Obstructed(_) => &problem_types::OBSTRUCTED,
+            Self::Exists(_) => &problem_types::EXISTS,
+            Self::Lockout(_) => &problem_types::LOCKOUT,
+            Self::TooManyKeys(_) => &problem_types::TOO_MANY_KEYS,
             Self::IdempotencyMismatch => &problem_types::IDEMPOTENCY_MISMATCH,
             Self::LogRestarted(_) => &problem_types::LOG_RESTARTED,
             Self::RateLimited { .. } | Self::TooManyAtOnce { .. } => &problem_types::RATE_LIMITED,
@@ -239,9 +259,12 @@ impl ApiError {
             | Self::ConnectionLost(_)
             | Self::PositionNotShown => Some((header::RETRY_AFTER, HeaderValue::from(1))),
             Self::Forbidden(_)
+            | Self::KeyAddsKey
             | Self::NoRoute
             | Self::NoCustomer
             | Self::NoSession
+            | Self::NoAccount
+            | Self::NoServiceKey
             | Self::MethodNotAllowed
             | Self::NotAcceptable(_)
             | Self::PreconditionRequired
@@ -255,6 +278,9 @@ impl ApiError {
             | Self::NoVersion
             | Self::Exists(_)
             | Self::Obstructed(_)
+            | Self::Exists(_)
+            | Self::Lockout(_)
+            | Self::TooManyKeys(_)
             | Self::IdempotencyMismatch
             // When there is room again is not known.
             | Self::SpoolFull

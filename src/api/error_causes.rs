@@ -113,7 +113,12 @@ impl From<&AuthError> for ApiError {
                 error.into()
             }
             AuthError::Shared(error) => (&**error).into(),
-            AuthError::Account(error) => Self::Internal(error.to_string()),
+            AuthError::Account(error @ AccountError::Exists(_)) => Self::Exists(error.to_string()),
+            AuthError::Account(AccountError::Unknown(_)) => Self::NoAccount,
+            AuthError::Account(error @ AccountError::LastAdmin) => Self::Lockout(error.to_string()),
+            AuthError::Account(error @ AccountError::TooManyKeys) => {
+                Self::TooManyKeys(error.to_string())
+            }
             AuthError::Config(error) => Self::Internal(error.to_string()),
             AuthError::Keys(error) => Self::Internal(error.to_string()),
             AuthError::TaskFailed(error) => Self::Internal(error.to_string()),

@@ -152,6 +152,14 @@ mod sessions;
 
 /// Who am I: account and session of a request.
 mod me;
+/// Accounts, for admins.
+mod accounts;
+
+/// Service keys of accounts.
+mod account_keys;
+
+/// Tokens for programs (OAuth 2.0, client credentials).
+mod oauth;
 
 /// Status and rebuild of projections.
 mod projections;
@@ -206,6 +214,16 @@ pub fn routes() -> Vec<Route> {
         row("DELETE", "/sessions", Some(Viewer), sessions::end_all, doc::end_sessions),
         row("DELETE", "/sessions/{sid}", Some(Viewer), sessions::end_one, doc::end_session),
         row("POST", "/password", Some(Viewer), sessions::change_password, doc::change_password),
+        row("GET", "/accounts", Some(Admin), accounts::list, doc::list_accounts),
+        row("POST", "/accounts", Some(Admin), accounts::add, doc::add_account),
+        row("GET", "/accounts/{username}", Some(Admin), accounts::show, doc::get_account),
+        row("PATCH", "/accounts/{username}", Some(Admin), accounts::change, doc::change_account),
+        row("GET", "/accounts/{username}/sessions", Some(Admin), accounts::list_sessions, doc::list_account_sessions),
+        row("DELETE", "/accounts/{username}/sessions", Some(Admin), accounts::end_sessions, doc::end_account_sessions),
+        row("GET", "/accounts/{username}/keys", Some(Viewer), account_keys::list, doc::list_service_keys),
+        row("POST", "/accounts/{username}/keys", Some(Viewer), account_keys::add, doc::add_service_key),
+        row("DELETE", "/accounts/{username}/keys/{client_id}", Some(Viewer), account_keys::revoke, doc::revoke_service_key),
+        row("POST", "/oauth/token", None, oauth::token, doc::issue_token),
         replicated(row("GET", "/customers", Some(Viewer), list::list, doc::list_customers)),
         row("POST", "/customers", Some(Editor), customers::create, doc::create_customer),
         row("POST", "/customers/create", Some(Editor), customers::legacy_create, doc::legacy_create_customer),
@@ -226,6 +244,7 @@ pub fn routes() -> Vec<Route> {
         row("GET", "/readyz", None, ops::readyz, doc::get_readiness),
         row("GET", "/metrics", None, ops::metrics, doc::get_metrics),
         row("GET", "/.well-known/jwks.json", None, ops::jwks, doc::get_keys),
+        row("GET", oauth::METADATA_PATH, None, oauth::metadata, doc::get_oauth_metadata),
         row("GET", "/openapi.json", None, documentation::openapi, doc::get_openapi),
         row("GET", "/docs", None, documentation::docs, doc::get_docs),
         row("GET", "/docs/{file}", None, documentation::docs_file, doc::get_docs_file),

@@ -44,7 +44,7 @@ pub const NOT_FOUND: ProblemType = ProblemType {
     slug: "not-found",
     status: StatusCode::NOT_FOUND,
     title: "Not found",
-    meaning: "There is no such route, customer, session or projection. A deleted customer is not found, but its \
+    meaning: "There is no such route, customer, session, account, service key or projection. A deleted customer is not found, but its \
               history is.",
     remedy: "Check the address. The routes are listed in /openapi.json.",
 };
@@ -89,6 +89,31 @@ pub const OBSTRUCTED: ProblemType = ProblemType {
     title: "Rebuild obstructed",
     meaning: "The read table carries objects of others which a rebuild cannot take along. The detail names them.",
     remedy: "Remove or move these objects, and start the rebuild again.",
+};
+
+pub const EXISTS: ProblemType = ProblemType {
+    slug: "exists",
+    status: StatusCode::CONFLICT,
+    title: "Exists already",
+    meaning: "There is one of that name already, also if it is disabled. A user name is never given to another account.",
+    remedy: "Choose another name, or change the one that is there.",
+};
+
+pub const LOCKOUT: ProblemType = ProblemType {
+    slug: "lockout",
+    status: StatusCode::CONFLICT,
+    title: "Lockout",
+    meaning: "An administrator would take the role from its own account or disable it, or no enabled administrator would \
+              be left.",
+    remedy: "Let another administrator do it, or an operator with customers account.",
+};
+
+pub const TOO_MANY_KEYS: ProblemType = ProblemType {
+    slug: "too-many-keys",
+    status: StatusCode::CONFLICT,
+    title: "Too many service keys",
+    meaning: "The account has as many service keys as it may have, expired ones among them.",
+    remedy: "Revoke a key that is not used any more.",
 };
 
 pub const LOG_RESTARTED: ProblemType = ProblemType {
@@ -196,6 +221,9 @@ pub const ALL: [&ProblemType; 20] = [
     &EXISTS,
     &NOT_ACCEPTABLE,
     &OBSTRUCTED,
+    &EXISTS,
+    &LOCKOUT,
+    &TOO_MANY_KEYS,
     &LOG_RESTARTED,
     &VERSION_MISMATCH,
     &PRECONDITION_REQUIRED,

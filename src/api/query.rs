@@ -110,6 +110,18 @@ impl<S: Send + Sync> FromRequestParts<S> for PathName {
     }
 }
 
+/// The second name in a path, decoded; `None` if it is not UTF-8.
+#[derive(Clone)]
+pub struct SecondPathName(pub Option<String>);
+
+impl<S: Send + Sync> FromRequestParts<S> for SecondPathName {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get().cloned().unwrap_or(Self(None)))
+    }
+}
+
 /// The customer id in a path. A segment that is not an id is treated like an unknown customer.
 pub struct CustomerPath(Option<CustomerId>);
 

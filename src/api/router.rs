@@ -8,7 +8,8 @@ use percent_encoding::percent_decode_str;
 
 use super::error::ApiError;
 use super::frame::Frame;
-use super::query::PathName;
+use super::oauth::METADATA_PATH;
+use super::query::{PathName, SecondPathName};
 use super::request::{BoxRequest, Caller};
 
 /// The frames of a path, by their methods.
@@ -49,7 +50,7 @@ pub(super) struct Router {
 }
 
 impl Router {
-    /// A row is a method, a path with at most one parameter, and its frame.
+    /// A row is a method, a path with at most two parameters, and its frame.
     pub(super) fn new(
         rows: impl IntoIterator<Item = (Method, &'static str, Frame)>,
         public_path: &str,
@@ -71,7 +72,7 @@ impl Router {
     }
 
     pub(super) async fn answer(&self, mut request: BoxRequest) -> Response {
-        let Some((methods, name)) = self.find(request.uri().path()) else {
+        let Some((methods, [name, second])) = self.find(request.uri().path()) else {
             return ApiError::NoRoute.into_response();
         };
         let Some(frame) = methods.find(request.method()) else {
@@ -88,17 +89,22 @@ impl Router {
         if let Some(name) = name {
             request.extensions_mut().insert(name);
         }
+        if let Some(PathName(second)) = second {
+            request.extensions_mut().insert(SecondPathName(second));
+        }
         frame.answer(request).await
     }
 
-    /// The methods of the path, and the name in it that its parameter stands for, with the public path or without.
-    fn find(&self, path: &str) -> Option<(&Methods, Option<PathName>)> {
+    /// The methods of the path, and the names in it that its parameters stand for, with the public path or without.
+    fn find(&self, path: &str) -> Option<(&Methods, [Option<PathName>; 2])> {
         let below = path.strip_prefix(&self.public_path).filter(|below| below.starts_with('/'));
-        let found = below.and_then(|below| self.paths.at(below).ok());
+        // The metadata of an issuer with a path stand before it (RFC 8414, section 3.1).
+        let before = path.strip_suffix(&self.public_path).filter(|before| *before == METADATA_PATH);
+        let found = below.or(before).and_then(|path| self.paths.at(path).ok());
         let found = found.or_else(|| self.paths.at(path).ok())?;
-        let name = found.params.iter().next().map(|(_, segment)| {
+        let mut names = found.params.iter().map(|(_, segment)| {
             PathName(percent_decode_str(segment).decode_utf8().ok().map(Cow::into_owned))
         });
-        Some((found.value, name))
+        Some((found.value, [names.next(), names.next()]))
     }
 }

@@ -15,10 +15,12 @@ use super::query::{Params, PathName};
 use super::reason::{with_reason, with_reasons};
 use super::request::Caller;
 use super::state::Api;
-use crate::auth::AuthError;
 use crate::auth::account::check_password;
 use crate::auth::fair_queue::Network;
+use crate::auth::session::OpenSession;
+use crate::auth::{AuthError, Principal};
 use crate::clock;
+use crate::events::account_key::ClientId;
 use crate::events::metadata::Metadata;
 use crate::events::values::ValueError;
 
@@ -95,6 +97,9 @@ struct Shown<'a> {
     user_agent: &'a str,
     /// Whether it is the session of this request.
     current: bool,
+    /// The service key that opened it; absent for a log-in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_id: Option<ClientId>,
 }
 
 /// `GET /sessions`
@@ -104,12 +109,20 @@ pub(super) async fn list(
     params: Params,
 ) -> Result<Response, ApiError> {
     params.none()?;
+    let sessions = api.auth.list_sessions(&authorized.principal).await?;
+    list_of(&sessions, &authorized.principal)
+}
+
+/// The answer to a list of sessions, for the owner of one of them or an admin.
+pub(super) fn list_of(
+    sessions: &[OpenSession],
+    principal: &Principal,
+) -> Result<Response, ApiError> {
     let time = |seconds| {
         clock::from_unix(seconds)
             .map(clock::rfc3339)
             .ok_or_else(|| ApiError::Internal(format!("invalid time of a session: {seconds}")))
     };
-    let sessions = api.auth.list_sessions(&authorized.principal).await?;
     let shown: Result<Vec<_>, ApiError> = sessions
         .iter()
         .map(|open| {
@@ -119,7 +132,8 @@ pub(super) async fn list(
                 expires_at: time(open.expires_at)?,
                 ip: &open.ip,
                 user_agent: &open.user_agent,
-                current: open.sid == authorized.principal.sid(),
+                current: open.sid == principal.sid(),
+                client_id: open.client_id,
             })
         })
         .collect();
@@ -195,7 +209,11 @@ pub(super) async fn change_password(
 }
 
 /// A response that removes the cookie of a session that has ended.
-fn session_ended(api: &Api, headers: &HeaderMap, msg: &str) -> Result<Response, ApiError> {
+pub(super) fn session_ended(
+    api: &Api,
+    headers: &HeaderMap,
+    msg: &str,
+) -> Result<Response, ApiError> {
     let mut response = Json(json!({"msg": msg})).into_response();
     put_cookies(&mut response, api.auth.cookies().expire(sent_cookies(api, headers)))?;
     Ok(response)

@@ -59,9 +59,16 @@ pub enum AccountError {
     Exists(Username),
     #[error("no such account: {0}")]
     Unknown(Username),
+    #[error("no enabled admin would be left")]
+    LastAdmin,
+    #[error("an account has at most {KEYS_MAX} service keys; revoke one first")]
+    TooManyKeys,
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
+
+/// The most service keys of an account, as migration 18 limits them.
+pub const KEYS_MAX: usize = 10;
 
 /// The positions of a change that ended sessions, and of the change before it; 0 if there was none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,13 +77,13 @@ pub struct Change {
     pub previous: i64,
 }
 
-/// Calls a function of migration 10, which changes an account and appends the event in one transaction.
+/// Calls a function of migration 10 or 18, which changes an account and appends the event in one transaction.
 /// It has no row if there is nothing to change. If the connection was lost before the answer, its backend may
 /// still commit: it is ended, and then the log tells whether the change was made; if not, the function is called
 /// once more.
 macro_rules! change {
     ($accounts:expr, $username:expr, $event:expr, $call:tt, $($argument:expr),+) => {{
-        let pool = &$accounts.pool;
+        let pool = $accounts.pool();
         macro_rules! call {
             ($connection:expr) => {
                 sqlx::query_as!(
@@ -103,6 +110,7 @@ macro_rules! change {
         }
     }};
 }
+pub(super) use change;
 
 impl Accounts {
     #[must_use]
@@ -281,7 +289,7 @@ impl Accounts {
     }
 
     /// A connection for one change, and its backend; a fresh one, if the first is lost.
-    async fn connect(&self) -> Result<(Connection, Backend), sqlx::Error> {
+    pub(super) async fn connect(&self) -> Result<(Connection, Backend), sqlx::Error> {
         let connect = async || {
             let mut connection = self.pool.acquire().await?;
             let backend = Backend::of(&mut connection).await?;
@@ -318,7 +326,7 @@ impl Accounts {
 }
 
 /// The change that a command has made, if the log has it.
-async fn recorded(
+pub(super) async fn recorded(
     connection: &mut Connection,
     username: &Username,
     command_id: Uuid,
@@ -353,15 +361,15 @@ async fn change_before(
     .await
 }
 
-/// The event of a change, as the functions of migration 10 take it.
-struct NewChange {
-    command_id: Uuid,
-    payload: String,
-    metadata: EncodedMetadata,
+/// The event of a change, as the functions that change accounts take it.
+pub(super) struct NewChange {
+    pub command_id: Uuid,
+    pub payload: String,
+    pub metadata: EncodedMetadata,
 }
 
 impl NewChange {
-    fn new(event: &AccountEvent, metadata: Metadata) -> Self {
+    pub fn new(event: &AccountEvent, metadata: Metadata) -> Self {
         let payload = NewEvent::from(event).payload;
         Self { command_id: clock::new_id(), payload, metadata: metadata.into() }
     }

@@ -17,7 +17,8 @@ impl Auth {
     /// The principal of a request. The first request that brings the right cookie binds the session. If
     /// the session is bound and the right cookie is missing, ends the session and fails with
     /// [`AuthError::TokenReplay`]. An unbound session stays open: [`AuthError::OtherCookie`] for the cookie of
-    /// another session, [`AuthError::CookieRequired`] without the cookie that the purpose requires.
+    /// another session, [`AuthError::CookieRequired`] without the cookie that the purpose requires. The session of a
+    /// service key has no cookie: it is admitted by its token, in every mode.
     pub async fn authenticate(
         &self,
         token: &str,
@@ -28,6 +29,8 @@ impl Auth {
         let refused = |refusal| self.refusals.refuse(refusal, metadata);
         let token = self.tokens.verify(token, self.clock.now()).map_err(refused)?;
         let cookie = match cookie {
+            // The session of a service key has none, so every cookie is of something else.
+            _ if token.claims.client_id.is_some() => None,
             Cookie::Absent => None,
             Cookie::Own(value) => Some(GivenCookie::new(value, true)),
             Cookie::Earlier(value) => Some(GivenCookie::new(value, false)),
@@ -52,7 +55,9 @@ impl Auth {
         presented: &Presented,
         requests: Vec<Arc<Metadata>>,
     ) -> Vec<Result<Role, AuthError>> {
-        let enforces_binding = self.binding != CookieBinding::Off;
+        // The token itself says that it is one of a service key, and is signed.
+        let is_of_key = presented.token.claims.client_id.is_some();
+        let enforces_binding = self.binding != CookieBinding::Off && !is_of_key;
         let checks = self.sessions.check(presented, requests.len(), enforces_binding).await;
         let checks = match checks {
             Ok(checks) => checks,
@@ -135,7 +140,7 @@ impl Auth {
         let Claims { sub: username, sid, jti, .. } = &presented.token.claims;
         metadata.session = Some(sid.clone());
         match self.accounts.record(username, &[event], metadata).await {
-            Ok(()) => self.sessions.close(username, sid, jti).await,
+            Ok(()) => self.sessions.close(username, sid, jti).await.map(drop),
             Err(error) => {
                 tracing::error!(
                     %username, %error,

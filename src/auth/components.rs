@@ -164,6 +164,12 @@ impl Auth {
         self.running.spawn(work.in_current_span());
     }
 
+    /// The issuer of the tokens: the public URL, without a slash at its end.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        self.tokens.issuer()
+    }
+
     /// The public keys, as a JWK set (RFC 7517, section 5).
     #[must_use]
     pub fn jwks(&self) -> serde_json::Value {

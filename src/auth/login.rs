@@ -3,20 +3,16 @@
 
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-
 use super::account::Account;
 use super::components::Auth;
 use super::error::AuthError;
 use super::fair_queue::Network;
 use super::login_outcomes;
-use super::revocation::closed;
-use super::session::{NewSession, Opening};
+use super::opening::Wanted;
+use super::session::Client;
 use super::throttle::{Subject, Verdict};
-use crate::clock;
 use crate::config::CookieBinding;
-use crate::events::account::{AccountEvent, CloseCause, ThrottledBy};
+use crate::events::account::{AccountEvent, ThrottledBy};
 use crate::events::metadata::Metadata;
 use crate::events::values::{Role, Username};
 
@@ -49,7 +45,13 @@ impl Auth {
                 let account = auth.verify_password(subject, password, network, &metadata).await?;
                 metadata.actor = Some(account.username.to_string());
                 metadata.role = Some(account.role.to_string());
-                auth.open_session(&account, bind_now, metadata).await
+                let cookie = auth.cookies.value();
+                let bound = auth.binds_at_once(account.role, bind_now);
+                let client = Client::Cookie { value: &cookie, bound };
+                let wanted =
+                    Wanted { account: &account, role: account.role, ttl: auth.ttl, client };
+                let token = auth.open_session(wanted, metadata).await?;
+                Ok(LoggedIn { token, cookie, ttl: auth.ttl })
             };
             let opened = opened.await;
             login_outcomes::count(opened.as_ref().err());
@@ -97,7 +99,7 @@ impl Auth {
     }
 
     /// Appends the event after the response: an append before it would take longer for a name that exists.
-    fn record_throttled(&self, username: Username, by: ThrottledBy, metadata: Metadata) {
+    pub(super) fn record_throttled(&self, username: Username, by: ThrottledBy, metadata: Metadata) {
         let auth = self.clone();
         self.spawn(async move {
             let event = AccountEvent::LoginThrottled { by };
@@ -135,7 +137,7 @@ impl Auth {
         if is_admitted { Ok(account) } else { Err(AuthError::Unauthenticated) }
     }
 
-    async fn check_throttle(&self, subject: Subject<'_>) -> Result<(), AuthError> {
+    pub(super) async fn check_throttle(&self, subject: Subject<'_>) -> Result<(), AuthError> {
         match self.throttle.check(subject).await? {
             Verdict::Allowed => Ok(()),
             Verdict::Throttled(retry_after) => Err(AuthError::Throttled { retry_after }),
@@ -143,72 +145,13 @@ impl Auth {
         }
     }
 
-    async fn open_session(
-        &self,
-        account: &Account,
-        bind_now: bool,
-        mut metadata: Metadata,
-    ) -> Result<LoggedIn, AuthError> {
-        // So that no log-in opens a session that no request can use.
-        self.permissions.check(account.username.as_str()).await?;
-        let cookie = self.cookies.value();
-        let sid = clock::new_id().to_string();
-        let jti = BASE64_URL_SAFE_NO_PAD.encode(clock::random_bytes::<16>());
-        let now = self.clock.now();
-        let bound = match self.binding {
+    /// Whether a log-in binds its session to the cookie before a request has brought it.
+    fn binds_at_once(&self, role: Role, bind_now: bool) -> bool {
+        match self.binding {
             CookieBinding::Off => false,
             CookieBinding::Always => true,
             CookieBinding::FirstUse => bind_now,
-            CookieBinding::Strict => {
-                bind_now || matches!(account.role, Role::Admin | Role::Auditor)
-            }
-        };
-        let claims = self.tokens.claims(&account.username, &sid, &jti, now, self.ttl);
-        let token = self.tokens.sign(&claims)?;
-        let opening = self
-            .sessions
-            .open(NewSession {
-                claims: &claims,
-                role: account.role,
-                changed: account.changed,
-                cookie: &cookie,
-                bound,
-                ip: metadata.ip.as_deref().unwrap_or_default(),
-                user_agent: metadata.user_agent.as_deref().unwrap_or_default(),
-                ttl: self.ttl,
-            })
-            .await?;
-        let ended = match opening {
-            Opening::Opened { ended } => closed(&ended, CloseCause::SessionLimit),
-            Opening::Limited { wait } => {
-                return Err(AuthError::TooManyLogins { retry_after: wait });
-            }
-        };
-        metadata.session = Some(sid.clone());
-        if let Err(error) = self.record_opened(account, &sid, ended, metadata).await {
-            self.sessions.discard(&account.username, &sid, &jti).await?;
-            return Err(error);
+            CookieBinding::Strict => bind_now || matches!(role, Role::Admin | Role::Auditor),
         }
-        Ok(LoggedIn { token, cookie, ttl: self.ttl })
-    }
-
-    /// Records the session, and the sessions that the limit ended. Fails with
-    /// [`AuthError::Unauthenticated`] if the account has changed since its password was checked, because
-    /// the change may have ended its sessions before this one was opened.
-    async fn record_opened(
-        &self,
-        account: &Account,
-        sid: &str,
-        ended: Vec<AccountEvent>,
-        metadata: Metadata,
-    ) -> Result<(), AuthError> {
-        let mut events = ended;
-        let still = self.accounts.find(&account.username).await?;
-        let is_same = still.is_some_and(|still| still.is_same(account) && !still.disabled);
-        if is_same {
-            events.push(AccountEvent::SessionOpened { session: sid.to_owned() });
-        }
-        self.accounts.record(&account.username, &events, metadata).await?;
-        if is_same { Ok(()) } else { Err(AuthError::Unauthenticated) }
     }
 }

@@ -12,12 +12,13 @@ use super::revocation::{Ended, closed};
 use super::throttle::Subject;
 use crate::events::account::CloseCause;
 use crate::events::metadata::Metadata;
+use crate::events::values::Username;
 
 impl Auth {
     /// Ends the principal's session. After an error the client has to retry.
     pub async fn logout(&self, principal: &Principal, metadata: Metadata) -> Result<(), AuthError> {
         let own = (principal.sid().to_owned(), principal.jti().to_owned());
-        self.end(principal, vec![own], metadata).await
+        self.end(principal.username().clone(), vec![own], metadata).await
     }
 
     /// Ends one session of the account; `false` if the account has no such session.
@@ -29,7 +30,8 @@ impl Auth {
     ) -> Result<bool, AuthError> {
         let open = self.list_sessions(principal).await?;
         let Some(open) = open.into_iter().find(|open| open.sid == sid) else { return Ok(false) };
-        self.end(principal, vec![(open.sid, open.jti)], metadata).await?;
+        let ended = vec![(open.sid, open.jti)];
+        self.end(principal.username().clone(), ended, metadata).await?;
         Ok(true)
     }
 
@@ -42,17 +44,17 @@ impl Auth {
         let open = self.list_sessions(principal).await?;
         let open: Vec<_> = open.into_iter().map(|open| (open.sid, open.jti)).collect();
         let number = open.len();
-        self.end(principal, open, metadata).await?;
+        self.end(principal.username().clone(), open, metadata).await?;
         Ok(number)
     }
 
-    async fn end(
+    /// Ends sessions of an account.
+    pub(super) async fn end(
         &self,
-        by: &Principal,
+        username: Username,
         ended: Vec<Ended>,
         metadata: Metadata,
     ) -> Result<(), AuthError> {
-        let username = by.username().clone();
         self.run_to_completion(|auth| async move {
             let events = closed(&ended, CloseCause::LogOut);
             auth.accounts.record(&username, &events, metadata).await?;

@@ -8,6 +8,15 @@
 /// User names, hashes, roles.
 pub mod account;
 
+/// Changes of several parts of an account at once.
+pub mod account_changes;
+
+/// The secrets of service keys.
+pub mod key_secret;
+
+/// Service keys: the credentials with which programs get tokens.
+pub mod account_keys;
+
 /// Passwords as text: the same on every keyboard (RFC 8265).
 mod opaque_string;
 
@@ -29,6 +38,9 @@ pub mod cookie;
 /// The account and session of a request.
 pub mod principal;
 
+/// Opens a session, after a password or a key was checked.
+mod opening;
+
 /// Log-in: opens a session for a user name and its password.
 mod login;
 
@@ -37,12 +49,17 @@ mod login_outcomes;
 
 /// Refused tokens: their causes, counted and logged.
 mod token_refusal;
+/// Client credentials: opens a session for a service key and its secret.
+mod client_credentials;
 
 /// Authentication of a request: token and cookie lead to a principal.
 mod authenticate;
 
 /// Log-out and password change: an owner ends sessions.
 mod logout;
+
+/// Accounts and service keys, as the API changes them.
+mod administration;
 
 /// Revocation: a change of an account ends its sessions.
 pub mod revocation;
@@ -72,6 +89,8 @@ pub mod redis;
 mod error;
 
 pub use self::components::Auth;
+pub use administration::WantedAccount;
+pub use client_credentials::IssuedToken;
 pub use error::AuthError;
 pub use login::LoggedIn;
 pub use principal::{Cookie, Principal, Purpose};

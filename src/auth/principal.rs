@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::token::Verified;
+use crate::events::account_key::ClientId;
 use crate::events::values::{Role, Username};
 
 /// The account and session of an authenticated request.
@@ -28,6 +29,12 @@ impl Principal {
     #[must_use]
     pub fn expires_at(&self) -> i64 {
         self.token.claims.exp
+    }
+
+    /// The service key that opened the session; `None` for a log-in.
+    #[must_use]
+    pub fn client_id(&self) -> Option<ClientId> {
+        self.token.claims.client_id
     }
 
     /// The id of the token.

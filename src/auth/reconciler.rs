@@ -17,7 +17,7 @@ use super::error::AuthError;
 use super::redis::client::RedisClientError;
 use super::redis::epoch::RedisEpochs;
 use super::redis::permissions::{RedisPermissions, is_forbidden};
-use super::revocation::{Revocation, revoke};
+use super::revocation::{Revocation, revoke, revoke_key};
 use super::session::Sessions;
 use super::token::{LEEWAY_SECONDS, LIFETIME_MAX_SECONDS};
 use crate::clock;
@@ -319,18 +319,26 @@ impl Reconciler {
             }
             AccountEvent::SessionClosed { session, jti, .. }
             | AccountEvent::TokenReplayDetected { session, jti, .. } => {
-                return Ok(self.sessions.close(&username, &session, &jti, epochs).await?);
+                self.sessions.close(&username, &session, &jti, epochs).await?;
+                return Ok(());
+            }
+            AccountEvent::ServiceKeyRevoked { client_id } => {
+                let metadata = metadata_of(&stored);
+                let (sessions, accounts) = (&self.sessions, &self.accounts);
+                return revoke_key(sessions, accounts, &username, client_id, epochs, metadata)
+                    .await;
             }
             AccountEvent::PasswordChanged {} => CloseCause::PasswordChanged,
             AccountEvent::RoleChanged { .. } => CloseCause::RoleChanged,
             AccountEvent::AccountDisabled {} => CloseCause::AccountDisabled,
             AccountEvent::AccountAdded { .. }
+            | AccountEvent::AccountEnabled {}
             | AccountEvent::PasswordRehashed {}
             | AccountEvent::SessionOpened { .. }
-            | AccountEvent::LoginThrottled { .. } => return Ok(()),
+            | AccountEvent::LoginThrottled { .. }
+            | AccountEvent::ServiceKeyAdded { .. } => return Ok(()),
         };
-        // The actor is that of the change.
-        let metadata = stored.metadata().unwrap_or_else(|_| Metadata::of_program("customers"));
+        let metadata = metadata_of(&stored);
         // The process that changed the password may not have told Redis yet which session stays open.
         let session = metadata.session.clone().filter(|_| cause == CloseCause::PasswordChanged);
         let previous = match session {
@@ -341,4 +349,9 @@ impl Reconciler {
         let revocation = Revocation { cause, position: stored.position, except, epochs };
         revoke(&self.sessions, &self.accounts, &username, revocation, metadata).await
     }
+}
+
+/// The metadata of the events that follow from this one: their actor is its actor.
+fn metadata_of(stored: &StoredEvent) -> Metadata {
+    stored.metadata().unwrap_or_else(|_| Metadata::of_program("customers"))
 }

@@ -1,9 +1,10 @@
-//! Revocation: a change of an account ends its sessions.
+//! Revocation: a change of an account ends its sessions, the end of a service key those that it has opened.
 
 use super::account::Accounts;
 use super::error::AuthError;
 use super::session::Sessions;
 use crate::events::account::{AccountEvent, CloseCause};
+use crate::events::account_key::ClientId;
 use crate::events::metadata::Metadata;
 use crate::events::values::Username;
 
@@ -33,6 +34,20 @@ pub async fn revoke(
     let Revocation { cause, position, except, epochs } = revocation;
     let ended = sessions.close_all(username, except, position, epochs).await?;
     accounts.record(username, &closed(&ended, cause), metadata).await?;
+    Ok(())
+}
+
+/// The same for the sessions that a service key has opened.
+pub async fn revoke_key(
+    sessions: &Sessions,
+    accounts: &Accounts,
+    username: &Username,
+    client_id: ClientId,
+    epochs: &str,
+    metadata: Metadata,
+) -> Result<(), AuthError> {
+    let ended = sessions.close_key(username, client_id, epochs).await?;
+    accounts.record(username, &closed(&ended, CloseCause::KeyRevoked), metadata).await?;
     Ok(())
 }
 

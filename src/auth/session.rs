@@ -2,7 +2,7 @@
 //! trip, and atomic. All but `open` are fenced: they do nothing outside the given epochs.
 //!
 //! Keys, all under the hash tag of the account: `session:SID` a hash (jti, role, cookie, bound,
-//! changed, ip, user_agent, created_at, expires_at), `sessions` a sorted set of the session ids by the
+//! changed, ip, user_agent, created_at, expires_at, and client_id if a service key opened it), `sessions` a sorted set of the session ids by the
 //! time they expire, `denied:JTI` a revoked token, kept as long as its signature may be valid, `changed`
 //! the position of the account's last change that ended its sessions (a session that was opened at an
 //! older state of the account has ended), `opened` the rate limit of its log-ins, `rate` that of its
@@ -22,6 +22,7 @@ use super::redis::client::{RedisClient, RedisClientError};
 use super::redis::epoch::{fenced_script, parse_reply};
 use super::redis::scripts;
 use super::token::{Claims, LEEWAY_SECONDS};
+use crate::events::account_key::ClientId;
 use crate::events::values::{Role, Username};
 
 /// The most sessions that are listed: no account has more (`CUSTOMERS_SESSION_LIMIT`).
@@ -61,11 +62,19 @@ pub(super) struct NewSession<'a> {
     pub role: Role,
     /// The position of the account's last change when its password was checked.
     pub changed: i64,
-    pub cookie: &'a str,
-    pub bound: bool,
+    pub client: Client<'a>,
     pub ip: &'a str,
     pub user_agent: &'a str,
     pub ttl: Duration,
+}
+
+/// What opens a session, and how its requests show that its token has not moved.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Client<'a> {
+    /// A log-in: by the cookie, once the session is bound to it.
+    Cookie { value: &'a str, bound: bool },
+    /// A service key: by nothing. No cookie is right for the session, so it is never bound.
+    Key(ClientId),
 }
 
 /// An open session, as its owner sees it.
@@ -78,6 +87,8 @@ pub struct OpenSession {
     pub expires_at: i64,
     pub ip: String,
     pub user_agent: String,
+    /// The service key that opened it; `None` for a log-in.
+    pub client_id: Option<ClientId>,
 }
 
 /// The result of a log-in's attempt to open a session.
@@ -114,6 +125,10 @@ impl Sessions {
         let claims = new.claims;
         let keep = new.ttl.as_secs() + LEEWAY_SECONDS.unsigned_abs();
         let tag = claims.sub.as_str();
+        let (cookie, bound) = match new.client {
+            Client::Cookie { value, bound } => (fingerprint(value), bound),
+            Client::Key(_) => (String::new(), false),
+        };
         let mut invocation = self.open.key(self.session_key(&claims.sub, &claims.sid));
         invocation
             .key(self.client.key(tag, "sessions"))
@@ -128,8 +143,8 @@ impl Sessions {
             .arg(self.limits.log_ins)
             .arg(&["jti", &claims.jti])
             .arg(&["role", new.role.as_str()])
-            .arg(&["cookie", &fingerprint(new.cookie)])
-            .arg(&["bound", if new.bound { "1" } else { "0" }])
+            .arg(&["cookie", &cookie])
+            .arg(&["bound", if bound { "1" } else { "0" }])
             .arg(&["ip", new.ip])
             .arg(&["user_agent", new.user_agent])
             .arg("changed")
@@ -138,6 +153,9 @@ impl Sessions {
             .arg(claims.iat)
             .arg("expires_at")
             .arg(claims.exp);
+        if let Client::Key(client_id) = new.client {
+            invocation.arg("client_id").arg(client_id.to_string());
+        }
         let mut all_ended = vec![];
         loop {
             let reply: Vec<String> = self.client.run(&invocation).await?;
@@ -206,7 +224,16 @@ impl Sessions {
                 let (created_at, expires_at) = (next().parse(), next().parse());
                 let (created_at, expires_at) = (created_at.unwrap_or(0), expires_at.unwrap_or(0));
                 let (ip, user_agent) = (next(), next());
-                found.push(OpenSession { sid, jti, created_at, expires_at, ip, user_agent });
+                let client_id = ClientId::parse(&next()).ok();
+                found.push(OpenSession {
+                    sid,
+                    jti,
+                    created_at,
+                    expires_at,
+                    ip,
+                    user_agent,
+                    client_id,
+                });
             }
         }
         // Session ids sort by time.
@@ -226,14 +253,14 @@ impl Sessions {
         parse_reply(reply).map(drop)
     }
 
-    /// Ends a session and denies its token. Idempotent.
+    /// Ends a session and denies its token. Idempotent; returns whether this call has ended it.
     pub(super) async fn close(
         &self,
         username: &Username,
         sid: &str,
         jti: &str,
         epochs: &str,
-    ) -> Result<(), RedisClientError> {
+    ) -> Result<bool, RedisClientError> {
         let reply = self
             .client
             .run(
@@ -246,7 +273,8 @@ impl Sessions {
                     .arg(epochs),
             )
             .await?;
-        parse_reply(reply).map(drop)
+        let (_, mut rest) = parse_reply(reply)?;
+        Ok(rest.next().as_deref() == Some("1"))
     }
 
     /// Ends the sessions that were opened before the account's change at `position`, and returns them.
@@ -285,6 +313,26 @@ impl Sessions {
                 return Ok(all_ended);
             }
         }
+    }
+
+    /// Ends the sessions that a service key has opened, and returns those that this call has ended. The key is gone by
+    /// then: a session that it opens meanwhile is ended before its token is sent.
+    pub(super) async fn close_key(
+        &self,
+        username: &Username,
+        client_id: ClientId,
+        epochs: &str,
+    ) -> Result<Vec<Ended>, RedisClientError> {
+        let mut ended = vec![];
+        // Those that have expired, too: this has no clock.
+        for open in self.list(username, 0, epochs).await? {
+            if open.client_id == Some(client_id)
+                && self.close(username, &open.sid, &open.jti, epochs).await?
+            {
+                ended.push((open.sid, open.jti));
+            }
+        }
+        Ok(ended)
     }
 
     pub(super) fn session_key(&self, username: &Username, sid: &str) -> String {

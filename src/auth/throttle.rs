@@ -2,7 +2,9 @@
 //! together: in windows of a minute, and in windows of a day for those that come slowly. Successes never
 //! count. Each time that the limit is reached again the wait doubles, up to 15 minutes, so that an
 //! attacker cannot lock an account out for good. Failures of an open session's password change count for
-//! that session alone: a stranger cannot keep the owner from changing a stolen password.
+//! that session alone: a stranger cannot keep the owner from changing a stolen password. Wrong secrets of a service
+//! key count for the key and the address, but only the address is asked before a secret is checked: its 256 bits
+//! cannot be guessed, and a stranger cannot keep a program from its tokens.
 
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use super::redis::client::{RedisClient, RedisClientError};
 use super::redis::scripts;
 use super::session::{OPENED, micros};
 use crate::events::account::ThrottledBy;
+use crate::events::account_key::ClientId;
 use crate::events::values::Username;
 
 /// In seconds: the window in which failures are counted, which is also the first wait; the longest wait;
@@ -37,13 +40,15 @@ pub struct Throttle {
     count: Script,
 }
 
-/// Whose password is checked.
+/// Whose password or secret is checked.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Subject<'a> {
     /// A log-in; without a name if the given one is no user name.
     LogIn { username: Option<&'a Username>, address: &'a str },
     /// The owner of a session, who changes the password.
     Session { username: &'a Username, sid: &'a str },
+    /// A client with a service key; without an id if the given one is none, and before its secret is checked.
+    Client { client_id: Option<ClientId>, address: &'a str },
 }
 
 /// Whether a log-in may be tried, or after which wait.
@@ -118,8 +123,10 @@ impl Throttle {
         let mut reached = None;
         for counter in subject.counters() {
             let long_window = match counter.by {
-                ThrottledBy::Account | ThrottledBy::Session if is_known => DAY_SECONDS,
-                ThrottledBy::Account | ThrottledBy::Session => 0,
+                ThrottledBy::Account | ThrottledBy::Session | ThrottledBy::Key if is_known => {
+                    DAY_SECONDS
+                }
+                ThrottledBy::Account | ThrottledBy::Session | ThrottledBy::Key => 0,
                 ThrottledBy::Address => HOUR_SECONDS,
             };
             let is_reached: bool = self
@@ -154,10 +161,11 @@ impl Subject<'_> {
         match self {
             Self::LogIn { username, .. } => *username,
             Self::Session { username, .. } => Some(username),
+            Self::Client { .. } => None,
         }
     }
 
-    /// A user name has no space, so it cannot equal the tag of an address.
+    /// A user name has no space, so it cannot equal the tag of an address or of a key.
     fn counters(&self) -> Vec<Counter> {
         let counter = |by, tag: String| Counter { by, tag, of: String::new() };
         match self {
@@ -169,6 +177,11 @@ impl Subject<'_> {
             Self::Session { username, sid } => {
                 let of = format!(":{sid}");
                 vec![Counter { by: ThrottledBy::Session, tag: username.to_string(), of }]
+            }
+            Self::Client { client_id, address } => {
+                let key = client_id.map(|id| counter(ThrottledBy::Key, format!("key {id}")));
+                let address = counter(ThrottledBy::Address, format!("ip {address}"));
+                key.into_iter().chain([address]).collect()
             }
         }
     }

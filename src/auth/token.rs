@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::keys::{KeyError, Keys};
 use super::token_refusal::TokenRefusal;
+use crate::events::account_key::ClientId;
 use crate::events::values::Username;
 
 /// The tolerated difference between two clocks, in seconds.
@@ -30,7 +31,7 @@ const TYPE: &str = "at+jwt";
 /// The longest token that is parsed, in bytes; ours have about 500.
 const TOKEN_MAX_BYTES: usize = 4096;
 
-/// The claims of a token. All are required.
+/// The claims of a token. All but the last are required.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
     pub iss: String,
@@ -41,6 +42,9 @@ pub struct Claims {
     pub iat: i64,
     pub nbf: i64,
     pub exp: i64,
+    /// The service key that opened the session (RFC 9068, section 2.2); `None` for a log-in.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub client_id: Option<ClientId>,
 }
 
 impl Claims {
@@ -93,6 +97,11 @@ impl Tokens {
         Self { keys, issuer, validation, verified: Cache::new(VERIFIED_MAX) }
     }
 
+    /// The issuer of the tokens: the public URL.
+    pub(super) fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
     pub(super) fn keys(&self) -> &Keys {
         &self.keys
     }
@@ -105,6 +114,7 @@ impl Tokens {
         jti: &str,
         now: DateTime<Utc>,
         ttl: Duration,
+        client_id: Option<ClientId>,
     ) -> Claims {
         let iat = now.timestamp();
         Claims {
@@ -116,6 +126,7 @@ impl Tokens {
             iat,
             nbf: iat,
             exp: iat.saturating_add_unsigned(ttl.as_secs()),
+            client_id,
         }
     }
 

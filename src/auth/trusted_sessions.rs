@@ -10,6 +10,7 @@ use super::redis::epoch::ANY_EPOCH;
 use super::revocation::Ended;
 use super::session::{NewSession, OpenSession, Opening};
 use super::session_check::{Presented, SessionCheck};
+use crate::events::account_key::ClientId;
 use crate::events::values::{Role, Username};
 
 /// Makes a call of `Sessions`, with the trusted epochs as its last argument.
@@ -44,7 +45,8 @@ impl TrustedSessions {
         sid: &str,
         jti: &str,
     ) -> Result<(), AuthError> {
-        Ok(self.0.sessions().close(username, sid, jti, ANY_EPOCH).await?)
+        self.0.sessions().close(username, sid, jti, ANY_EPOCH).await?;
+        Ok(())
     }
 
     /// See [`Sessions::check`](super::session::Sessions::check).
@@ -82,7 +84,7 @@ impl TrustedSessions {
         username: &Username,
         sid: &str,
         jti: &str,
-    ) -> Result<(), AuthError> {
+    ) -> Result<bool, AuthError> {
         in_trusted_epochs!(self, close(username, sid, jti))
     }
 
@@ -94,6 +96,15 @@ impl TrustedSessions {
         position: i64,
     ) -> Result<Vec<Ended>, AuthError> {
         in_trusted_epochs!(self, close_all(username, except, position))
+    }
+
+    /// See [`Sessions::close_key`](super::session::Sessions::close_key).
+    pub(super) async fn close_key(
+        &self,
+        username: &Username,
+        client_id: ClientId,
+    ) -> Result<Vec<Ended>, AuthError> {
+        in_trusted_epochs!(self, close_key(username, client_id))
     }
 
     /// Fails unless Redis is in a trusted epoch and accepts writes.

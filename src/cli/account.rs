@@ -1,13 +1,15 @@
-//! `customers account add|passwd|role|list|disable`.
+//! `customers account add|passwd|role|list|disable|enable|key`.
 
 use std::io::Read as _;
 
 use anyhow::Context as _;
 use serde_json::json;
 
+use super::account_key;
 use super::database::pools;
 use super::os_user;
-use crate::auth::account::{Account, Accounts, PASSWORD_TEXT_MAX, check_password};
+use crate::auth::account::{Account, AccountError, Accounts, PASSWORD_TEXT_MAX, check_password};
+use crate::auth::account_changes::AccountChange;
 use crate::auth::fair_queue::Network;
 use crate::auth::password::Passwords;
 use crate::auth::redis::client::RedisClient;
@@ -58,6 +60,14 @@ pub enum Command {
         #[arg(value_parser = Username::stored)]
         name: Username,
     },
+    /// Let a disabled account log in again
+    Enable {
+        #[arg(value_parser = Username::stored)]
+        name: Username,
+    },
+    /// Add, list and revoke the service keys with which programs get tokens
+    #[command(subcommand)]
+    Key(account_key::Command),
 }
 
 #[derive(clap::Args)]
@@ -77,6 +87,10 @@ pub async fn run(config: &Config, command: Command) -> anyhow::Result<()> {
             accounts.add(&name, &hash, role, metadata).await?;
             say!("added {name} ({role})");
             return Ok(());
+        }
+        Command::Enable { name } => return enable(&accounts, name, metadata).await,
+        Command::Key(command) => {
+            return account_key::run(config, &accounts, command, metadata).await;
         }
         Command::List { json } => {
             for account in accounts.list().await? {
@@ -123,6 +137,17 @@ pub async fn run(config: &Config, command: Command) -> anyhow::Result<()> {
     if let Err(problem) = revoked {
         complain!("sessions not ended ({problem}): the service ends them when it reaches Redis");
     }
+    Ok(())
+}
+
+async fn enable(accounts: &Accounts, name: Username, metadata: Metadata) -> anyhow::Result<()> {
+    let change = AccountChange { disabled: Some(false), ..AccountChange::default() };
+    let made = accounts.change(&name, &change, metadata).await?;
+    if made.is_empty() && accounts.find(&name).await?.is_none() {
+        return Err(AccountError::Unknown(name).into());
+    }
+    let message = if made.is_empty() { "is enabled already" } else { "may log in again" };
+    say!("{name} {message}");
     Ok(())
 }
 

@@ -27,6 +27,9 @@ macro_rules! complain {
 /// `customers account ...`
 mod account;
 
+/// `customers account key ...`
+mod account_key;
+
 /// `customers dev`: private servers, demo data and the service, without any configuration.
 #[cfg(feature = "embedded")]
 mod dev;

@@ -87,7 +87,7 @@ pub fn routes(arguments: &RoutesArguments) -> anyhow::Result<()> {
             let line = json!({"method": route.method, "path": route.path, "role": role});
             say!("{}", serde_json::to_string(&line)?);
         } else {
-            say!("{:<7} {:<28} {role}", route.method, route.path);
+            say!("{:<7} {:<39} {role}", route.method, route.path);
         }
     }
     Ok(())

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use strum::VariantNames as _;
 
+use super::account_key::{ClientId, KeyExpiry, KeyName};
 use super::upcast;
 use super::values::{Role, Username};
 
@@ -21,6 +22,8 @@ pub enum AccountEvent {
         role: Role,
     },
     AccountDisabled {},
+    /// May log in again. It has no session: what disabled it has ended them.
+    AccountEnabled {},
     RoleChanged {
         role: Role,
     },
@@ -29,6 +32,9 @@ pub enum AccountEvent {
     PasswordRehashed {},
     SessionOpened {
         session: String,
+        /// The service key that opened it; `None` for a log-in with the password.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        client_id: Option<ClientId>,
     },
     /// The session's cookie arrived for the first time: from now on, its token without the cookie is a
     /// token replay.
@@ -51,6 +57,16 @@ pub enum AccountEvent {
     LoginThrottled {
         by: ThrottledBy,
     },
+    /// A key with which programs get tokens of the account. Its secret is in no event.
+    ServiceKeyAdded {
+        client_id: ClientId,
+        name: KeyName,
+        expires_at: KeyExpiry,
+    },
+    /// The key opens no more sessions, and those that it has opened end.
+    ServiceKeyRevoked {
+        client_id: ClientId,
+    },
 }
 
 /// Why a session ended before its time.
@@ -62,6 +78,7 @@ pub enum CloseCause {
     RoleChanged,
     AccountDisabled,
     SessionLimit,
+    KeyRevoked,
 }
 
 /// The limit of failed log-ins that was met.
@@ -72,6 +89,8 @@ pub enum ThrottledBy {
     Address,
     /// Failed password changes of one session.
     Session,
+    /// Wrong secrets of one service key.
+    Key,
 }
 
 impl AccountEvent {
@@ -83,19 +102,24 @@ impl AccountEvent {
         self.into()
     }
 
-    /// Whether the event ends every session that was opened before it. The index `changes_of_accounts`
-    /// covers the same event types.
+    /// Why the event ends every session that was opened before it; `None` if it ends none, or only some. The index
+    /// `changes_of_accounts` covers the same event types.
     #[must_use]
-    pub fn ends_all_sessions(&self) -> bool {
+    pub fn ends_all_sessions(&self) -> Option<CloseCause> {
         match self {
-            Self::PasswordChanged {} | Self::RoleChanged { .. } | Self::AccountDisabled {} => true,
+            Self::PasswordChanged {} => Some(CloseCause::PasswordChanged),
+            Self::RoleChanged { .. } => Some(CloseCause::RoleChanged),
+            Self::AccountDisabled {} => Some(CloseCause::AccountDisabled),
             Self::AccountAdded { .. }
+            | Self::AccountEnabled {}
             | Self::PasswordRehashed {}
             | Self::SessionOpened { .. }
             | Self::SessionBound { .. }
             | Self::SessionClosed { .. }
             | Self::TokenReplayDetected { .. }
-            | Self::LoginThrottled { .. } => false,
+            | Self::LoginThrottled { .. }
+            | Self::ServiceKeyAdded { .. }
+            | Self::ServiceKeyRevoked { .. } => None,
         }
     }
 
@@ -106,14 +130,17 @@ impl AccountEvent {
         match self {
             Self::SessionBound { .. }
             | Self::SessionClosed { .. }
-            | Self::TokenReplayDetected { .. } => true,
+            | Self::TokenReplayDetected { .. }
+            | Self::ServiceKeyRevoked { .. } => true,
             Self::AccountAdded { .. }
             | Self::AccountDisabled {}
+            | Self::AccountEnabled {}
             | Self::RoleChanged { .. }
             | Self::PasswordChanged {}
             | Self::PasswordRehashed {}
             | Self::SessionOpened { .. }
-            | Self::LoginThrottled { .. } => self.ends_all_sessions(),
+            | Self::LoginThrottled { .. }
+            | Self::ServiceKeyAdded { .. } => self.ends_all_sessions().is_some(),
         }
     }
 }

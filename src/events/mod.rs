@@ -10,6 +10,8 @@ pub mod values;
 
 /// External ids: the name that another system has for a customer.
 pub mod external_id;
+/// The values of service keys.
+pub mod account_key;
 
 /// Events of customers.
 pub mod customer;

@@ -64,8 +64,14 @@ const GUARDS: [Guard; 16] = [
     guard(
         "the role changes accounts through functions only",
         "not has_table_privilege('public.accounts', 'insert, update, delete, truncate, trigger')
-         and not has_any_column_privilege('public.accounts', 'insert, update')",
-        "revoke insert, update, delete, truncate, trigger on accounts from the role",
+         and not has_any_column_privilege('public.accounts', 'insert, update')
+         and not has_table_privilege('public.service_keys', 'insert, update, delete, truncate, trigger')
+         and not has_any_column_privilege('public.service_keys', 'insert')
+         and not exists (select from pg_attribute a
+                         where a.attrelid = 'public.service_keys'::regclass and a.attnum > 0
+                           and a.attname <> 'last_used_at'
+                           and has_column_privilege(a.attrelid, a.attnum, 'update'))",
+        "revoke insert, update, delete, truncate, trigger on accounts and service_keys from the role",
     ),
     guard(
         "the role cannot create objects in the schema",

@@ -4,7 +4,7 @@ use crate::projections::{self, Projection};
 
 /// The functions that run as their owner (`security definer`), because the service's role may not
 /// change their tables itself. Each is documented in its migration.
-pub(super) const FUNCTIONS: [&str; 21] = [
+pub(super) const FUNCTIONS: [&str; 24] = [
     "append_events",
     "append_event",
     "import_customers",
@@ -18,6 +18,9 @@ pub(super) const FUNCTIONS: [&str; 21] = [
     "change_role",
     "disable_account",
     "record_key_change",
+    "change_account",
+    "add_service_key",
+    "revoke_service_key",
     "create_shadow_tables",
     "index_shadow_tables",
     "index_standby_tables",
@@ -29,7 +32,7 @@ pub(super) const FUNCTIONS: [&str; 21] = [
 ];
 
 /// The tables that the service reads, apart from the read tables.
-const TABLES: [&str; 15] = [
+const TABLES: [&str; 16] = [
     "_sqlx_migrations",
     "events",
     "log_identities",
@@ -38,6 +41,7 @@ const TABLES: [&str; 15] = [
     "external_ids",
     "taken_external_ids",
     "accounts",
+    "service_keys",
     "cursor_keys",
     "projections",
     "projection_tables",
@@ -59,7 +63,7 @@ enum Kind {
 }
 
 /// The role appends events and changes accounts through functions only.
-const RIGHTS: [(&str, Kind, &[&str]); 9] = [
+const RIGHTS: [(&str, Kind, &[&str]); 10] = [
     ("usage", Kind::Schema, &["public", "served", "shadow", "previous"]),
     ("select", Kind::Table, &TABLES),
     ("insert", Kind::Table, &["rebuilds", "rebuild_parts", "parked_customers"]),
@@ -67,6 +71,7 @@ const RIGHTS: [(&str, Kind, &[&str]); 9] = [
     ("delete", Kind::Table, &["idempotency_keys", "imports", "parked_customers"]),
     ("insert", Kind::Column("spare_tables"), &["projection", "version", "place"]),
     ("update", Kind::Column("spare_tables"), &["checkpoint"]),
+    ("update", Kind::Column("service_keys"), &["last_used_at"]),
     ("usage", Kind::Sequence, &["customer_ids"]),
     ("execute", Kind::Function, &FUNCTIONS),
 ];

@@ -1,6 +1,8 @@
 //! A change of an account is made once and reported as it is, even if the connection is lost while it is made.
 
 use customers::auth::account::{AccountError, Accounts, Change};
+use customers::auth::account_changes::{AccountChange, Part};
+use customers::events::account_key::{KeyExpiry, KeyName};
 use customers::events::metadata::Metadata;
 use customers::events::values::{Role, Username};
 use futures_util::FutureExt as _;
@@ -40,8 +42,21 @@ fn by() -> Metadata {
     Metadata::of_program("test")
 }
 
+async fn enable(accounts: &Accounts, name: &Username) -> Result<Option<Change>, AccountError> {
+    let change = AccountChange { disabled: Some(false), ..AccountChange::default() };
+    let made = accounts.change(name, &change, by()).await?;
+    assert_eq!(made.iter().map(|made| made.part).collect::<Vec<_>>(), [Part::Disabled]);
+    Ok(None)
+}
+
+async fn add_key(accounts: &Accounts, name: &Username) -> Result<Option<Change>, AccountError> {
+    let end = KeyExpiry::stored("2999-01-01T00:00:00Z".parse().unwrap());
+    accounts.add_key(name, &KeyName::parse("a key").unwrap(), end, by()).await?;
+    Ok(None)
+}
+
 /// Every change of an account, and an account that is added.
-fn changes<'a>(accounts: &'a Accounts, name: &'a Username, new: &'a Username) -> [Changing<'a>; 5] {
+fn changes<'a>(accounts: &'a Accounts, name: &'a Username, new: &'a Username) -> [Changing<'a>; 7] {
     let some = |changed: Result<Change, AccountError>| changed.map(Some);
     let (password, old) = ("PasswordChanged", Some("$hash-1"));
     let added = accounts.add(new, "$hash", Role::Viewer, by());
@@ -55,6 +70,8 @@ fn changes<'a>(accounts: &'a Accounts, name: &'a Username, new: &'a Username) ->
         (name, password, 2, accounts.change_password(name, old, "$hash-2", by()).map(some).boxed()),
         (name, "RoleChanged", 1, accounts.change_role(name, Role::Editor, by()).map(some).boxed()),
         (name, "AccountDisabled", 1, accounts.disable(name, by()).map(some).boxed()),
+        (name, "AccountEnabled", 1, enable(accounts, name).boxed()),
+        (name, "ServiceKeyAdded", 1, add_key(accounts, name).boxed()),
         (new, "AccountAdded", 1, added.map(|added| added.map(|()| None)).boxed()),
     ]
 }

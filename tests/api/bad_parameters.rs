@@ -4,7 +4,7 @@ use customers::api;
 use reqwest::{Method, RequestBuilder};
 
 use crate::bad_input::table::{Table, named};
-use crate::harness::address_of;
+use crate::harness::{address_of, empty_body_of};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_customers_id_is_refused_wherever_it_stands() {
@@ -94,7 +94,11 @@ async fn no_route_passes_over_a_parameter_that_it_does_not_know() {
             if route.path == "/customers/import" {
                 let lines = |request: RequestBuilder| request.header("content-type", "text/csv");
                 table.ask(method.clone(), &path, "", lines).await;
-            } else if matches!(route.method, "POST" | "PUT") {
+            } else if route.path == "/oauth/token" {
+                let (media_type, body) = empty_body_of(&route);
+                let form = |request: RequestBuilder| request.header("content-type", media_type);
+                table.ask(method.clone(), &path, body, |request| form(request).body(body)).await;
+            } else if matches!(route.method, "POST" | "PUT" | "PATCH") {
                 table.json(method.clone(), &path, "{}", "{}").await;
             } else {
                 table.ask(method.clone(), &path, "", |request| request).await;
@@ -129,7 +133,9 @@ async fn a_header_that_cannot_be_read_is_refused() {
 async fn a_body_that_is_not_said_to_be_json_is_refused() {
     let mut table = Table::start().await;
     let ada = named("Ada");
-    for route in api::routes().iter().filter(|route| matches!(route.method, "POST" | "PUT")) {
+    let with_body = |route: &&api::Route| matches!(route.method, "POST" | "PUT" | "PATCH");
+    let is_form = |route: &&api::Route| route.path == "/oauth/token";
+    for route in api::routes().iter().filter(with_body).filter(|route| !is_form(route)) {
         let path = address_of(route);
         let method: Method = route.method.parse().unwrap();
         for value in ["text/plain", "application/x-www-form-urlencoded", "text/json"] {

@@ -126,6 +126,7 @@ async fn every_command_exists_with_its_options() {
                 let rest = code[start + "customers ".len()..].split(['|', ';', '>', '#', ')']);
                 let words: Vec<&str> = rest.take(1).flat_map(str::split_whitespace).collect();
                 let depth = match words.first() {
+                    Some(&"account") if words.get(1) == Some(&"key") => 3,
                     Some(&("account" | "keys" | "log" | "projection" | "redis")) => 2,
                     Some(word) if word.chars().all(|c| c.is_ascii_lowercase()) => 1,
                     _ => continue,

@@ -139,7 +139,7 @@ async fn locks_of_a_role_that_may_only_connect_stop_nothing() {
 }
 
 /// CRC-32 (ISO 3309), with which sqlx makes the key of its lock from the name of the database.
-fn crc32(bytes: &[u8]) -> u32 {
+pub fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0_u32, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
             if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 }
@@ -168,6 +168,10 @@ async fn the_services_role_changes_no_account_without_its_event() {
         "update accounts set disabled = true",
         "insert into accounts values ('mallory', 'hash', 'admin', false, now())",
         "delete from accounts",
+        "insert into service_keys values (gen_random_uuid(), 'eve', 'x', sha256(''), now(), now())",
+        "update service_keys set secret_hash = sha256('')",
+        "update service_keys set expires_at = 'infinity'",
+        "delete from service_keys",
     ] {
         assert_eq!(code_of(&mut role, statement).await, "42501", "{statement}");
     }
@@ -176,7 +180,12 @@ async fn the_services_role_changes_no_account_without_its_event() {
         '{\"type\":\"RoleChanged\",\"role\":\"viewer\"}', '{}')";
     let unknown = "select * from change_role('eve', 'emperor', gen_random_uuid(),
         '{\"type\":\"RoleChanged\",\"role\":\"emperor\"}', '{}')";
-    for statement in [quiet, unknown] {
+    let quiet_key =
+        "select * from add_service_key('eve', gen_random_uuid(), 'x', sha256(''), now(),
+        gen_random_uuid(), '{\"type\":\"ServiceKeyRevoked\"}', '{}')";
+    let quiet_state = "select * from change_account('eve', null, null, true, false,
+        gen_random_uuid(), null, null, '{\"type\":\"AccountEnabled\"}', '{}')";
+    for statement in [quiet, unknown, quiet_key, quiet_state] {
         assert_eq!(code_of(&mut role, statement).await, "23514", "{statement}");
     }
     let left: (String, i64) =
@@ -232,12 +241,23 @@ async fn the_functions_append_known_events_of_their_shape_and_no_others() {
             event,
             AccountEvent::AccountAdded { .. }
                 | AccountEvent::AccountDisabled {}
+                | AccountEvent::AccountEnabled {}
+                | AccountEvent::ServiceKeyAdded { .. }
+                | AccountEvent::ServiceKeyRevoked { .. }
                 | AccountEvent::RoleChanged { .. }
                 | AccountEvent::PasswordChanged {}
                 | AccountEvent::PasswordRehashed {}
         );
         let refusal = is_change.then(|| "23514".to_owned());
         assert_eq!(append(&mut role, kind, &new.payload).await, refusal, "{}", new.payload);
+    }
+    // What service keys add to the events of sessions.
+    let opened = r#"{"type":"SessionOpened","session":"x","client_id":"y"}"#;
+    let closed = r#"{"type":"SessionClosed","session":"x","jti":"y","cause":"key-revoked"}"#;
+    let throttled = r#"{"type":"LoginThrottled","by":"key"}"#;
+    for payload in [opened, closed, throttled] {
+        let kind = payload.split('"').nth(3).unwrap();
+        assert_eq!(append(&mut role, ("account", kind, "1"), payload).await, None, "{payload}");
     }
     let before = read::head(&mut role).await.unwrap();
     let created = ("customer", "CustomerCreated", "1");
@@ -255,6 +275,16 @@ async fn the_functions_append_known_events_of_their_shape_and_no_others() {
         (created, r#"{"type":"CustomerCreated","name":"A","dob":"soon"}"#),
         (created, r#"{"type":"CustomerCreated","name":"A"}"#),
         (created, r#"{"type":"CustomerCreated","name":"A","dob":"1990-12-10","vip":true}"#),
+        (
+            ("account", "SessionOpened", "1"),
+            r#"{"type":"SessionOpened","session":"x","client_id":7}"#,
+        ),
+        (("account", "SessionOpened", "1"), r#"{"type":"SessionOpened","client_id":"x"}"#),
+        (
+            ("account", "SessionClosed", "1"),
+            r#"{"type":"SessionClosed","session":"x","cause":"key-revoked"}"#,
+        ),
+        (("account", "LoginThrottled", "1"), r#"{"type":"LoginThrottled","by":"key","x":1}"#),
         (created, "[]"),
         (created, "null"),
     ] {

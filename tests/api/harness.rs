@@ -353,6 +353,10 @@ impl Service {
         self.request(Method::PUT, path)
     }
 
+    pub fn patch(&self, path: &str) -> RequestBuilder {
+        self.request(Method::PATCH, path)
+    }
+
     pub fn delete(&self, path: &str) -> RequestBuilder {
         self.request(Method::DELETE, path)
     }
@@ -400,7 +404,7 @@ pub struct Answer {
 }
 
 /// Sends a request and reads the whole response. Checks that it has a request id, and that an error is
-/// problem details (RFC 9457).
+/// problem details (RFC 9457), or one of the token endpoint (RFC 6749, section 5.2).
 pub async fn send(request: RequestBuilder) -> Answer {
     let (client, request) = request.build_split();
     let request = request.unwrap();
@@ -411,7 +415,11 @@ pub async fn send(request: RequestBuilder) -> Answer {
     let body = serde_json::from_str(&text).unwrap_or(Value::Null);
     let answer = Answer { status: status.as_u16(), headers, text, body };
     assert!(answer.header("x-request-id").is_some(), "no request id: {answer:?}");
-    if status.is_client_error() || status == StatusCode::INTERNAL_SERVER_ERROR {
+    let is_of_tokens = path.ends_with("/oauth/token") && answer.body["error"].is_string();
+    if is_of_tokens {
+        assert_eq!(answer.header("content-type"), Some("application/json"), "{answer:?}");
+        assert_eq!(answer.header("cache-control"), Some("no-store"), "{answer:?}");
+    } else if status.is_client_error() || status == StatusCode::INTERNAL_SERVER_ERROR {
         assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{answer:?}");
         assert_eq!(answer.body["request_id"], answer.header("x-request-id").unwrap());
     }
@@ -470,9 +478,25 @@ pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "timed out: {what}");
 }
 
-/// An address of the route: of customer 1, and of a file and a type of problems that are there.
+/// The media type of the route's body, and a body of it without values.
+pub fn empty_body_of(route: &api::Route) -> (&'static str, &'static str) {
+    match route.path {
+        "/customers/import" => ("text/csv", "name,dob\n"),
+        "/oauth/token" => ("application/x-www-form-urlencoded", ""),
+        _ => ("application/json", "{}"),
+    }
+}
+
+/// An address of the route: of customer 1, the account `admin`, and of a file and a type of problems that are there.
 pub fn address_of(route: &api::Route) -> String {
-    [("{id}", "1"), ("{external_id}", "crm-1"), ("{file}", "start.js"), ("{slug}", "not-found")]
+    let values = [
+        ("{id}", "1"),
+        ("{external_id}", "crm-1"),
+        ("{username}", "admin"),
+        ("{file}", "start.js"),
+        ("{slug}", "not-found"),
+    ];
+    values
         .iter()
         .fold(route.path.to_owned(), |path, (name, value)| path.replace(name, value))
 }

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod account_changes;
+mod accounts_api;
 mod backups;
 mod bad_input;
 mod bad_parameters;
@@ -66,6 +67,7 @@ mod me;
 mod metrics;
 mod neighbours;
 mod nginx;
+mod oauth;
 mod openapi;
 mod ops;
 mod other_postgres;
@@ -97,6 +99,7 @@ mod restore;
 mod roles;
 mod schema;
 mod search;
+mod service_keys;
 mod sessions;
 mod silent_connections;
 mod sizes;

@@ -7,7 +7,7 @@ use customers::events::values::Role;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::harness::{Service, With as _, address_of, config, send};
+use crate::harness::{Service, With as _, address_of, config, empty_body_of, send};
 use crate::sessions::{login_of, try_to_log_in, verdict};
 use crate::tokens::claims;
 
@@ -115,12 +115,8 @@ async fn every_route_answers_with_the_path_and_without() {
             for prefix in ["", path] {
                 let request =
                     service.request(method.clone(), &format!("{prefix}{of_route}?surprise=1"));
-                let request = request.login(&admin).header("content-type", "application/json");
-                let request = if route.path.ends_with("/import") {
-                    request.header("content-type", "text/csv").body("name,dob\n")
-                } else {
-                    request.body("{}")
-                };
+                let (media_type, body) = empty_body_of(&route);
+                let request = request.login(&admin).header("content-type", media_type).body(body);
                 let answer = send(request).await;
                 statuses.push((answer.status, answer.body["errors"].clone()));
             }

@@ -5,6 +5,7 @@ import { connect, createServer } from "node:net";
 import { HTTP } from "cloudevents";
 import { EventSource } from "eventsource";
 import { createRemoteJWKSet, jwtVerify } from "jose";
+import * as oauth from "oauth4webapi";
 import { Pool } from "undici";
 
 const api = process.env.API;
@@ -114,6 +115,47 @@ await check("jose: a token is verified with the published keys, and a changed on
   assert.equal(payload.sub, "demo");
   const [head, body, signature] = token.split(".");
   await assert.rejects(jwtVerify([head, `${body.slice(0, -2)}AA`, signature].join("."), keys));
+});
+
+/** A service key of an account of its own. */
+async function serviceKey(username) {
+  const headers = { ...(await logIn()), "content-type": "application/json" };
+  const post = (path, body) => fetch(`${api}${path}`, { method: "POST", headers, body: JSON.stringify(body) });
+  const added = await post("/accounts", { username, password: "a good password", role: "editor" });
+  assert.equal(added.status, 201);
+  const expires_at = new Date(Date.now() + 86_400_000).toISOString();
+  const key = await post(`/accounts/${username}/keys`, { name: "interop", expires_at });
+  assert.equal(key.status, 201);
+  return key.json();
+}
+
+await check("oauth4webapi: it finds the endpoint, gets tokens in both ways, and creates customers", async () => {
+  const { client_id, client_secret } = await serviceKey("node");
+  const issuer = new URL(api);
+  // The service of this suite is on plain http.
+  const options = { [oauth.allowInsecureRequests]: true };
+  const found = await oauth.discoveryRequest(issuer, { ...options, algorithm: "oauth2" });
+  const server = await oauth.processDiscoveryResponse(issuer, found);
+  const client = { client_id };
+  const grant = async (authentication) => {
+    const asked = oauth.clientCredentialsGrantRequest(server, client, authentication, new URLSearchParams(), options);
+    return oauth.processClientCredentialsResponse(server, client, await asked);
+  };
+  for (const method of [oauth.ClientSecretBasic, oauth.ClientSecretPost]) {
+    const { access_token, scope } = await grant(method(client_secret));
+    assert.equal(scope, "editor");
+    const headers = new Headers({ "content-type": "application/json" });
+    const body = JSON.stringify({ name: "Grace Hopper", dob: "1906-12-09" });
+    const url = new URL(`${api}/customers`);
+    const made = await oauth.protectedResourceRequest(access_token, "POST", url, headers, body, options);
+    assert.equal(made.status, 201);
+  }
+  const isInvalid = (error) => error instanceof oauth.ResponseBodyError && error.error === "invalid_client";
+  await assert.rejects(grant(oauth.ClientSecretPost(`${client_secret}x`)), isInvalid);
+  // The library tells of a 401 by its challenge.
+  const isChallenge = (error) =>
+    error instanceof oauth.WWWAuthenticateChallengeError && error.status === 401 && error.cause[0].scheme === "basic";
+  await assert.rejects(grant(oauth.ClientSecretBasic(`${client_secret}x`)), isChallenge);
 });
 
 // Without this line `script/interop` counts the suite as broken off.

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import urllib.parse
+from datetime import datetime, timedelta, timezone
 
 import httpx
 import jwt
@@ -14,6 +15,8 @@ import pandas
 import requests
 import sseclient
 from cloudevents.core.bindings.http import HTTPMessage, from_http_event
+from oauthlib.oauth2 import BackendApplicationClient, InvalidClientError
+from requests_oauthlib import OAuth2Session
 
 API = os.environ["API"]
 LOG_IN = {"username": "demo", "password": "demo-password"}
@@ -160,6 +163,38 @@ def _():
     except jwt.InvalidTokenError:
         return
     raise AssertionError("a changed token was accepted")
+
+
+def service_key(username):
+    """A service key of an account of its own."""
+    admin = session()
+    account = {"username": username, "password": "a good password", "role": "editor"}
+    assert admin.post(f"{API}/accounts", json=account, timeout=10).status_code == 201
+    end = datetime.now(timezone.utc) + timedelta(days=1)
+    key = {"name": "interop", "expires_at": end.isoformat()}
+    added = admin.post(f"{API}/accounts/{username}/keys", json=key, timeout=10)
+    assert added.status_code == 201, added.text
+    return added.json()["client_id"], added.json()["client_secret"]
+
+
+@check
+def _():
+    """requests-oauthlib: it gets tokens in both ways, creates customers, and is told of a wrong secret"""
+    os.environ["OAUTHLIB_INSECURE_TRANSPORT"] = "1"  # The service of this suite is on plain http.
+    client_id, secret = service_key("python")
+    for in_body in [False, True]:
+        client = OAuth2Session(client=BackendApplicationClient(client_id=client_id))
+        how = {"token_url": f"{API}/oauth/token", "include_client_id": in_body, "timeout": 10}
+        token = client.fetch_token(client_secret=secret, **how)
+        assert token["scope"] == ["editor"], token
+        made = client.post(f"{API}/customers", json={"name": "Grace Hopper", "dob": "1906-12-09"}, timeout=10)
+        assert made.status_code == 201, made.text
+        try:
+            client.fetch_token(client_secret=f"{secret}x", **how)
+        except InvalidClientError as error:
+            assert error.error == "invalid_client", error
+        else:
+            raise AssertionError("a wrong secret got a token")
 
 
 @check

@@ -15,6 +15,7 @@ use crate::api::problem_types::ProblemType;
 #[strum(serialize_all = "lowercase")]
 pub(crate) enum Tag {
     Sessions,
+    Accounts,
     Customers,
     Events,
     Projections,
@@ -25,6 +26,7 @@ impl Tag {
     pub(super) fn description(self) -> &'static str {
         match self {
             Self::Sessions => "Log-in, log-out, the sessions of an account",
+            Self::Accounts => "Accounts, and the service keys with which programs get tokens",
             Self::Customers => "Create, read, update and delete customers",
             Self::Events => "The log: who changed what, when, from where and why",
             Self::Projections => "The read tables that follow the log",
@@ -126,6 +128,14 @@ impl Doc {
         let content = Content::new(Some(self.schema::<T>()));
         let body = RequestBodyBuilder::new().required(Some(Required::True));
         self.body = Some(body.content("application/json", content).build());
+        self
+    }
+
+    /// A body that is a form.
+    pub(super) fn form_body<T: ToSchema>(mut self) -> Self {
+        let content = Content::new(Some(self.schema::<T>()));
+        let body = RequestBodyBuilder::new().required(Some(Required::True));
+        self.body = Some(body.content("application/x-www-form-urlencoded", content).build());
         self
     }
 

@@ -92,7 +92,7 @@ const OF_ANSWERS: [(&str, &str); 26] = [
     ),
     ("idempotent-replayed", "`true`: the answer to the first request with this `Idempotency-Key`."),
     ("link", "The address of the next page, as `rel=\"next\"` (RFC 8288)."),
-    ("location", "The address of the customer."),
+    ("location", "The address of the customer, or of the account."),
     ("preference-applied", "`respond-async`."),
     ("projection-pending", "`true`: the read table does not show the change yet."),
     (
@@ -105,7 +105,7 @@ const OF_ANSWERS: [(&str, &str); 26] = [
     ("retry-after", "After how many seconds to repeat the request."),
     ("set-cookie", "The session's cookie."),
     ("vary", "The request headers by which answers differ."),
-    ("www-authenticate", "`Bearer` (RFC 6750)."),
+    ("www-authenticate", "`Bearer` (RFC 6750); of the token endpoint `Basic` (RFC 7617)."),
     ("x-accel-buffering", "`no`: nginx passes each part on at once."),
     ("x-content-type-options", "`nosniff`."),
     ("x-request-id", "The id of this request: the client's `X-Request-Id`, or a new one."),

@@ -16,6 +16,9 @@ mod plain;
 /// The documentation of log-in, log-out and sessions.
 mod sessions;
 
+/// The documentation of accounts and their service keys.
+mod accounts;
+
 /// The documentation of customers.
 mod customers;
 
@@ -40,6 +43,7 @@ use utoipa::openapi::{
     Ref, Response, ResponseBuilder, Server,
 };
 
+pub(super) use self::accounts::*;
 pub(super) use self::customers::*;
 use self::doc::{Doc, NamedSchema, Tag, add_schema};
 pub(super) use self::events::*;
@@ -56,7 +60,8 @@ const DESCRIPTION: &str = "\
 A registry of customers whose every change is an event. Create, update and delete append events to a log; the lists are
 read from a table that follows it, and every change waits until the lists show it.
 
-- Log in with `POST /login`, and send its token as `Authorization: Bearer` together with its cookie.
+- Log in with `POST /login`, and send its token as `Authorization: Bearer` together with its cookie. A program gets a
+  token for a service key with `POST /oauth/token`, and sends it alone.
 - Send each change with an `Idempotency-Key`, and repeat it when there is no answer: it is made once.
 - Every error is a problem (RFC 9457), whose `type` is the address of its explanation.
 - Members of answers, routes and parameters may be added: ignore what you do not know. Unknown members of a body are
@@ -100,10 +105,11 @@ fn components(schemas: Vec<NamedSchema>, cookie: &str) -> Components {
     let token = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
         .bearer_format("JWT")
-        .description(Some("The token of `POST /login`."));
+        .description(Some("The token of `POST /login` or `POST /oauth/token`."));
     let cookie = ApiKeyValue::with_description(
         cookie,
-        "The cookie of `POST /login`. A session that is bound to it takes the token only together with it.",
+        "The cookie of `POST /login`. A session that is bound to it takes the token only together with it. The \
+         sessions of `POST /oauth/token` have none.",
     );
     let mut components = ComponentsBuilder::new()
         .security_scheme(TOKEN, SecurityScheme::Http(token.build()))

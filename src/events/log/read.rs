@@ -205,7 +205,7 @@ pub async fn of_sessions(
         executor,
         "where aggregate_type = 'account' and event_type in (
                'SessionBound', 'SessionClosed', 'TokenReplayDetected',
-               'PasswordChanged', 'RoleChanged', 'AccountDisabled'
+               'PasswordChanged', 'RoleChanged', 'AccountDisabled', 'ServiceKeyRevoked'
            ) and position > $1
            order by position
            limit $2",

@@ -70,6 +70,7 @@ pub(super) fn check(event: &Exported<'_>) -> Result<(), String> {
                 }
                 AccountEvent::AccountAdded { .. }
                 | AccountEvent::AccountDisabled {}
+                | AccountEvent::AccountEnabled {}
                 | AccountEvent::RoleChanged { .. }
                 | AccountEvent::PasswordChanged {}
                 | AccountEvent::PasswordRehashed {}
@@ -77,7 +78,9 @@ pub(super) fn check(event: &Exported<'_>) -> Result<(), String> {
                 | AccountEvent::SessionBound { .. }
                 | AccountEvent::SessionClosed { .. }
                 | AccountEvent::TokenReplayDetected { .. }
-                | AccountEvent::LoginThrottled { .. } => Ok(()),
+                | AccountEvent::LoginThrottled { .. }
+                | AccountEvent::ServiceKeyAdded { .. }
+                | AccountEvent::ServiceKeyRevoked { .. } => Ok(()),
             }
         }
         INSTALLATION if id != TOKEN_KEYS => Err(format!("aggregate_id must be {TOKEN_KEYS}")),

@@ -183,3 +183,82 @@ async fn an_account_that_is_changed_without_redis_is_out_all_the_same() {
     assert_ended(&service, &[login], "role-changed").await;
     assert_eq!(events_of_type(&service, "viewer", "SessionClosed").await.len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disabled_account_is_enabled_again() {
+    let (service, shell) = service_and_shell().await;
+    service.add_account("ada", Role::Viewer).await;
+    assert_eq!(shell.run("account disable ada").await.code, 0);
+    assert_eq!(log_in(&service, "ada", PASSWORD).await, "401 unauthenticated");
+    for told in ["ada may log in again\n", "ada is enabled already\n"] {
+        let ended = shell.run("account enable ada").await;
+        assert_eq!((ended.code, ended.stdout.as_str()), (0, told), "{ended:?}");
+    }
+    assert_eq!(log_in(&service, "ada", PASSWORD).await, "200");
+    let enabled = events_of_type(&service, "ada", "AccountEnabled").await;
+    assert_eq!(enabled.len(), 1);
+    assert_eq!(enabled[0].metadata, json!({"actor": "customers account"}));
+    let ended = shell.run("account enable bob").await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (1, ""), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_adds_lists_and_revokes_service_keys() {
+    let (service, shell) = service_and_shell().await;
+    service.add_account("robot", Role::Editor).await;
+    let added = shell.run("account key add robot --name sync --expires-in 90days --json").await;
+    assert_eq!(added.code, 0, "{added:?}");
+    let key = json_lines(&added.stdout).swap_remove(0);
+    let (id, secret) = (key["client_id"].as_str().unwrap(), key["client_secret"].as_str().unwrap());
+    let token = async || {
+        let body = format!("grant_type=client_credentials&client_id={id}&client_secret={secret}");
+        let request = service.post("/oauth/token");
+        send(request.header("content-type", "application/x-www-form-urlencoded").body(body)).await
+    };
+    let answer = token().await;
+    assert_eq!((answer.status, &answer.body["scope"]), (200, &json!("editor")));
+    let token_of = answer.body["access_token"].as_str().unwrap().to_owned();
+    let login = Login { token: token_of, cookie: String::new() };
+    assert_eq!(token_alone(&service, &login).await, "200");
+
+    let plain = shell.run("account key add robot --name other --expires-in 1day").await;
+    let lines: Vec<&str> = plain.stdout.lines().collect();
+    let [other, shown] = lines[..] else { panic!("{plain:?}") };
+    let other = other.strip_prefix("client_id ").unwrap();
+    assert!(shown.starts_with("client_secret customers_sk_"), "{plain:?}");
+    let list = shell.run("account key list robot --json").await;
+    let ids: Vec<_> = json_lines(&list.stdout).iter().map(|key| key["client_id"].clone()).collect();
+    assert_eq!(ids, [json!(id), json!(other)]);
+    let list = shell.run("account key list robot").await;
+    assert_eq!(list.stdout.lines().count(), 2);
+    assert!(list.stdout.contains("last used never  other"), "{list:?}");
+    assert!(!list.stdout.contains("customers_sk_"), "{list:?}");
+
+    let revoke = format!("account key revoke robot {id}");
+    let ended = shell.run(&revoke).await;
+    assert_eq!((ended.code, ended.stdout), (0, format!("revoked {id}\n")));
+    assert_eq!(token_alone(&service, &login).await, "401 unauthenticated");
+    assert_eq!(token().await.body["error"], "invalid_client");
+    let ended = shell.run(&revoke).await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (1, ""), "{ended:?}");
+
+    // What cannot connect to Redis is done by the service.
+    let without_redis = shell.with("REDIS_URL", "redis://127.0.0.1:1");
+    let ended = without_redis.run(&format!("account key revoke robot {other}")).await;
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert!(ended.stderr.contains("the service ends them when it reaches Redis"), "{ended:?}");
+
+    for (what, arguments, code) in [
+        ("of nobody", "account key add bob --name a --expires-in 1day", 1),
+        ("too long", "account key add robot --name a --expires-in 732days", 1),
+        ("no time", "account key add robot --name a --expires-in soon", 2),
+        ("no end", "account key add robot --name a", 2),
+        ("no name", "account key add robot --expires-in 1day", 2),
+        ("list of nobody", "account key list bob", 1),
+        ("no id", "account key revoke robot x", 2),
+    ] {
+        let ended = without_redis.run(arguments).await;
+        assert_eq!((ended.code, ended.stdout.as_str()), (code, ""), "{what}: {ended:?}");
+        assert!(!ended.stderr.is_empty(), "{what}");
+    }
+}

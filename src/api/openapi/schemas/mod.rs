@@ -4,6 +4,9 @@
 #![expect(dead_code, reason = "read by the derived code only")]
 #![expect(clippy::struct_field_names, reason = "the names of the members")]
 
+/// Accounts, service keys, tokens for programs.
+mod accounts;
+
 /// Customers, their histories, the import.
 mod customers;
 
@@ -19,6 +22,7 @@ mod problems;
 /// Log-in and sessions.
 mod sessions;
 
+pub(super) use self::accounts::*;
 pub(super) use self::customers::*;
 pub(super) use self::events::*;
 pub(super) use self::operation::*;

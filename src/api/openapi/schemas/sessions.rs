@@ -60,6 +60,9 @@ pub(crate) struct Session {
     user_agent: String,
     /// Whether it is the session of this request.
     current: bool,
+    /// The service key that opened it; absent for a log-in.
+    #[schema(format = "uuid", required = false)]
+    client_id: Option<String>,
 }
 
 #[derive(ToSchema)]
