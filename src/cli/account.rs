@@ -31,6 +31,8 @@ pub enum Command {
         role: Role,
         #[command(flatten)]
         password: Password,
+        #[command(flatten)]
+        output: Output,
     },
     /// Set an account's password and end its sessions
     Passwd {
@@ -38,6 +40,8 @@ pub enum Command {
         name: Username,
         #[command(flatten)]
         password: Password,
+        #[command(flatten)]
+        output: Output,
     },
     /// Set an account's role and end its sessions
     Role {
@@ -46,6 +50,8 @@ pub enum Command {
         /// viewer, editor, auditor or admin
         #[arg(value_parser = Role::parse)]
         role: Role,
+        #[command(flatten)]
+        output: Output,
     },
     /// List the accounts
     List {
@@ -57,7 +63,16 @@ pub enum Command {
     Disable {
         #[arg(value_parser = Username::stored)]
         name: Username,
+        #[command(flatten)]
+        output: Output,
     },
+}
+
+#[derive(clap::Args)]
+pub struct Output {
+    /// Print the account as a JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(clap::Args)]
@@ -71,12 +86,12 @@ pub async fn run(config: &Config, command: Command) -> anyhow::Result<()> {
     let pools = pools(config).await?;
     let accounts = Accounts::new(pools.accounts.clone(), pools.appender.clone());
     let metadata = Metadata::of_program("customers account");
-    let (name, cause, position, message) = match command {
-        Command::Add { name, role, password } => {
+    let (name, cause, position, message, output) = match command {
+        Command::Add { name, role, password, output } => {
             let hash = hash(&password).await?;
             accounts.add(&name, &hash, role, metadata).await?;
-            say!("added {name} ({role})");
-            return Ok(());
+            let message = format!("added {name} ({role})");
+            return print_changed(&accounts, &name, &message, &output).await;
         }
         Command::List { json } => {
             for account in accounts.list().await? {
@@ -84,22 +99,22 @@ pub async fn run(config: &Config, command: Command) -> anyhow::Result<()> {
             }
             return Ok(());
         }
-        Command::Passwd { name, password } => {
+        Command::Passwd { name, password, output } => {
             let hash = hash(&password).await?;
             let position =
                 accounts.change_password(&name, None, &hash, metadata.clone()).await?.position;
             let message = format!("changed the password of {name}");
-            (name, CloseCause::PasswordChanged, position, message)
+            (name, CloseCause::PasswordChanged, position, message, output)
         }
-        Command::Role { name, role } => {
+        Command::Role { name, role, output } => {
             let position = accounts.change_role(&name, role, metadata.clone()).await?.position;
             let message = format!("{name} is {role} now");
-            (name, CloseCause::RoleChanged, position, message)
+            (name, CloseCause::RoleChanged, position, message, output)
         }
-        Command::Disable { name } => {
+        Command::Disable { name, output } => {
             let position = accounts.disable(&name, metadata.clone()).await?.position;
             let message = format!("disabled {name}");
-            (name, CloseCause::AccountDisabled, position, message)
+            (name, CloseCause::AccountDisabled, position, message, output)
         }
     };
     let revoked = match &config.redis_url {
@@ -118,11 +133,26 @@ pub async fn run(config: &Config, command: Command) -> anyhow::Result<()> {
         }
         None => Err("REDIS_URL is not set".to_owned()),
     };
-    say!("{message}");
+    print_changed(&accounts, &name, &message, &output).await?;
     // The reconciler of each process of the service reads the log and ends them too.
     if let Err(problem) = revoked {
         complain!("sessions not ended ({problem}): the service ends them when it reaches Redis");
     }
+    Ok(())
+}
+
+/// Prints what was done to an account: as a sentence, or the account as it is now.
+async fn print_changed(
+    accounts: &Accounts,
+    name: &Username,
+    message: &str,
+    output: &Output,
+) -> anyhow::Result<()> {
+    if output.json {
+        let account = accounts.find(name).await?;
+        return print(&account.with_context(|| format!("no such account: {name}"))?, true);
+    }
+    say!("{message}");
     Ok(())
 }
 

@@ -14,7 +14,11 @@ use crate::config::{Config, ConfigError};
 #[derive(clap::Subcommand)]
 pub enum Command {
     /// Create a key, which signs from now on; all other keys still verify
-    New,
+    New {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// List the keys, oldest first
     List {
         /// Print one JSON object per key
@@ -28,6 +32,9 @@ pub enum Command {
         /// Stop verifying with it at once, because it leaked; holders of its tokens must log in again
         #[arg(long)]
         now: bool,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -44,7 +51,14 @@ pub fn run(config: &Config, command: &Command) -> anyhow::Result<()> {
     })?;
     let now = Clock::system().now();
     match command {
-        Command::New => say!("{}", keys.add()?),
+        Command::New { json } => {
+            let kid = keys.add()?;
+            if *json {
+                say!("{}", json!({"kid": kid}));
+            } else {
+                say!("{kid}");
+            }
+        }
         Command::List { json } => {
             let signs = keys.signing_key_id();
             for (kid, key) in keys.ring().iter() {
@@ -64,12 +78,16 @@ pub fn run(config: &Config, command: &Command) -> anyhow::Result<()> {
                 }
             }
         }
-        Command::Retire { kid, now: at_once } => {
+        Command::Retire { kid, now: at_once, json } => {
             // The longest possible life: another process may be configured with a longer one than this.
             let last = TimeDelta::seconds(LIFETIME_MAX_SECONDS + LEEWAY_SECONDS);
             let end = if *at_once { now } else { now + last + SIGNS_AT_MOST };
             let end = keys.retire(*kid, end)?;
-            say!("{kid} no longer signs, verifies until {}", rfc3339(end));
+            if *json {
+                say!("{}", json!({"kid": kid, "verifies_until": rfc3339(end)}));
+            } else {
+                say!("{kid} no longer signs, verifies until {}", rfc3339(end));
+            }
         }
     }
     Ok(())

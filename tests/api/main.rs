@@ -85,6 +85,7 @@ mod refusals;
 mod replica;
 mod roles;
 mod schema;
+mod sd_notify;
 mod sessions;
 mod silent_connections;
 mod sizes;
