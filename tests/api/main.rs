@@ -84,6 +84,7 @@ mod redis_trouble;
 mod refusals;
 mod replica;
 mod roles;
+mod rolling_restart;
 mod schema;
 mod sd_notify;
 mod sessions;
