@@ -26,6 +26,7 @@ mod docs;
 mod doctor;
 mod drain;
 mod evolution;
+mod examples;
 mod export;
 mod feed;
 mod freshness;

@@ -64,10 +64,9 @@ pub(super) fn of_request(name: &str) -> (&'static str, ObjectBuilder) {
 }
 
 /// The headers of answers: name and description. The value is a text, or a plain integer for [`INTEGERS`].
-const OF_ANSWERS: [(&str, &str); 25] = [
+const OF_ANSWERS: [(&str, &str); 24] = [
     ("accept", "The media types that the route takes."),
     ("accept-encoding", "`identity`: bodies are taken without compression."),
-    ("allow", "The methods of the address."),
     ("cache-control", "`no-store`, but for what may be cached."),
     ("content-security-policy", "Nothing that a browser finds in an answer may run."),
     ("etag", "The version in quotes."),
