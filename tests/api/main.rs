@@ -12,6 +12,7 @@ mod binding;
 mod browsers;
 mod cli;
 mod client_address;
+mod clients;
 mod cluster;
 mod conditional;
 mod contract;
