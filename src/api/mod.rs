@@ -150,10 +150,10 @@ pub mod stream_places;
 /// Log-in, log-out, sessions, password change.
 mod sessions;
 
-/// Who am I: account and session of a request.
-mod me;
 /// Accounts, for admins.
 mod accounts;
+/// Who am I: account and session of a request.
+mod me;
 
 /// Service keys of accounts.
 mod account_keys;

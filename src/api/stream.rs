@@ -1,6 +1,7 @@
 //! The event feed as a stream of Server-Sent Events (WHATWG HTML, section 9.2). A stream ends with its
 //! session, with the process, or when the client stops reading.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -19,6 +20,7 @@ use super::query::{Params, plain_number};
 use super::session_watch::SessionWatch;
 use super::state::Api;
 use super::stream_places::StreamPlace;
+use crate::clock;
 use crate::events::log::{DecodeError, StoredEvent};
 use crate::feed::chunk::Selection;
 use crate::feed::event_format;
@@ -39,6 +41,12 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(4);
 
 /// The time after which a client reconnects, in milliseconds.
 const RETRY: u32 = 2000;
+
+/// The same for the streams of a process that stops, whose clients then do not come back in one moment.
+const RETRY_AFTER_STOP: RangeInclusive<u16> = 1000..=3000;
+
+/// How long a client may take to read that pause.
+const CLOSING_LIMIT: Duration = Duration::from_secs(1);
 
 /// The header with the last event that a reconnecting client has seen.
 const LAST_EVENT_ID: &str = "last-event-id";
@@ -145,7 +153,7 @@ impl Events {
         tokio::select! {
             // In this order, so that nothing is sent after the stream must end.
             biased;
-            () = stopping.cancelled() => cut.cancel(),
+            () = stopping.cancelled() => close(sender, cut).await,
             () = ended.cancelled() => cut.cancel(),
             () = given_up.cancelled() => cut.cancel(),
             () = sender.closed() => {}
@@ -167,5 +175,15 @@ impl Events {
                 Some(Bytes::from(format!("id: {position}\n: nothing new\n\n")))
             }
         }
+    }
+}
+
+/// Ends a stream because the process stops: its last line is when the client shall come back.
+async fn close(sender: Sender, cut: CancellationToken) {
+    let spread = RETRY_AFTER_STOP.end() - RETRY_AFTER_STOP.start();
+    let pause = RETRY_AFTER_STOP.start() + u16::from_be_bytes(clock::random_bytes()) % (spread + 1);
+    let closing = sender.send_live(Ok(Bytes::from(format!("retry: {pause}\n\n"))));
+    if tokio::time::timeout(CLOSING_LIMIT, closing).await.is_err() {
+        cut.cancel();
     }
 }

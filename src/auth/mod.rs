@@ -47,10 +47,10 @@ mod login;
 /// What becomes of log-ins, counted.
 mod login_outcomes;
 
-/// Refused tokens: their causes, counted and logged.
-mod token_refusal;
 /// Client credentials: opens a session for a service key and its secret.
 mod client_credentials;
+/// Refused tokens: their causes, counted and logged.
+mod token_refusal;
 
 /// Authentication of a request: token and cookie lead to a principal.
 mod authenticate;

@@ -33,6 +33,8 @@ pub enum Command {
         role: Role,
         #[command(flatten)]
         password: Password,
+        #[command(flatten)]
+        output: Output,
     },
     /// Set an account's password and end its sessions
     Passwd {
@@ -40,6 +42,8 @@ pub enum Command {
         name: Username,
         #[command(flatten)]
         password: Password,
+        #[command(flatten)]
+        output: Output,
     },
     /// Set an account's role and end its sessions
     Role {
@@ -48,6 +52,8 @@ pub enum Command {
         /// viewer, editor, subscriber, auditor or admin
         #[arg(value_parser = Role::parse)]
         role: Role,
+        #[command(flatten)]
+        output: Output,
     },
     /// List the accounts
     List {
@@ -59,6 +65,8 @@ pub enum Command {
     Disable {
         #[arg(value_parser = Username::stored)]
         name: Username,
+        #[command(flatten)]
+        output: Output,
     },
     /// Let a disabled account log in again
     Enable {
@@ -68,6 +76,13 @@ pub enum Command {
     /// Add, list and revoke the service keys with which programs get tokens
     #[command(subcommand)]
     Key(account_key::Command),
+}
+
+#[derive(clap::Args)]
+pub struct Output {
+    /// Print the account as a JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(clap::Args)]
@@ -81,12 +96,12 @@ pub async fn run(config: &Config, command: Command) -> anyhow::Result<()> {
     let pools = pools(config).await?;
     let accounts = Accounts::new(pools.accounts.clone(), pools.appender.clone());
     let metadata = os_user::metadata_of("customers account");
-    let (name, cause, position, message) = match command {
-        Command::Add { name, role, password } => {
+    let (name, cause, position, message, output) = match command {
+        Command::Add { name, role, password, output } => {
             let hash = hash(&password).await?;
             accounts.add(&name, &hash, role, metadata).await?;
-            say!("added {name} ({role})");
-            return Ok(());
+            let message = format!("added {name} ({role})");
+            return print_changed(&accounts, &name, &message, &output).await;
         }
         Command::Enable { name } => return enable(&accounts, name, metadata).await,
         Command::Key(command) => {
@@ -98,22 +113,22 @@ pub async fn run(config: &Config, command: Command) -> anyhow::Result<()> {
             }
             return Ok(());
         }
-        Command::Passwd { name, password } => {
+        Command::Passwd { name, password, output } => {
             let hash = hash(&password).await?;
             let position =
                 accounts.change_password(&name, None, &hash, metadata.clone()).await?.position;
             let message = format!("changed the password of {name}");
-            (name, CloseCause::PasswordChanged, position, message)
+            (name, CloseCause::PasswordChanged, position, message, output)
         }
-        Command::Role { name, role } => {
+        Command::Role { name, role, output } => {
             let position = accounts.change_role(&name, role, metadata.clone()).await?.position;
             let message = format!("{name} is {role} now");
-            (name, CloseCause::RoleChanged, position, message)
+            (name, CloseCause::RoleChanged, position, message, output)
         }
-        Command::Disable { name } => {
+        Command::Disable { name, output } => {
             let position = accounts.disable(&name, metadata.clone()).await?.position;
             let message = format!("disabled {name}");
-            (name, CloseCause::AccountDisabled, position, message)
+            (name, CloseCause::AccountDisabled, position, message, output)
         }
     };
     let revoked = match &config.redis_url {
@@ -132,7 +147,7 @@ pub async fn run(config: &Config, command: Command) -> anyhow::Result<()> {
         }
         None => Err("REDIS_URL is not set".to_owned()),
     };
-    say!("{message}");
+    print_changed(&accounts, &name, &message, &output).await?;
     // The reconciler of each process of the service reads the log and ends them too.
     if let Err(problem) = revoked {
         complain!("sessions not ended ({problem}): the service ends them when it reaches Redis");
@@ -148,6 +163,21 @@ async fn enable(accounts: &Accounts, name: Username, metadata: Metadata) -> anyh
     }
     let message = if made.is_empty() { "is enabled already" } else { "may log in again" };
     say!("{name} {message}");
+    Ok(())
+}
+
+/// Prints what was done to an account: as a sentence, or the account as it is now.
+async fn print_changed(
+    accounts: &Accounts,
+    name: &Username,
+    message: &str,
+    output: &Output,
+) -> anyhow::Result<()> {
+    if output.json {
+        let account = accounts.find(name).await?;
+        return print(&account.with_context(|| format!("no such account: {name}"))?, true);
+    }
+    say!("{message}");
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! `customers demo`: adds demo customers and the demo account, through commands.
 
+use serde_json::json;
+
 use super::database::pools;
 use super::os_user;
 use super::progress::progress_bar;
@@ -22,6 +24,9 @@ pub struct Arguments {
     /// Add the account demo (password demo-password, role admin) if it is missing
     #[arg(long)]
     account: bool,
+    /// Print the number of created customers as JSON
+    #[arg(long, requires = "customers")]
+    json: bool,
 }
 
 pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
@@ -32,14 +37,18 @@ pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
         demo::account(&accounts, &Passwords::new(), metadata.clone()).await?;
     }
     let Some(number) = arguments.customers else { return Ok(()) };
-    if arguments.if_empty && read::has_customers(&pools.short).await? {
-        say!("created 0 customers: the log already has customers");
-        return Ok(());
-    }
+    let is_left_out = arguments.if_empty && read::has_customers(&pools.short).await?;
+    let number = if is_left_out { 0 } else { number };
     let bar = progress_bar(number);
     let bus = Bus::new(pools.appender.clone(), pools.short.clone());
     demo::create_as(&bus, number, &metadata, || bar.inc(1)).await?;
     bar.finish_and_clear();
-    say!("created {number} customers");
+    if arguments.json {
+        say!("{}", json!({"created": number}));
+    } else if is_left_out {
+        say!("created 0 customers: the log already has customers");
+    } else {
+        say!("created {number} customers");
+    }
     Ok(())
 }

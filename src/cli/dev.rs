@@ -15,6 +15,7 @@ use super::database::DEV_FOLDER;
 use super::os_user;
 use super::serve;
 use super::signals::stop_signal;
+use super::verbosity::Verbosity;
 use crate::app::App;
 use crate::auth::account::Accounts;
 use crate::auth::password::Passwords;
@@ -71,7 +72,7 @@ fn settings(given: Vec<String>, is_started: bool) -> Result<Vec<String>, ConfigE
     Err(ConfigError::new("DATABASE_URL", problem))
 }
 
-pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+pub async fn run(arguments: Arguments, verbosity: Verbosity) -> anyhow::Result<ExitCode> {
     let stop = stop_signal()?;
     if arguments.run {
         return run_command(arguments, &stop).await;
@@ -83,6 +84,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     };
     check_environment()?;
     let mut config = Config::from_lookup(lookup)?;
+    config.log = verbosity.log(config.log);
     telemetry::start_logging_and_tracing(&config);
     if !config.listen.ip().is_loopback() {
         let problem = "must be a loopback address in dev, whose password is public: use serve";
@@ -166,6 +168,7 @@ async fn serve_seeded(
     for url in urls.lines() {
         announce!("{url}");
     }
+    announce!("docs http://{}/docs", app.address());
     app.run(stop, DRAIN).await;
     Ok(())
 }

@@ -19,7 +19,11 @@ use crate::printable::error_text;
 #[derive(clap::Subcommand)]
 pub enum Command {
     /// Create a key, which signs from now on; all other keys still verify
-    New,
+    New {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// List the keys, oldest first
     List {
         /// Print one JSON object per key
@@ -33,6 +37,9 @@ pub enum Command {
         /// Stop verifying with it at once, because it leaked; holders of its tokens must log in again
         #[arg(long)]
         now: bool,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -49,9 +56,13 @@ pub async fn run(config: &Config, command: &Command) -> anyhow::Result<()> {
     })?;
     let now = Clock::system().now();
     match command {
-        Command::New => {
+        Command::New { json } => {
             let kid = keys.add()?;
-            say!("{kid}");
+            if *json {
+                say!("{}", json!({"kid": kid}));
+            } else {
+                say!("{kid}");
+            }
             record(config, &InstallationEvent::TokenKeyCreated { kid }).await;
         }
         Command::List { json } => {
@@ -73,13 +84,17 @@ pub async fn run(config: &Config, command: &Command) -> anyhow::Result<()> {
                 }
             }
         }
-        Command::Retire { kid, now: at_once } => {
+        Command::Retire { kid, now: at_once, json } => {
             // The longest possible life: another process may be configured with a longer one than this.
             let last = TimeDelta::seconds(LIFETIME_MAX_SECONDS + LEEWAY_SECONDS);
             let end = if *at_once { now } else { now + last + SIGNS_AT_MOST };
             let end = keys.retire(*kid, end)?;
-            say!("{kid} no longer signs, verifies until {}", rfc3339(end));
             let verifies_until = rfc3339(end);
+            if *json {
+                say!("{}", json!({"kid": kid, "verifies_until": verifies_until}));
+            } else {
+                say!("{kid} no longer signs, verifies until {verifies_until}");
+            }
             let event = InstallationEvent::TokenKeyRetired { kid: *kid, verifies_until };
             record(config, &event).await;
         }

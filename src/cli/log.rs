@@ -19,21 +19,21 @@ pub enum Command {
         json: bool,
     },
     /// Give the log a new identity after a backup was restored, as the owner of the tables
-    Restart,
+    Restart {
+        /// Print one JSON object per identity
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 pub async fn run(config: &Config, command: &Command) -> anyhow::Result<()> {
     match command {
         Command::Show { json } => {
             for identity in identity::list(&pools(config).await?.short).await? {
-                if *json {
-                    say!("{}", object(&identity));
-                } else {
-                    say!("{}", line(&identity));
-                }
+                print(&identity, *json)?;
             }
         }
-        Command::Restart => {
+        Command::Restart { json } => {
             let mut connection = schema::connect_unlimited(owner_url(config)?).await?;
             schema::check_on(&mut connection).await?;
             let (old, new) = identity::restart(&mut connection).await.context(
@@ -41,9 +41,18 @@ pub async fn run(config: &Config, command: &Command) -> anyhow::Result<()> {
             )?;
             connection.close().await?;
             for identity in old.iter().chain([&new]) {
-                say!("{}", line(identity));
+                print(identity, *json)?;
             }
         }
+    }
+    Ok(())
+}
+
+fn print(identity: &Identity, as_json: bool) -> anyhow::Result<()> {
+    if as_json {
+        say!("{}", object(identity));
+    } else {
+        say!("{}", line(identity));
     }
     Ok(())
 }

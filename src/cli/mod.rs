@@ -17,6 +17,15 @@ macro_rules! announce {
     }};
 }
 
+/// Writes a remark to standard error, as `complain!`, unless the command is quiet.
+macro_rules! remark {
+    ($($line:tt)*) => {
+        if !crate::cli::verbosity::is_quiet() {
+            complain!($($line)*);
+        }
+    };
+}
+
 /// Writes a line to standard error if that is possible, where `eprintln!` would panic. Waits as `say!` does.
 macro_rules! complain {
     ($($line:tt)*) => {{
@@ -55,6 +64,9 @@ mod keys;
 /// `customers log ...`
 mod log;
 
+/// `customers completions`, `customers man`.
+mod manual;
+
 /// `customers projection ...`
 mod projection;
 
@@ -63,6 +75,15 @@ mod redis_keys;
 
 /// `customers serve`, `migrate`, `routes`, `health`.
 mod serve;
+
+/// What `serve` tells systemd.
+mod sd_notify;
+
+/// The examples of each `--help`.
+mod examples;
+
+/// `-q` and `-v`.
+mod verbosity;
 
 /// Connects a command to the database.
 mod database;
@@ -94,6 +115,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use self::misuse::Misuse;
 use self::output::is_broken_pipe;
+use self::verbosity::Verbosity;
 use crate::config::{Config, ConfigError, check_environment, variables};
 use crate::printable::{error_text, printable};
 use crate::telemetry;
@@ -102,6 +124,8 @@ use crate::telemetry;
 #[derive(Parser)]
 #[command(name = "customers", version)]
 struct Arguments {
+    #[command(flatten)]
+    verbosity: Verbosity,
     #[command(subcommand)]
     command: Command,
 }
@@ -146,14 +170,25 @@ enum Command {
     Doctor(doctor::Arguments),
     /// Ask the running service whether it is ready
     Health,
+    /// Print the completions for a shell
+    Completions(manual::CompletionsArguments),
+    /// Print the manual page, or write those of all commands to a folder
+    Man(manual::ManArguments),
+}
+
+/// The command line, with the examples of each command and the variables of the environment.
+fn command_line() -> clap::Command {
+    let examples = examples::text("").unwrap_or_default();
+    let after = format!("{examples}\n{}", environment_help());
+    // Without wrapping, the help of each variable stays on one line.
+    examples::added_to(Arguments::command()).after_help(after).term_width(0)
 }
 
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
     terminal::settle_colors();
-    // Without wrapping, the help of each variable stays on one line.
-    let mut command = Arguments::command().after_help(environment_help()).term_width(0);
+    let mut command = command_line();
     let acts = std::env::args_os().any(|argument| acts(&argument));
     if acts {
         // Colours in an error are the argument's then, and are escaped.
@@ -165,7 +200,8 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return print_usage(&error, acts),
     };
-    let ended = run(arguments.command);
+    arguments.verbosity.settle();
+    let ended = run(arguments.command, arguments.verbosity);
     telemetry::traces::flush();
     telemetry::flush_logs();
     match ended {
@@ -209,17 +245,25 @@ fn print_usage(error: &clap::Error, acts: bool) -> ExitCode {
 }
 
 #[tokio::main]
-async fn run(command: Command) -> anyhow::Result<ExitCode> {
+async fn run(command: Command, verbosity: Verbosity) -> anyhow::Result<ExitCode> {
     #[cfg(feature = "embedded")]
     if let Command::Dev(arguments) = command {
-        return dev::run(arguments).await;
+        return dev::run(arguments, verbosity).await;
     }
-    check_environment()?;
+    // A package is built where nothing is configured.
+    let is_of_package = matches!(command, Command::Completions(_) | Command::Man(_));
+    if !is_of_package {
+        check_environment()?;
+    }
     // Another process of the service has a port of its own.
     let is_own = |name: &str| name == "CUSTOMERS_LISTEN" && matches!(command, Command::Serve);
-    let lookup =
-        |name: &str| if is_own(name) { std::env::var(name).ok() } else { configured(name) };
-    let config = Config::from_lookup(lookup)?;
+    let lookup = |name: &str| match name {
+        _ if is_of_package => None,
+        name if is_own(name) => std::env::var(name).ok(),
+        name => configured(name),
+    };
+    let mut config = Config::from_lookup(lookup)?;
+    config.log = verbosity.log(config.log);
     if matches!(command, Command::Serve) {
         telemetry::start_logging_and_tracing(&config);
     } else {
@@ -244,6 +288,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Export(arguments) => export::run(&config, &arguments).await?,
         Command::Doctor(arguments) => return doctor::run(&config, &arguments).await,
         Command::Health => return serve::health(&config).await,
+        Command::Completions(arguments) => manual::completions(&arguments, command_line())?,
+        Command::Man(arguments) => manual::man(&arguments, command_line())?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -87,6 +87,11 @@ pub fn write_line(stream: impl AsFd, line: &str) -> io::Result<()> {
     write(&stream, line.as_bytes(), &mut 0)
 }
 
+/// Writes a text for another program, as it is.
+pub fn write_text(stream: impl AsFd, text: &[u8]) -> io::Result<()> {
+    write(&stream, text, &mut 0)
+}
+
 /// Writes all bytes; `written` counts them, also if a write fails.
 fn write(file: &impl AsFd, bytes: &[u8], written: &mut usize) -> io::Result<()> {
     while *written < bytes.len() {

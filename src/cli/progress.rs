@@ -7,12 +7,13 @@ use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 
 use super::terminal::is_dumb;
+use super::verbosity::is_quiet;
 use crate::commands::import::progress::{Progress, Report};
 
 /// How often the bar of an import is drawn, whether it moves or not.
 const IMPORT_INTERVAL: Duration = Duration::from_millis(250);
 
-/// A progress bar if standard error is a terminal that can move its cursor, else nothing.
+/// A progress bar if standard error is a terminal that can move its cursor and the command is not quiet, else nothing.
 pub fn progress_bar(total: u64) -> ProgressBar {
     styled(total, "{wide_bar} {human_pos} of {human_len}  {per_sec}  {eta} left")
 }
@@ -23,7 +24,7 @@ pub fn import_bar() -> ProgressBar {
 }
 
 fn styled(total: u64, style: &str) -> ProgressBar {
-    if is_dumb() {
+    if is_dumb() || is_quiet() {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new(total);

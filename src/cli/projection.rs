@@ -3,12 +3,15 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use super::database::pools;
 use super::output::unless_closed;
 use super::progress::progress_bar;
 use crate::config::Config;
 use crate::pools::Pools;
 use crate::postgres::Pool;
+use crate::projections::parked::Parked;
 use crate::projections::rebuild::{self, Rebuild};
 use crate::projections::status::{self, State, Status};
 use crate::projections::verify::{self, Verified};
@@ -36,21 +39,33 @@ pub enum Command {
         /// Discard a rebuild that was interrupted, instead of resuming it
         #[arg(long)]
         restart: bool,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// Compare a projection with the log and print the first difference
     Verify {
         #[arg(value_parser = find)]
         name: Named,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// Retry the parked customers, whose events could not be applied
     Retry {
         #[arg(value_parser = find)]
         name: Named,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// Swap the table back in that the last rebuild replaced
     Rollback {
         #[arg(value_parser = find)]
         name: Named,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -58,13 +73,17 @@ pub async fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> 
     let pools = pools(config).await?;
     let success = match command {
         Command::Status { json } => show(&status::status(&pools.short).await?, json)?,
-        Command::Rebuild { name, restart } => rebuild(name.0, &pools, restart).await?,
-        Command::Verify { name } => verify(name.0, &pools.long).await?,
-        Command::Retry { name } => retry(name.0, &pools.long).await?,
-        Command::Rollback { name } => {
+        Command::Rebuild { name, restart, json } => rebuild(name.0, &pools, restart, json).await?,
+        Command::Verify { name, json } => verify(name.0, &pools.long, json).await?,
+        Command::Retry { name, json } => retry(name.0, &pools.long, json).await?,
+        Command::Rollback { name, json } => {
             let position = rebuild::rollback(name.0, &pools.rebuild).await?;
             let name = name.0.name();
-            say!("rolled back {name} to its previous table, up to position {position}");
+            if json {
+                say!("{}", json!({"name": name, "position": position}));
+            } else {
+                say!("rolled back {name} to its previous table, up to position {position}");
+            }
             true
         }
     };
@@ -102,6 +121,7 @@ async fn rebuild(
     projection: &'static dyn Projection,
     pools: &Pools,
     restart: bool,
+    as_json: bool,
 ) -> anyhow::Result<bool> {
     let name = projection.name();
     let bar = progress_bar(0);
@@ -129,6 +149,13 @@ async fn rebuild(
     };
     bar.finish_and_clear();
     let seconds = began.elapsed().as_secs_f64();
+    if as_json {
+        let (position, changed) = (rebuilt.position, rebuilt.changed);
+        let line =
+            json!({"name": name, "position": position, "changed": changed, "seconds": seconds});
+        say!("{line}");
+        return Ok(true);
+    }
     say!("rebuilt {name} up to position {} in {seconds:.1} s", rebuilt.position);
     match rebuilt.changed {
         0 => say!("no row differs from the replaced table"),
@@ -139,12 +166,26 @@ async fn rebuild(
     Ok(true)
 }
 
-async fn verify(projection: &dyn Projection, pool: &Pool) -> anyhow::Result<bool> {
+async fn verify(projection: &dyn Projection, pool: &Pool, as_json: bool) -> anyhow::Result<bool> {
     let head = verify::wait_until_applied(projection, pool).await?;
     let verified = verify::verify(projection, pool).await?;
-    unless_closed(print_verified(projection.name(), &verified, head))?;
-    let Verified { position, difference, parked } = verified;
-    Ok(difference.is_none() && parked.is_empty() && position >= head)
+    let Verified { position, difference, parked } = &verified;
+    let is_equal = difference.is_none() && parked.is_empty() && *position >= head;
+    let name = projection.name();
+    let print = || -> anyhow::Result<()> {
+        if !as_json {
+            return print_verified(name, &verified, head);
+        }
+        let parked: Vec<Value> = parked.iter().map(of_parked).collect();
+        let line = json!({
+            "name": name, "equal": is_equal, "position": position, "head": head,
+            "difference": difference, "parked": parked,
+        });
+        say!("{line}");
+        Ok(())
+    };
+    unless_closed(print())?;
+    Ok(is_equal)
 }
 
 fn print_verified(name: &str, verified: &Verified, head: i64) -> anyhow::Result<()> {
@@ -173,10 +214,15 @@ fn print_verified(name: &str, verified: &Verified, head: i64) -> anyhow::Result<
     Ok(())
 }
 
-async fn retry(projection: &dyn Projection, pool: &Pool) -> anyhow::Result<bool> {
+async fn retry(projection: &dyn Projection, pool: &Pool, as_json: bool) -> anyhow::Result<bool> {
     let retried = parked::retry(projection, pool).await?;
     let parked = parked::list(projection, pool).await?;
     let print = || -> anyhow::Result<()> {
+        if as_json {
+            let parked: Vec<Value> = parked.iter().map(of_parked).collect();
+            say!("{}", json!({"repaired": retried.repaired, "parked": parked}));
+            return Ok(());
+        }
         say!("{} repaired, {} still parked", retried.repaired, retried.still_parked);
         for parked in parked {
             say!("customer {}: {}", parked.customer_id, parked.problem);
@@ -185,4 +231,9 @@ async fn retry(projection: &dyn Projection, pool: &Pool) -> anyhow::Result<bool>
     };
     unless_closed(print())?;
     Ok(retried.still_parked == 0)
+}
+
+fn of_parked(parked: &Parked) -> Value {
+    let Parked { customer_id, position, problem } = parked;
+    json!({"customer_id": customer_id, "position": position, "problem": problem})
 }

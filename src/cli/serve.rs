@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use super::database::{misconfigured, owner_url};
 use super::doctor;
 use super::output::unless_closed;
+use super::sd_notify;
 use super::signals::stop_signal;
 use crate::api;
 use crate::app::App;
@@ -22,6 +23,9 @@ use crate::schema::{self, Migrated};
 /// How long requests in progress may take after a stop signal.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// How long a process takes after its last request at most, with some time to spare: appends, tasks, pools.
+const AFTER_REQUESTS: Duration = Duration::from_secs(7);
+
 /// How long the service may take to answer `GET /readyz`.
 const HEALTH_LIMIT: Duration = Duration::from_secs(3);
 
@@ -29,12 +33,15 @@ const HEALTH_LIMIT: Duration = Duration::from_secs(3);
 pub async fn serve(config: Config) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     doctor::warn(&config);
+    let stops_within = config.drain_delay + DRAIN + AFTER_REQUESTS;
     let Some(app) = stop.run_until_cancelled(Box::pin(App::build(config, Clock::system()))).await
     else {
         return Ok(());
     };
     let app = app.map_err(misconfigured)?;
     announce!("address http://{}", app.address());
+    sd_notify::notify(sd_notify::READY);
+    tokio::spawn(sd_notify::follow(stop.clone(), stops_within));
     app.run(stop, DRAIN).await;
     Ok(())
 }
@@ -44,6 +51,9 @@ pub struct MigrateArguments {
     /// Only print what would be applied
     #[arg(long)]
     dry_run: bool,
+    /// Print one JSON object per migration
+    #[arg(long)]
+    json: bool,
 }
 
 /// `customers migrate`
@@ -57,15 +67,20 @@ pub async fn migrate(config: &Config, arguments: &MigrateArguments) -> anyhow::R
     match migrated {
         // Not an error: programs of this version go on with a newer schema, as after a roll-back.
         Migrated::Newer { database, program } => {
-            complain!(
+            remark!(
                 "the database is of a newer program ({database}, mine {program}): nothing was changed"
             );
         }
-        Migrated::Steps(steps) if steps.is_empty() => complain!("the schema is up to date"),
+        Migrated::Steps(steps) if steps.is_empty() => remark!("the schema is up to date"),
         Migrated::Steps(steps) => {
             let done = if arguments.dry_run { "would apply" } else { "applied" };
             for (version, name) in steps {
-                complain!("{done} {version:04} {name}");
+                if arguments.json {
+                    let is_applied = !arguments.dry_run;
+                    say!("{}", json!({"version": version, "name": name, "applied": is_applied}));
+                } else {
+                    remark!("{done} {version:04} {name}");
+                }
             }
         }
     }

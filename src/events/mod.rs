@@ -8,10 +8,10 @@ pub mod characters;
 /// Names, dates, ids, roles; parsed at the edge.
 pub mod values;
 
-/// External ids: the name that another system has for a customer.
-pub mod external_id;
 /// The values of service keys.
 pub mod account_key;
+/// External ids: the name that another system has for a customer.
+pub mod external_id;
 
 /// Events of customers.
 pub mod customer;

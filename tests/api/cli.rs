@@ -3,6 +3,8 @@
 
 mod accounts;
 mod data;
+mod manual;
+mod output;
 
 use std::path::PathBuf;
 use std::process::{Output, Stdio};

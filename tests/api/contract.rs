@@ -8,6 +8,7 @@ use jsonschema::Validator;
 use reqwest::{Method, header};
 use serde_json::{Value, json};
 
+use crate::examples;
 use crate::harness::Answer;
 
 /// The document of a service at the root of its host.
@@ -43,20 +44,29 @@ pub fn check(method: &Method, path: &str, answer: &Answer) {
     let whole = operation(path, &method);
     // The service of some tests stands below the path of its public URL.
     let ends = path.match_indices('/').skip(1).map(|(start, _)| &path[start..]);
-    let below: Vec<&Value> = ends.filter_map(|end| operation(end, &method)).collect();
+    let below: Vec<Operation> = ends.filter_map(|end| operation(end, &method)).collect();
     let is_below = answer.body["type"].as_str().is_some_and(|kind| !kind.starts_with("/problems/"));
     if (is_below || whole.is_none()) && [400, 404, 405, 503].contains(&answer.status) {
         return;
     }
-    let problems = whole.into_iter().chain(below).map(|operation| differences(operation, answer));
-    let problems: Vec<Vec<String>> = problems.collect();
+    let all = whole.iter().chain(&below);
+    let problems: Vec<Vec<String>> = all.map(|known| differences(known.value, answer)).collect();
     assert!(!problems.is_empty(), "{what} is not in the document");
     let is_right = problems.iter().any(Vec::is_empty);
     assert!(is_right, "{what}: {}\n{answer:?}", problems.concat().join("; "));
+    if let Some(Operation { path, .. }) = whole.filter(|_| problems[0].is_empty()) {
+        examples::record(&format!("{} {path}", method.to_ascii_uppercase()), answer);
+    }
+}
+
+/// An operation of the document, and its path.
+struct Operation {
+    path: &'static str,
+    value: &'static Value,
 }
 
 /// The operation of the documented path that this one fits.
-fn operation(path: &str, method: &str) -> Option<&'static Value> {
+fn operation(path: &str, method: &str) -> Option<Operation> {
     let segments: Vec<&str> = path.split('/').collect();
     let paths = DOCUMENT["paths"].as_object().unwrap();
     let fits = |template: &str, exactly: bool| {
@@ -67,7 +77,8 @@ fn operation(path: &str, method: &str) -> Option<&'static Value> {
         template.len() == segments.len() && template.iter().zip(&segments).all(equal)
     };
     let find = |exactly| paths.iter().find(|(template, _)| fits(template, exactly));
-    find(true).or_else(|| find(false)).and_then(|(_, item)| item.get(method))
+    let (path, item) = find(true).or_else(|| find(false))?;
+    Some(Operation { path, value: item.get(method)? })
 }
 
 /// How an answer differs from the documentation of its operation.
@@ -85,7 +96,7 @@ fn differences(operation: &Value, answer: &Answer) -> Vec<String> {
         return found;
     }
     let media_type = answer.header("content-type").unwrap_or_default();
-    let essence = media_type.split(';').next().unwrap_or_default().trim();
+    let essence = essence(answer);
     let Some(content) = documented["content"].get(essence) else {
         found.push(format!("{media_type} is not in the document"));
         return found;
@@ -101,7 +112,14 @@ fn differences(operation: &Value, answer: &Answer) -> Vec<String> {
     found
 }
 
-fn check_json(schema: &Value, value: &Value) -> Vec<String> {
+/// The media type of an answer, without its parameters.
+pub fn essence(answer: &Answer) -> &str {
+    let media_type = answer.header("content-type").unwrap_or_default();
+    media_type.split(';').next().unwrap_or_default().trim()
+}
+
+/// How a value differs from a schema.
+pub fn check_json(schema: &Value, value: &Value) -> Vec<String> {
     static VALIDATORS: LazyLock<Mutex<HashMap<String, Arc<Validator>>>> =
         LazyLock::new(Mutex::default);
     let validator = {

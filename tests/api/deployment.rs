@@ -2,6 +2,8 @@
 //! The checker takes the text of a file, so a test also runs it on files with a deliberate mistake.
 
 mod compose;
+mod kubernetes;
+mod systemd;
 
 use std::collections::BTreeSet;
 

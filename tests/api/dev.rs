@@ -35,6 +35,8 @@ impl Dev {
             let authority = url.split('/').nth(2).unwrap();
             servers.push(authority.rsplit('@').next().unwrap().to_owned());
         }
+        let docs = process.line("docs ").await;
+        assert_eq!(docs, format!("{}/docs", process.url));
         Self { process, servers }
     }
 
@@ -68,6 +70,8 @@ async fn dev_keeps_its_data_and_leaves_no_server_behind_whatever_ends_it() {
     let dev = Dev::start(command(&["dev"], folder.path())).await;
     assert_eq!(dev.customers().await, 100);
     dev.create().await;
+    let docs = send(dev.process.request(Method::GET, "/docs")).await;
+    assert_eq!((docs.status, docs.header("content-type")), (200, Some("text/html; charset=utf-8")));
     let env = folder.path().join(".customers/env");
     assert_eq!(std::fs::metadata(&env).unwrap().permissions().mode() & 0o777, 0o600);
 

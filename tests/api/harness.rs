@@ -496,7 +496,5 @@ pub fn address_of(route: &api::Route) -> String {
         ("{file}", "start.js"),
         ("{slug}", "not-found"),
     ];
-    values
-        .iter()
-        .fold(route.path.to_owned(), |path, (name, value)| path.replace(name, value))
+    values.iter().fold(route.path.to_owned(), |path, (name, value)| path.replace(name, value))
 }

@@ -37,16 +37,26 @@ pub fn free_port() -> u16 {
 }
 
 /// A running nginx.
-struct Nginx {
+pub struct Nginx {
     _process: Child,
     http: u16,
-    https: u16,
+    /// The port of the service.
+    pub https: u16,
     curl: PathBuf,
 }
 
 impl Nginx {
     /// `None` without the programs.
     async fn start(processes: &[SocketAddr]) -> Option<Self> {
+        Self::configured(processes, true).await
+    }
+
+    /// The same for clients that speak plain HTTP.
+    pub async fn without_tls(processes: &[SocketAddr]) -> Option<Self> {
+        Self::configured(processes, false).await
+    }
+
+    async fn configured(processes: &[SocketAddr], is_tls: bool) -> Option<Self> {
         let (nginx, openssl, curl) = (program("nginx")?, program("openssl")?, program("curl")?);
         let folder = folder("nginx");
         let at = |name: &str| folder.join(name).display().to_string();
@@ -79,6 +89,9 @@ impl Nginx {
         ] {
             assert!(conf.contains(deployed), "deploy/nginx.conf no longer has {deployed}");
             conf = conf.replace(deployed, &here);
+        }
+        if !is_tls {
+            conf = conf.replace(&format!(":{https} ssl"), &format!(":{https}"));
         }
         std::fs::write(folder.join("nginx.conf"), conf).unwrap();
         let process = Command::new(nginx)

@@ -81,8 +81,13 @@ impl Process {
     }
 
     /// Sends the signal for a graceful shutdown; returns the exit code. Panics after 10 s.
-    pub async fn end(mut self, signal: Signal) -> Option<i32> {
+    pub async fn end(self, signal: Signal) -> Option<i32> {
         self.signal(signal);
+        self.ended().await
+    }
+
+    /// Waits for the end of a process that was told to stop; returns its exit code. Panics after 10 s.
+    pub async fn ended(mut self) -> Option<i32> {
         let ended = tokio::time::timeout(Duration::from_secs(10), self.child.wait()).await;
         ended.expect("the process ends within 10 s").unwrap().code()
     }

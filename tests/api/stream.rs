@@ -74,7 +74,7 @@ impl Listener {
     pub async fn event(&mut self) -> Option<Value> {
         loop {
             let block = self.block().await?;
-            if block.starts_with(':') {
+            if block.starts_with([':', 'r']) {
                 continue;
             }
             let (id, data) = block.split_once('\n').unwrap();
@@ -103,6 +103,15 @@ impl Listener {
             events.push(self.event().await.expect("the stream continues"));
         }
         events
+    }
+
+    /// The last block of the stream, which ends.
+    pub async fn last(mut self) -> Option<String> {
+        let mut last = None;
+        while let Some(block) = self.block().await {
+            last = Some(block);
+        }
+        last
     }
 
     /// Waits until the stream ends.

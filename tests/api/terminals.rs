@@ -337,3 +337,18 @@ async fn colours_and_bars_are_left_out_where_they_are_not_wanted() {
         assert_eq!(shown.contains('\u{1b}'), expected, "{shown:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quiet_command_shows_no_progress_on_a_terminal() {
+    let (url, place) = (database().await, folder("terminal"));
+    for (arguments, has_bar) in [
+        (&["demo", "--customers", "400"][..], true),
+        (&["demo", "--customers", "400", "-q"], false),
+    ] {
+        let mut demo = command(&url, arguments, &place);
+        demo.env("TERM", "xterm-256color");
+        let shown = on_terminal(demo).await;
+        assert!(shown.ends_with("created 400 customers\n"), "{shown:?}");
+        assert_eq!(shown.contains('\u{1b}'), has_bar, "{shown:?}");
+    }
+}

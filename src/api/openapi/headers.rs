@@ -67,10 +67,9 @@ pub(super) fn of_request(name: &str) -> (&'static str, ObjectBuilder) {
 }
 
 /// The headers of answers: name and description. The value is a text, or a plain integer for [`INTEGERS`].
-const OF_ANSWERS: [(&str, &str); 26] = [
+const OF_ANSWERS: [(&str, &str); 25] = [
     ("accept", "The media types that the route takes."),
     ("accept-encoding", "The content codings that the route takes; `identity` if it takes none."),
-    ("allow", "The methods of the address."),
     (
         "as-of",
         "The moment that is shown: the last microsecond of the day that `as_of` names, or now, if that is today.",

@@ -13,6 +13,9 @@ mod schemas;
 /// Schemas of plain values.
 mod plain;
 
+/// The examples of answers.
+mod examples;
+
 /// The documentation of log-in, log-out and sessions.
 mod sessions;
 
@@ -139,7 +142,8 @@ fn operation(route: &Route, doc: Doc, problem: &Ref) -> Operation {
         let content = Content::new(Some(problem.clone()));
         answer.content.insert("application/problem+json".to_owned(), content.into());
     }
-    for (status, answer) in answers {
+    for (status, mut answer) in answers {
+        examples::add(route, status, &mut answer);
         operation = operation.response(status.to_string(), answer);
     }
     let token = SecurityRequirement::new(TOKEN, Vec::<String>::new());
