@@ -11,10 +11,6 @@ use std::time::Duration;
 /// How many lines may wait for a slow reader. At 200 bytes a line this is under 1 MiB.
 const LINES_MAX: usize = 4096;
 
-/// How many bytes of lines are written at a time: what a pipe takes whole, so that lines of several processes do not
-/// mix (POSIX, `PIPE_BUF` on Linux).
-const PIECE: usize = 4096;
-
 /// How long the end of the process waits for lines that are not written yet.
 const FLUSH_LIMIT: Duration = Duration::from_millis(500);
 
@@ -54,7 +50,7 @@ impl LogLines {
 impl Write for LogLines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.0.try_send(Message::Line(line.to_vec())).is_err() {
-            count_lost(1);
+            count_lost();
         }
         Ok(line.len())
     }
@@ -64,33 +60,20 @@ impl Write for LogLines {
     }
 }
 
-/// Writes what waits, several lines at a time when many do.
 fn print(lines: &Receiver<Message>) {
-    let mut next = lines.recv().ok();
-    while let Some(message) = next.take() {
+    for message in lines {
         match message {
-            Message::Line(mut text) => {
-                let mut number = 1;
-                next = loop {
-                    match lines.try_recv() {
-                        Ok(Message::Line(line)) if text.len() + line.len() <= PIECE => {
-                            text.extend_from_slice(&line);
-                            number += 1;
-                        }
-                        other => break other.ok(),
-                    }
-                };
-                if io::stderr().write_all(&text).is_err() {
-                    count_lost(number);
+            Message::Line(line) => {
+                if io::stderr().write_all(&line).is_err() {
+                    count_lost();
                 }
             }
             // The process may not wait any more.
             Message::Flush(done) => drop(done.send(())),
         }
-        next = next.or_else(|| lines.recv().ok());
     }
 }
 
-fn count_lost(lines: u64) {
-    metrics::counter!("customers_log_lines_lost_total").increment(lines);
+fn count_lost() {
+    metrics::counter!("customers_log_lines_lost_total").increment(1);
 }

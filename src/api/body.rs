@@ -240,7 +240,7 @@ fn is_json(headers: &HeaderMap) -> Result<bool, ApiError> {
 
 /// The media type of the body, in lower case and without parameters; `None` unless it is given exactly
 /// once. 415 if the body is packed.
-fn media_type(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+pub(super) fn media_type(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     if !codings(headers, &header::CONTENT_ENCODING).all(|coding| is(coding, b"identity")) {
         return Err(ApiError::ContentCoding);
     }

@@ -79,8 +79,9 @@ pub enum ApiError {
     /// Names what stands in the way of a rebuild.
     #[error("{0}")]
     Obstructed(String),
+    /// Says which name is taken.
     #[error("{0}")]
-    Exists(String),
+    NameTaken(String),
     #[error("{0}")]
     Lockout(String),
     #[error("{0}")]
@@ -175,9 +176,8 @@ impl ApiError {
             | Self::TransferCoding => &problem_types::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLarge(_) => &problem_types::TOO_LARGE,
             Self::VersionMismatch { .. } | Self::NoVersion => &problem_types::VERSION_MISMATCH,
-            Self::Exists(_) => &problem_types::EXISTS,
+            Self::Exists(_) | Self::NameTaken(_) => &problem_types::EXISTS,
             Self::Obstructed(_) => &problem_types::OBSTRUCTED,
-            Self::Exists(_) => &problem_types::EXISTS,
             Self::Lockout(_) => &problem_types::LOCKOUT,
             Self::TooManyKeys(_) => &problem_types::TOO_MANY_KEYS,
             Self::IdempotencyMismatch => &problem_types::IDEMPOTENCY_MISMATCH,
@@ -278,7 +278,7 @@ impl ApiError {
             | Self::NoVersion
             | Self::Exists(_)
             | Self::Obstructed(_)
-            | Self::Exists(_)
+            | Self::NameTaken(_)
             | Self::Lockout(_)
             | Self::TooManyKeys(_)
             | Self::IdempotencyMismatch

@@ -113,7 +113,9 @@ impl From<&AuthError> for ApiError {
                 error.into()
             }
             AuthError::Shared(error) => (&**error).into(),
-            AuthError::Account(error @ AccountError::Exists(_)) => Self::Exists(error.to_string()),
+            AuthError::Account(error @ AccountError::Exists(_)) => {
+                Self::NameTaken(error.to_string())
+            }
             AuthError::Account(AccountError::Unknown(_)) => Self::NoAccount,
             AuthError::Account(error @ AccountError::LastAdmin) => Self::Lockout(error.to_string()),
             AuthError::Account(error @ AccountError::TooManyKeys) => {

@@ -1,10 +1,11 @@
 //! Customers by the ids that other systems have for them.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 
 use super::body::Body;
+use super::conditions;
 use super::customers::{created, name_and_dob, origin, shown};
 use super::error::ApiError;
 use super::guard::{Authorized, Editor};
@@ -35,6 +36,10 @@ pub(super) async fn put(
     });
     let external_id = body.checked("external_id", parsed);
     let (name, dob, external_id) = body.finish((name, dob, external_id))?;
+    // A create names no version, but that there is none.
+    if !headers.contains_key(header::IF_NONE_MATCH) {
+        conditions::require_if_match(&headers, api.require_if_match)?;
+    }
     let origin = origin(authorized.metadata(), &headers, reason)?;
     let values = CustomerValues { name, dob, external_id: Some(external_id) };
     let (written, is_new) = api.bus.put(values, if_match, origin).await?;

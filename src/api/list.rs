@@ -164,12 +164,19 @@ pub(super) async fn list(
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let query = match ListQuery::parse(&api, params)? {
-        Asked::List(query) => query,
-        Asked::Search(parameters) => {
-            return search::search(&api, source, &headers, parameters).await;
-        }
-    };
+    match ListQuery::parse(&api, params)? {
+        Asked::List(query) => listed(authorized, api, source, query, headers).await,
+        Asked::Search(parameters) => search::search(&api, source, &headers, parameters).await,
+    }
+}
+
+async fn listed(
+    authorized: Authorized<Viewer>,
+    api: Api,
+    source: Source,
+    query: ListQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let (shown, past) = if let Some(as_of) = query.as_of {
         as_of::require_auditor(&authorized.principal)?;
         let past = as_of.resolve(&api, source, &headers).await?;

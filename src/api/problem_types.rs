@@ -57,15 +57,6 @@ pub const METHOD_NOT_ALLOWED: ProblemType = ProblemType {
     remedy: "Use a method that the header Allow names.",
 };
 
-pub const EXISTS: ProblemType = ProblemType {
-    slug: "exists",
-    status: StatusCode::CONFLICT,
-    title: "Already exists",
-    meaning: "Another resource has a value that only one may have, such as an external id. The member errors names it. \
-              Nothing was changed.",
-    remedy: "Use another value, or change the resource that has it.",
-};
-
 pub const NOT_ACCEPTABLE: ProblemType = ProblemType {
     slug: "not-acceptable",
     status: StatusCode::NOT_ACCEPTABLE,
@@ -95,8 +86,9 @@ pub const EXISTS: ProblemType = ProblemType {
     slug: "exists",
     status: StatusCode::CONFLICT,
     title: "Exists already",
-    meaning: "There is one of that name already, also if it is disabled. A user name is never given to another account.",
-    remedy: "Choose another name, or change the one that is there.",
+    meaning: "Another resource has a value that only one may have: the user name of an account, also of a disabled one, or \
+              the external id of a customer, which errors names then. Nothing was changed.",
+    remedy: "Choose another value, or change the resource that has it.",
 };
 
 pub const LOCKOUT: ProblemType = ProblemType {
@@ -211,14 +203,13 @@ pub const INTERNAL: ProblemType = ProblemType {
 };
 
 /// All types.
-pub const ALL: [&ProblemType; 20] = [
+pub const ALL: [&ProblemType; 22] = [
     &MALFORMED,
     &UNAUTHENTICATED,
     &TOKEN_REPLAY,
     &FORBIDDEN,
     &NOT_FOUND,
     &METHOD_NOT_ALLOWED,
-    &EXISTS,
     &NOT_ACCEPTABLE,
     &OBSTRUCTED,
     &EXISTS,

@@ -5,6 +5,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 
 use super::body::Body;
+use super::conditions;
 use super::customers::{external_id_change, origin, shown};
 use super::error::ApiError;
 use super::guard::{Authorized, Editor};
@@ -26,6 +27,7 @@ pub(super) async fn restore(
     let external_id = external_id_change(&mut body);
     let reason = body.reason();
     let version = body.finish((version,))?;
+    conditions::require_if_match(&headers, api.require_if_match)?;
     let origin = origin(authorized.metadata(), &headers, reason)?;
     let written = api.bus.restore(path.id()?, version, external_id, if_match, origin).await?;
     shown(&api, &headers, StatusCode::OK, &written).await

@@ -19,6 +19,7 @@ use crate::auth::session::{SessionLimits, Sessions};
 use crate::clock;
 use crate::config::Config;
 use crate::events::account::CloseCause;
+use crate::events::metadata::Metadata;
 use crate::events::values::{Role, Username};
 use crate::tasks::Tasks;
 

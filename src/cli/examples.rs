@@ -60,13 +60,13 @@ const ALL: &[(&str, Examples)] = &[
         ],
     ),
     ("account enable", &[("After `account disable`", "customers account enable ada")]),
-    (
-        "account key",
-        &[("Those of an account", "customers account key list ada")],
-    ),
+    ("account key", &[("Those of an account", "customers account key list ada")]),
     (
         "account key add",
-        &[("For a program, for 90 days", "customers account key add ada --name sync --expires-in 90days")],
+        &[(
+            "For a program, for 90 days",
+            "customers account key add ada --name sync --expires-in 90days",
+        )],
     ),
     ("account key list", &[("Those of an account", "customers account key list ada")]),
     (

@@ -4,6 +4,7 @@
 use customers::auth::password::Passwords;
 use customers::commands::Bus;
 use customers::demo;
+use customers::events::metadata::Metadata;
 use tokio::process::Command;
 
 use crate::harness::Service;
@@ -40,7 +41,9 @@ fn assert_printed(printed: &[String]) {
 /// A service with the demo account, and more customers than a page has.
 async fn service() -> Service {
     let service = Service::start().await;
-    demo::account(service.accounts(), &Passwords::new(), Metadata::of_program("test")).await.unwrap();
+    demo::account(service.accounts(), &Passwords::new(), Metadata::of_program("test"))
+        .await
+        .unwrap();
     let bus = Bus::new(service.pools.appender.clone(), service.pools.short.clone());
     demo::create(&bus, 60, || ()).await.unwrap();
     service

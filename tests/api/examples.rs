@@ -96,6 +96,9 @@ const ID: &str = "0192f0c1-2f0a-7000-8000-000000000001";
 const TIME: &str = "2026-01-31T12:00:00.000000Z";
 const OPAQUE: &str = "eyJhIjoxfQ";
 
+/// A secret of the right form, whose checksum is wrong.
+const NO_SECRET: &str = "customers_sk_0000000000000000000000000000000000000000000000000";
+
 /// The text with fixed values in place of UUIDs and times.
 fn plain(text: &str) -> String {
     let shapes = [
@@ -133,9 +136,8 @@ fn replace(value: &mut Value) {
         Value::Object(members) => {
             for (name, value) in members {
                 match name.as_str() {
-                    "access_token" | "client_secret" | "next" | "x" if value.is_string() => {
-                        *value = OPAQUE.into();
-                    }
+                    "access_token" | "next" | "x" if value.is_string() => *value = OPAQUE.into(),
+                    "client_secret" if value.is_string() => *value = NO_SECRET.into(),
                     // Another one for each request, and perhaps the client's own.
                     "request_id" if value.is_string() => *value = ID.into(),
                     "lag_seconds" | "per_second" | "seconds_left" if value.is_number() => {

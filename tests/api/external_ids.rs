@@ -71,6 +71,11 @@ async fn an_external_id_is_kept_until_an_update_names_another_or_the_customer_is
     let errors = json!([{"field": "external_id", "detail": "is that of customer 2"}]);
     assert_eq!(taken_by(&refused), (409, &json!("/problems/exists"), &errors));
     assert_eq!(taken_by(&create(&service, &editor, &known_as("crm-1", "Eve")).await).0, 409);
+    let mut spelled_out = known_as("crm-1", "Eve");
+    let created = send(service.post("/customers/create").login(&editor).json(&spelled_out)).await;
+    spelled_out["id"] = json!(1);
+    let updated = send(service.post("/customers/update").login(&editor).json(&spelled_out)).await;
+    assert_eq!((taken_by(&created).0, taken_by(&updated).0), (409, 409));
     assert_eq!(send(service.delete("/customers/2").login(&editor)).await.status, 200);
     assert_eq!(update(&service, &editor, 1, &known_as("crm-1", "Grace")).await.status, 200);
     assert_eq!(found(&service, &editor, "crm-1").await, [1]);

@@ -165,7 +165,7 @@ async fn what_cannot_be_imported_is_refused_before_anything_is_written() {
             if kind == "text/csv;" { "422 invalid" } else { "415 unsupported-media-type" };
         assert_eq!(verdict(ask(kind)).await, expected, "{kind}");
     }
-    let packed = ask(NDJSON).header("content-encoding", "gzip");
+    let packed = ask(NDJSON).header("content-encoding", "br");
     assert_eq!(verdict(packed).await, "415 unsupported-media-type");
     for id in ["", "two words", "é", &"x".repeat(256)] {
         let answer = send(ask(NDJSON).header("import-id", id)).await;

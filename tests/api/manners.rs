@@ -10,7 +10,7 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::json;
 
 use crate::contract::DOCUMENT;
-use crate::harness::{Answer, Service, With as _, address_of, config, send};
+use crate::harness::{Answer, Service, With as _, address_of, config, empty_body_of, send};
 use crate::sessions::verdict;
 
 /// Routes that watch a process, which disregard `Accept`.
@@ -72,7 +72,10 @@ fn request(service: &Service, route: &api::Route) -> RequestBuilder {
         (_, "/customers/import") => {
             request.header("content-type", "text/csv").body("name,dob\nAda,1990-12-10\n")
         }
-        ("POST" | "PUT" | "PATCH", _) => request.json(&json!({})),
+        ("POST" | "PUT" | "PATCH", _) => {
+            let (media_type, body) = empty_body_of(route);
+            request.header("content-type", media_type).body(body)
+        }
         _ => request,
     }
 }
@@ -189,6 +192,13 @@ async fn a_change_names_its_version_where_the_installation_demands_it() {
             let answer = send(request).await;
             assert_eq!(refused(&answer), is_demanded, "{number}: {answer:?}");
         }
+        let restored = service.post("/customers/1/restore").json(&json!({"version": 1}));
+        assert_eq!(refused(&send(restored.login(&editor)).await), is_demanded);
+        // A create names no version, but that there is none.
+        let put = || service.put("/customers/external/a").login(&editor).json(&ada);
+        assert_eq!(refused(&send(put()).await), is_demanded);
+        let created = send(put().header("if-none-match", "*")).await.status;
+        assert_eq!(created, if is_demanded { 201 } else { 412 });
         // What cannot be read comes first; another condition is no version.
         let broken = service.put("/customers/1").login(&editor).json(&json!({"name": ""}));
         assert_eq!(send(broken).await.status, 422);

@@ -38,26 +38,7 @@ pub(super) fn check(event: &Exported<'_>) -> Result<(), String> {
     match event.aggregate_type.as_str() {
         CUSTOMER => {
             CustomerId::parse(id).map_err(|error| format!("aggregate_id {error}"))?;
-            match written(event)? {
-                CustomerEvent::CustomerCreated { dob, .. }
-                | CustomerEvent::CustomerUpdated { dob, .. }
-                | CustomerEvent::CustomerRestored { dob, .. }
-                    if dob.date() > time.date_naive() + Days::new(1) =>
-                {
-                    // A day later is possible: the clock of the service, which checks a dob, and that of
-                    // PostgreSQL, which tells recorded_at, need not agree at midnight.
-                    Err("dob must not be more than a day after recorded_at".to_owned())
-                }
-                CustomerEvent::CustomerRestored { from_version, .. }
-                    if !(1..event.sequence).contains(&from_version) =>
-                {
-                    Err("from_version must be an earlier version".to_owned())
-                }
-                CustomerEvent::CustomerCreated { .. }
-                | CustomerEvent::CustomerUpdated { .. }
-                | CustomerEvent::CustomerRestored { .. }
-                | CustomerEvent::CustomerDeleted {} => Ok(()),
-            }
+            check_customer(event, &written(event)?)
         }
         ACCOUNT => {
             let name = Username::stored(id).map_err(|error| format!("aggregate_id {error}"))?;
@@ -94,6 +75,29 @@ pub(super) fn check(event: &Exported<'_>) -> Result<(), String> {
             | InstallationEvent::TokenKeyRetired { .. } => Ok(()),
         },
         other => Err(format!("aggregate_type {other} is unknown")),
+    }
+}
+
+fn check_customer(event: &Exported<'_>, customer: &CustomerEvent) -> Result<(), String> {
+    match customer {
+        CustomerEvent::CustomerCreated { dob, .. }
+        | CustomerEvent::CustomerUpdated { dob, .. }
+        | CustomerEvent::CustomerRestored { dob, .. }
+            if dob.date() > event.recorded_at.at.date_naive() + Days::new(1) =>
+        {
+            // A day later is possible: the clock of the service, which checks a dob, and that of
+            // PostgreSQL, which tells recorded_at, need not agree at midnight.
+            Err("dob must not be more than a day after recorded_at".to_owned())
+        }
+        CustomerEvent::CustomerRestored { from_version, .. }
+            if !(1..event.sequence).contains(from_version) =>
+        {
+            Err("from_version must be an earlier version".to_owned())
+        }
+        CustomerEvent::CustomerCreated { .. }
+        | CustomerEvent::CustomerUpdated { .. }
+        | CustomerEvent::CustomerRestored { .. }
+        | CustomerEvent::CustomerDeleted {} => Ok(()),
     }
 }
 

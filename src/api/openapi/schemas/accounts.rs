@@ -20,6 +20,7 @@ pub(crate) struct Account {
 pub(crate) enum AccountRole {
     Viewer,
     Editor,
+    Subscriber,
     Auditor,
     Admin,
 }
