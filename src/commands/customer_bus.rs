@@ -21,7 +21,7 @@ impl Bus {
         Self::with_ids(appender, pool, ids)
     }
 
-    /// Creates a customer with a new id; see [`CommandBus::execute`].
+    /// Creates a customer with a new id; see [`execute`](super::CommandBus::execute).
     pub async fn create(
         &self,
         values: CustomerValues,
@@ -30,7 +30,7 @@ impl Bus {
         self.execute(None, CustomerCommand::Create(values), origin).await
     }
 
-    /// Changes a customer; see [`CommandBus::execute`].
+    /// Changes a customer; see [`execute`](super::CommandBus::execute).
     pub async fn change(
         &self,
         id: CustomerId,
