@@ -41,8 +41,10 @@ pub(super) async fn put(
         conditions::require_if_match(&headers, api.require_if_match)?;
     }
     let origin = origin(authorized.metadata(), &headers, reason)?;
+    // `If-Match`, also `*`, is of a customer that is there (RFC 9110, section 13.1.1).
+    let may_create = !headers.contains_key(header::IF_MATCH);
     let values = CustomerValues { name, dob, external_id: Some(external_id) };
-    let (written, is_new) = api.bus.put(values, if_match, origin).await?;
+    let (written, is_new) = api.bus.put(values, if_match, may_create, origin).await?;
     if is_new {
         created(&api, &headers, StatusCode::CREATED, &written).await
     } else {

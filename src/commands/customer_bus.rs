@@ -40,12 +40,13 @@ impl Bus {
         self.execute(Some(id), command, origin).await
     }
 
-    /// Overwrites the customer that has the external id of the values, or creates one if there is none; whether it
-    /// did. `if_match` is of a customer that is there: with versions that must match, none is created.
+    /// Overwrites the customer that has the external id of the values, or creates one if there is none and it may;
+    /// whether it did. `if_match` is of a customer that is there.
     pub async fn put(
         &self,
         values: CustomerValues,
         if_match: IfMatch,
+        may_create: bool,
         origin: Origin,
     ) -> Result<(Written, bool), BusError> {
         let update =
@@ -59,10 +60,7 @@ impl Bus {
             };
             let command = match holder {
                 Some(_) => update.clone(),
-                // `If-None-Match: *` asks for a create, and matches no version.
-                None if matches!(&if_match, IfMatch::OneOf(versions) if !versions.is_empty()) => {
-                    return Err(Refusal::NotFound.into());
-                }
+                None if !may_create => return Err(Refusal::NotFound.into()),
                 None => CustomerCommand::Create(values.clone()),
             };
             match self.run(holder, command, origin.metadata.clone(), key.clone()).await {

@@ -142,6 +142,7 @@ async fn a_put_by_external_id_creates_once_and_then_overwrites() {
     assert_eq!(conditional("erp%2F7", "if-none-match", "*").await, 412);
     assert_eq!(conditional("erp%2F7", "if-match", "\"1\"").await, 412);
     assert_eq!(conditional("new", "if-match", "\"1\"").await, 404);
+    assert_eq!(conditional("new", "if-match", "*").await, 404);
     assert_eq!(conditional("erp%2F7", "if-match", "\"2\"").await, 200);
     assert_eq!(conditional("new", "if-none-match", "*").await, 201);
 
